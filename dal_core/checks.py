@@ -1,0 +1,61 @@
+"""Checks at the border of the package: one line that names the argument, what was found and what was expected."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
+    """Raise ValueError unless `value` is one of `choices`; the message lists what exists."""
+    choices = list(choices)
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; it has to be one of {', '.join(map(repr, choices))}")
+
+
+def check_positive(**numbers: float) -> None:
+    """Raise ValueError unless every number is finite and above zero."""
+    for name, value in numbers.items():
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{name} is {value}; a finite number above 0 was expected")
+
+
+def check_alike(**tensors: Tensor) -> None:
+    """Raise ValueError unless all tensors are floating point and share one dtype and one device."""
+    (first, reference), *others = tensors.items()
+    if not reference.is_floating_point():
+        raise ValueError(f"{first} has dtype {reference.dtype}; float32 or float64 was expected")
+    for name, tensor in others:
+        for what in ("dtype", "device"):
+            found, expected = getattr(tensor, what), getattr(reference, what)
+            if found != expected:
+                raise ValueError(f"{name} has {what} {found}, but {first} has {expected}; both have to agree")
+
+
+def check_shape(name: str, tensor: Tensor, expected: tuple[int | None, ...]) -> None:
+    """Raise ValueError unless the shape of `tensor` is `expected`; None matches any size."""
+    fits = tensor.ndim == len(expected) and all(
+        e is None or found == e for found, e in zip(tensor.shape, expected, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("any" if e is None else str(e) for e in expected)
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; ({wanted}) was expected")
+
+
+def check_finite(**tensors: Tensor) -> None:
+    """Raise ValueError if a tensor holds NaN or infinity, naming the first such place."""
+    for name, tensor in tensors.items():
+        finite = torch.isfinite(tensor)
+        if not finite.all():
+            place = tuple((~finite).nonzero()[0].tolist())
+            found = int((~finite).sum())
+            raise ValueError(f"{name} holds {found} values that are NaN or infinite, the first at {place}")
+
+
+def check_labels(name: str, labels: Tensor, num_classes: int) -> None:
+    """Raise ValueError unless `labels` are integers in 0..num_classes-1."""
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"{name} has dtype {labels.dtype}; integer class labels were expected")
+    if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < num_classes):
+        lowest, highest = int(labels.min()), int(labels.max())
+        raise ValueError(f"{name} holds labels from {lowest} to {highest}; 0 to {num_classes - 1} was expected")

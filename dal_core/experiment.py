@@ -1,0 +1,255 @@
+"""One active learning run: a configuration in, tidy rows out."""
+
+import dataclasses
+import functools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from dal_core import datasets, oracles, strategies
+from dal_core.checks import check_choice
+from dal_core.features import FeatureBank
+from dal_core.heads import KINDS, OPTIMISERS, PROTOCOLS, Head, Training, train_head
+from dal_core.metrics import evaluate
+from dal_core.pool import OracleSnapshot, Pool, Snapshot
+from dal_core.randomness import fixed_threads, generator_for
+from dal_core.strategies.sequential import Updates, select_sequentially
+
+DEVICES = ("auto", "cpu", "cuda")
+ORACLES = oracles.__all__
+# Option names that belong to the training and to updates within a batch; all others are the strategy's.
+TRAINING_OPTIONS = {"learning_rate", "weight_decay", "training_batch_size", "epochs", "drop_last"}
+UPDATE_OPTIONS = {f"update_{field.name}" for field in dataclasses.fields(Updates)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Configuration of one active learning run; everything that its rows depend on, next to the data.
+
+    Args:
+        dataset, encoder: what `datasets.load` understands.
+        strategy: a registered name.
+        seed: of the initial labelled set, the head's initial weights, the minibatches, the pool subsets, the strategy.
+        batch_size, initial_size, cycles: `cycles` batches of `batch_size` are bought after the initial ones.
+        subset_size: the strategy sees that many unlabelled instances, drawn anew in each cycle; None: the whole pool.
+        head: "linear" or "mlp".
+        optimiser: "sgd" (BoSS, REFINE) or "radam" (Laplace updates, Fast Fishing), with the protocol of those papers.
+        device: "auto" takes CUDA where there is one.
+        allow_oracle: has to be True for a strategy that looks at true labels.
+        options: the strategy's own options; changes to the training (`learning_rate`, `weight_decay`,
+            `training_batch_size`, `epochs`, `drop_last`); and `update_every`, with `update_gamma`,
+            `update_likelihood` and `update_prior_precision`, to update the head within a batch.
+
+    Raises:
+        ValueError: on anything unknown or out of range; lists what exists.
+    """
+
+    dataset: str = "digits"
+    encoder: str | None = None
+    strategy: str = "margin"
+    seed: int = 0
+    batch_size: int = 10
+    initial_size: int = 10
+    cycles: int = 20
+    subset_size: int | None = 1000
+    head: str = "linear"
+    optimiser: str = "sgd"
+    device: str = "auto"
+    allow_oracle: bool = False
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_choice("head", self.head, KINDS)
+        check_choice("optimiser", self.optimiser, OPTIMISERS)
+        check_choice("device", self.device, DEVICES)
+        for name, lowest in {"seed": 0, "batch_size": 1, "initial_size": 1, "cycles": 0}.items():
+            check_whole(name, getattr(self, name), lowest)
+        if self.subset_size is not None:
+            check_whole("subset_size", self.subset_size, self.batch_size)
+        if strategies.needs_oracle(self.strategy) and not self.allow_oracle:
+            raise ValueError(
+                f"strategy {self.strategy!r} looks at true labels: allow_oracle is False, True was expected to run it"
+            )
+        if self.updates is not None and strategies.needs_oracle(self.strategy):
+            raise ValueError(f"update_every is given, but the oracle {self.strategy!r} picks whole batches")
+        if self.updates is None and (lost := UPDATE_OPTIONS & set(self.options)):
+            raise ValueError(f"options holds {sorted(lost)}, which have no effect without update_every")
+        strategies.get(self.strategy, self._strategy_options)
+        self.training  # noqa: B018 - validates the options of the training
+
+    def __hash__(self) -> int:
+        return hash(canonical(self))
+
+    @property
+    def training(self) -> Training:
+        """The protocol of `optimiser`, with what `options` changes."""
+        return training_protocol(self.optimiser, {k: v for k, v in self.options.items() if k in TRAINING_OPTIONS})
+
+    @property
+    def updates(self) -> Updates | None:
+        """Updates within a batch, if `options` asks for them."""
+        if "update_every" not in self.options:
+            return None
+        return Updates(**{k.removeprefix("update_"): v for k, v in self.options.items() if k in UPDATE_OPTIONS})
+
+    @property
+    def _strategy_options(self) -> dict[str, Any]:
+        return {k: v for k, v in self.options.items() if k not in TRAINING_OPTIONS | UPDATE_OPTIONS}
+
+
+def training_protocol(optimiser: str, changes: dict[str, Any]) -> Training:
+    """The papers' protocol for `optimiser`, with `changes` by option name."""
+    changes = {name.removeprefix("training_"): value for name, value in changes.items()}
+    return dataclasses.replace(PROTOCOLS[optimiser], **changes)
+
+
+def check_whole(name: str, value: object, lowest: int) -> None:
+    """Raise ValueError unless `value` is an integer of at least `lowest`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        raise ValueError(f"{name} is {value!r}; a whole number of at least {lowest} was expected")
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device that a configuration means.
+
+    Raises:
+        ValueError: for "cuda" on a machine without it.
+    """
+    check_choice("device", device, DEVICES)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda', but torch sees no CUDA device here; 'cpu' or 'auto' was expected")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def configuration(study: Any) -> dict[str, Any]:
+    """The full configuration of a study (an Experiment, or another dataclass that `run` knows) as JSON values."""
+    values = dataclasses.asdict(study) | {"device": resolve_device(study.device).type}
+    return {"kind": type(study).__name__, **json.loads(json.dumps(values))}
+
+
+def canonical(study: Any) -> str:
+    """`configuration` as text that is the same for the same configuration."""
+    return json.dumps(configuration(study), sort_keys=True)
+
+
+@functools.singledispatch
+def run(experiment: Any, *, data_dir: str | Path | None = None) -> pd.DataFrame:  # noqa: ARG001
+    """Run an experiment; a row for the initial labelled set and one for each acquisition.
+
+    Columns: cycle, n_labeled, accuracy, nll (nats), brier, ece, ace on the test split; query_s and train_s (seconds);
+    acquired, the instances bought since the row before, as positions in the train split, in the order of picking.
+    Rows but for the two times are the same bit by bit for the same configuration and data on one CPU.
+
+    Raises:
+        ValueError: if the pool is too small for the experiment.
+        DatasetUnavailableError: if the data are not to be had.
+    """
+    raise TypeError(f"experiment is a {type(experiment).__name__}; an Experiment was expected")
+
+
+@run.register
+def _(experiment: Experiment, *, data_dir: str | Path | None = None) -> pd.DataFrame:
+    device = resolve_device(experiment.device)
+    bank = datasets.load(experiment.dataset, encoder=experiment.encoder, data_dir=data_dir)
+    needed, size = experiment.initial_size + experiment.cycles * experiment.batch_size, len(bank.train_labels)
+    if needed > size:
+        raise ValueError(f"the experiment buys {needed} instances, but the pool of {bank_name(experiment)} has {size}")
+    with fixed_threads():
+        return _learning_curve(experiment, bank.to(device), device)
+
+
+def bank_name(study: Any) -> str:
+    """The data of a study in words."""
+    return study.dataset if study.encoder is None else f"{study.dataset} ({study.encoder})"
+
+
+def _learning_curve(experiment: Experiment, bank: FeatureBank, device: torch.device) -> pd.DataFrame:
+    draw = functools.partial(generator_for, experiment.seed)
+    initial = initial_head(experiment, bank, device)
+    pool = Pool.start(len(bank.train_labels), experiment.initial_size, draw("initial labelled set"))
+    acquired, query_seconds, rows = pool.labelled, float("nan"), []
+    for cycle in range(experiment.cycles + 1):
+        start = now(device)
+        indices, shuffle = pool.labelled.to(device), draw("minibatches", cycle)
+        head = train_head(initial, bank.train_features, bank.train_labels, indices, experiment.training, shuffle)
+        train_seconds = now(device) - start
+        scores = evaluate(head.logits(bank.test_features), bank.test_labels)
+        rows.append(
+            {"cycle": cycle, "n_labeled": len(pool.labelled), **scores}
+            | {"query_s": query_seconds, "train_s": train_seconds, "acquired": acquired.tolist()}
+        )
+        if cycle < experiment.cycles:
+            start = now(device)
+            acquired = _acquire(experiment, bank, head, pool, cycle)
+            query_seconds = now(device) - start
+            pool = pool.buy(acquired)
+    return pd.DataFrame(rows)
+
+
+def _acquire(experiment: Experiment, bank: FeatureBank, head: Head, pool: Pool, cycle: int) -> torch.Tensor:
+    """The instances that the strategy picks, as positions in the train split, on the CPU."""
+    draw = functools.partial(generator_for, experiment.seed)
+    device = bank.train_features.device
+    subset = pool.subset(experiment.subset_size, draw("pool subset", cycle))
+    visible, labelled = subset.to(device), pool.labelled.to(device)
+    strategy = strategies.get(experiment.strategy, experiment._strategy_options)
+    generator = draw("strategy", cycle)
+    snapshot = take_snapshot(bank, head, labelled, visible)
+    if strategies.needs_oracle(experiment.strategy):
+        snapshot = OracleSnapshot(
+            **{field.name: getattr(snapshot, field.name) for field in dataclasses.fields(snapshot)},
+            hidden_labels=bank.train_labels[visible],
+            test_features=head.embed(bank.test_features),
+            test_labels=bank.test_labels,
+        )
+    if experiment.updates is None:
+        positions = strategies.query(strategy, snapshot, experiment.batch_size, generator)
+    else:
+        positions = select_sequentially(
+            strategy,
+            snapshot,
+            experiment.batch_size,
+            generator,
+            annotate=lambda picked: bank.train_labels[visible[picked]],
+            updates=experiment.updates,
+        )
+    return subset[positions.cpu()]
+
+
+def initial_head(study: Any, bank: FeatureBank, device: torch.device) -> Head:
+    """The head that every training of a run starts from: the same for all strategies of a seed."""
+    return Head.initial(
+        study.head,
+        bank.num_features,
+        bank.num_classes,
+        generator_for(study.seed, "initial weights"),
+        dtype=bank.train_features.dtype,
+        device=device,
+    )
+
+
+def take_snapshot(bank: FeatureBank, head: Head, labelled: torch.Tensor, visible: torch.Tensor) -> Snapshot:
+    """What a strategy sees when `labelled` is labelled and it may choose from `visible`."""
+    features, labelled_features = head.embed(bank.train_features[visible]), head.embed(bank.train_features[labelled])
+    return Snapshot(
+        features=features,
+        logits=head.last_layer(features),
+        labelled_features=labelled_features,
+        labelled_logits=head.last_layer(labelled_features),
+        labels=bank.train_labels[labelled],
+        weight=head.weight,
+        bias=head.bias,
+    )
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock that only goes forward, after the device has finished what was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,289 @@
+"""Linear and one-hidden-layer heads, and the one routine that trains one head or m heads at once.
+
+Axes: e heads trained together, n pool, m labelled, b minibatch, k classes, d features, h hidden units.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dal_core.checks import check_alike, check_choice, check_labels, check_positive
+
+HIDDEN_UNITS = 128
+KINDS = ("linear", "mlp")
+# Parameters, gradients and optimiser state of the heads of one block. On a CPU they should stay in the cache.
+BLOCK_BYTES = {"cpu": 8 * 2**20, "cuda": 2 * 2**30}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Head:
+    """The classifier on top of a frozen encoder, or a stack of them (then every tensor has a leading axis e).
+
+    `weight` [k, d'] and `bias` [k] are the last layer, the one that the Laplace approximation and the strategies
+    look at. A linear head has d' = d. A head with a hidden layer (`hidden_weight` [h, d], `hidden_bias` [h], ReLU)
+    has d' = h and no last bias; its hidden activations are what strategies see as features (Huseljic et al. 2024).
+    """
+
+    weight: Float[Tensor, "*e k d_last"]
+    bias: Float[Tensor, "*e k"] | None = None
+    hidden_weight: Float[Tensor, "*e h d"] | None = None
+    hidden_bias: Float[Tensor, "*e h"] | None = None
+
+    @classmethod
+    def initial(
+        cls, kind: str, num_features: int, num_classes: int, generator: torch.Generator, *,
+        dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
+    ) -> "Head":  # fmt: skip
+        """A head with PyTorch's default initialisation, uniform in +-1/sqrt(fan in), drawn from `generator`."""
+        check_choice("head", kind, KINDS)
+
+        def uniform(*shape: int, fan_in: int) -> Tensor:
+            bound = 1 / math.sqrt(fan_in)
+            drawn = torch.rand(*shape, generator=generator, dtype=dtype, device=generator.device)
+            return ((2 * drawn - 1) * bound).to(device)
+
+        if kind == "linear":
+            weight = uniform(num_classes, num_features, fan_in=num_features)
+            return cls(weight, uniform(num_classes, fan_in=num_features))
+        hidden_weight = uniform(HIDDEN_UNITS, num_features, fan_in=num_features)
+        hidden_bias = uniform(HIDDEN_UNITS, fan_in=num_features)
+        return cls(uniform(num_classes, HIDDEN_UNITS, fan_in=HIDDEN_UNITS), None, hidden_weight, hidden_bias)
+
+    def unstacked(self, i: int) -> "Head":
+        """Head i of a stack."""
+
+        def part(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[i]
+
+        return Head(self.weight[i], part(self.bias), part(self.hidden_weight), part(self.hidden_bias))
+
+    def embed(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "*e n d_last"]:
+        """What the last layer sees: the features themselves, or the hidden activations."""
+        if self.hidden_weight is None or self.hidden_bias is None:
+            return features
+        return torch.relu(features @ self.hidden_weight.mT + self.hidden_bias.unsqueeze(-2))
+
+    def last_layer(self, embedded: Float[Tensor, "*e n d_last"]) -> Float[Tensor, "*e n k"]:
+        """Logits from what `embed` returned."""
+        logits = embedded @ self.weight.mT
+        return logits if self.bias is None else logits + self.bias.unsqueeze(-2)
+
+    def logits(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "*e n k"]:
+        return self.last_layer(self.embed(features))
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How a head is trained. `drop_last` leaves out an epoch's last incomplete minibatch, unless it is the only one."""
+
+    optimiser: str
+    learning_rate: float
+    weight_decay: float
+    batch_size: int = 64
+    epochs: int = 200
+    drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("optimiser", self.optimiser, OPTIMISERS)
+        check_positive(learning_rate=self.learning_rate, batch_size=self.batch_size)
+        if self.weight_decay < 0 or self.epochs < 0:
+            raise ValueError(f"weight_decay is {self.weight_decay}, epochs is {self.epochs}; neither may be negative")
+
+    def minibatches(self, num_samples: int) -> list[slice]:
+        """The slices of a shuffled epoch over `num_samples`."""
+        size = self.batch_size
+        end = num_samples - num_samples % size if self.drop_last and num_samples > size else num_samples
+        return [slice(start, min(start + size, end)) for start in range(0, end, size)]
+
+
+def train_heads(
+    initial: Head,
+    features: Float[Tensor, "n d"],
+    labels: Int[Tensor, " n"],
+    index_sets: Int[Tensor, "e m"],
+    training: Training,
+    generators: Sequence[torch.Generator],
+    *,
+    block_bytes: int | None = None,
+) -> Head:
+    """Train e heads with cross-entropy at once, head i on the instances `index_sets[i]`, and return them stacked.
+
+    Minibatches are shuffled anew in every epoch by the head's own (CPU) generator, and the learning rate falls from
+    epoch to epoch along a cosine to 0, so that a head is the same whether trained alone or among others, up to
+    rounding. Heads are worked off in blocks whose parameters and optimiser state fit into `block_bytes`.
+
+    Args:
+        initial: one head, the start of all, or a stack of e heads. Not modified.
+        index_sets: positions in `features`; all sets have the same size.
+        generators: one a head, on the CPU whatever the device, so that minibatches are the same on every device.
+
+    Raises:
+        ValueError: if dtypes or devices differ, a label or index is out of range, a set is empty, or the numbers of
+            heads, sets and generators disagree.
+    """
+    num_heads, num_samples = index_sets.shape
+    check_alike(features=features, weight=initial.weight)
+    check_labels("labels", labels, initial.weight.shape[-2])
+    if len(generators) != num_heads:
+        raise ValueError(
+            f"generators has {len(generators)} entries; {num_heads} were expected, one a row of index_sets"
+        )
+    if num_samples == 0 or num_heads == 0:
+        raise ValueError(f"index_sets has shape {tuple(index_sets.shape)}; at least one non-empty set was expected")
+    if int(index_sets.min()) < 0 or int(index_sets.max()) >= len(features):
+        found = f"{int(index_sets.min())} to {int(index_sets.max())}"
+        raise ValueError(f"index_sets holds positions from {found}; 0 to {len(features) - 1} was expected")
+
+    parameters = _with_bias_column(initial, num_heads)
+    # Only the rows in use are gathered and get the constant 1 that the bias is the weight of.
+    used, local_sets = index_sets.unique(return_inverse=True)
+    inputs = torch.nn.functional.pad(features[used], (0, 1), value=1.0)  # [u, d + 1]
+    targets = labels[used]
+
+    head_bytes = 4 * sum(tensor[0].nbytes for tensor in parameters)
+    budget = block_bytes or BLOCK_BYTES.get(features.device.type, BLOCK_BYTES["cpu"])
+    heads_a_block = max(1, budget // head_bytes)
+    for start in range(0, num_heads, heads_a_block):
+        block = slice(start, start + heads_a_block)
+        views = [tensor[block] for tensor in parameters]
+        _train_block(views, inputs, targets, local_sets[block], training, generators[block])
+    return _without_bias_column(parameters, initial)
+
+
+def train_head(
+    initial: Head,
+    features: Float[Tensor, "n d"],
+    labels: Int[Tensor, " n"],
+    indices: Int[Tensor, " m"],
+    training: Training,
+    generator: torch.Generator,
+) -> Head:
+    """Train one head on the instances `indices`; `train_heads` with e = 1."""
+    stacked = train_heads(initial, features, labels, indices.unsqueeze(0), training, [generator])
+    return stacked.unstacked(0)
+
+
+def _with_bias_column(head: Head, num_heads: int) -> list[Tensor]:
+    """Parameters [e, k, d + 1], or hidden [e, h, d + 1] and last [e, k, h]: a bias is the weight of a constant 1."""
+
+    def stacked(tensor: Tensor) -> Tensor:
+        if tensor.ndim == 3 and len(tensor) != num_heads:
+            raise ValueError(f"initial stacks {len(tensor)} heads; 1 or {num_heads} were expected")
+        return tensor.expand(num_heads, *tensor.shape[-2:])
+
+    def joined(weight: Tensor, bias: Tensor) -> Tensor:
+        return torch.cat((stacked(weight), stacked(bias.unsqueeze(-1))), dim=-1)
+
+    if head.hidden_weight is None or head.hidden_bias is None:
+        assert head.bias is not None, "a linear head has a bias"
+        return [joined(head.weight, head.bias)]
+    return [joined(head.hidden_weight, head.hidden_bias), stacked(head.weight).clone()]
+
+
+def _without_bias_column(parameters: list[Tensor], like: Head) -> Head:
+    first = parameters[0]
+    weight, bias = first[..., :-1].contiguous(), first[..., -1].contiguous()
+    if like.hidden_weight is None:
+        return Head(weight, bias)
+    return Head(parameters[1], None, weight, bias)
+
+
+def _train_block(
+    parameters: list[Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    index_sets: Tensor,
+    training: Training,
+    generators: Sequence[torch.Generator],
+) -> None:
+    """Train the heads of one block in place."""
+    num_samples = index_sets.shape[1]
+    slices = training.minibatches(num_samples)
+    gradients = [torch.empty_like(tensor) for tensor in parameters]
+    step = OPTIMISERS[training.optimiser](parameters, gradients)
+    for epoch in range(training.epochs):
+        rate = training.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / training.epochs))
+        order = torch.stack([torch.randperm(num_samples, generator=generator) for generator in generators])
+        shuffled = index_sets.gather(1, order.to(index_sets.device))  # [e, m]
+        for batch in slices:
+            rows = shuffled[:, batch]  # [e, b]
+            _cross_entropy_gradient(parameters, gradients, inputs[rows], targets[rows], training.weight_decay)
+            step(rate)
+
+
+def _cross_entropy_gradient(
+    parameters: list[Tensor], gradients: list[Tensor], inputs: Tensor, targets: Tensor, weight_decay: float
+) -> None:
+    """Gradient of the mean cross-entropy plus `weight_decay` times the parameters, written into `gradients`.
+
+    inputs [e, b, d + 1], targets [e, b]. With p = softmax(logits), the gradient of the logits is (p - onehot) / b.
+    """
+    mean = 1 / targets.shape[1]
+    hidden = None
+    last_inputs = inputs
+    if len(parameters) == 2:
+        hidden = torch.relu(inputs @ parameters[0].mT)  # [e, b, h]
+        last_inputs = hidden
+    errors = (last_inputs @ parameters[-1].mT).softmax(dim=-1)  # [e, b, k]
+    errors.scatter_add_(-1, targets.unsqueeze(-1), errors.new_full((), -1.0).expand(*targets.shape, 1))
+    torch.baddbmm(parameters[-1], errors.mT, last_inputs, beta=weight_decay, alpha=mean, out=gradients[-1])
+    if hidden is not None:
+        hidden_errors = (errors @ parameters[-1]).mul_(hidden > 0)  # [e, b, h]
+        torch.baddbmm(parameters[0], hidden_errors.mT, inputs, beta=weight_decay, alpha=mean, out=gradients[0])
+
+
+Step = Callable[[float], None]  # takes the learning rate, updates the parameters in place from the gradients
+
+
+def _sgd(parameters: list[Tensor], gradients: list[Tensor], momentum: float = 0.9) -> Step:
+    """Stochastic gradient descent with Nesterov momentum, as torch.optim.SGD defines it."""
+    velocities = [torch.zeros_like(tensor) for tensor in parameters]
+
+    def step(rate: float) -> None:
+        for parameter, gradient, velocity in zip(parameters, gradients, velocities, strict=True):
+            velocity.mul_(momentum).add_(gradient)
+            parameter.add_(gradient.add_(velocity, alpha=momentum), alpha=-rate)
+
+    return step
+
+
+def _radam(
+    parameters: list[Tensor], gradients: list[Tensor], decay: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-8
+) -> Step:
+    """Rectified Adam (Liu et al. 2020, algorithm 2), as torch.optim.RAdam defines it."""
+    firsts = [torch.zeros_like(tensor) for tensor in parameters]  # moving average of the gradient
+    seconds = [torch.zeros_like(tensor) for tensor in parameters]  # and of its square
+    length_limit = 2 / (1 - decay[1]) - 1  # of the moving average, for t to infinity
+    t = 0
+
+    def step(rate: float) -> None:
+        nonlocal t
+        t += 1
+        first_correction, second_correction = 1 - decay[0] ** t, 1 - decay[1] ** t
+        length = length_limit - 2 * t * decay[1] ** t / second_correction
+        for parameter, gradient, first, second in zip(parameters, gradients, firsts, seconds, strict=True):
+            first.lerp_(gradient, 1 - decay[0])
+            second.mul_(decay[1]).addcmul_(gradient, gradient, value=1 - decay[1])
+            if length <= 5:  # the variance of the adaptive rate is not tractable yet: plain momentum
+                parameter.add_(first, alpha=-rate / first_correction)
+                continue
+            rectification = math.sqrt(
+                (length - 4) * (length - 2) * length_limit / ((length_limit - 4) * (length_limit - 2) * length)
+            )
+            scale = rate * rectification * math.sqrt(second_correction) / first_correction
+            parameter.addcdiv_(first, torch.sqrt(second, out=gradient).add_(epsilon), value=-scale)
+
+    return step
+
+
+OPTIMISERS: dict[str, Callable[[list[Tensor], list[Tensor]], Step]] = {"sgd": _sgd, "radam": _radam}
+
+PROTOCOLS = {
+    # The tables of the papers: RAdam for Laplace updates and Fast Fishing, SGD for BoSS and REFINE.
+    "radam": Training("radam", learning_rate=1e-2, weight_decay=1e-4),
+    "sgd": Training("sgd", learning_rate=1e-2, weight_decay=5e-4, drop_last=True),
+}

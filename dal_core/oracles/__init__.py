@@ -1,0 +1,5 @@
+"""Oracle strategies: upper baselines that look at true labels; importing the package registers them all."""
+
+from dal_core.oracles import lookahead
+
+__all__ = ["lookahead"]

@@ -1,0 +1,41 @@
+"""Progress of long work: a live bar for a person, plain throttled lines everywhere else."""
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+from tqdm.auto import tqdm as notebook_or_terminal_bar
+
+PLAIN_INTERVAL = 5.0  # seconds between two lines of a log
+
+
+class _PlainLines(tqdm):
+    """One line a report instead of a bar that redraws itself: what a log file can hold."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        options.update(mininterval=PLAIN_INTERVAL, maxinterval=PLAIN_INTERVAL, miniters=1, leave=True)
+        options["bar_format"] = "{desc}: {n_fmt}/{total_fmt} {unit}s, {elapsed} gone, {remaining} to go{postfix}"
+        super().__init__(*arguments, **options)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # noqa: ARG002 - tqdm's signature
+        line = self.format_dict | {"unit": f" {self.unit}"}
+        print(msg or self.format_meter(**line), file=sys.stderr, flush=True)
+        return True
+
+    def moveto(self, n: int) -> None:
+        """Lines stay where they were printed."""
+
+
+def progress(iterable: Iterable[Any] | None = None, what: str = "", *, unit: str = "run", **options: Any) -> tqdm:
+    """A tqdm over `iterable` (or with `total=` and `update()`): what is running, and how long it still takes."""
+    bar = notebook_or_terminal_bar if _somebody_watches() else _PlainLines
+    return bar(iterable, desc=what, unit=unit, **options)
+
+
+def _somebody_watches() -> bool:
+    if os.environ.get("PAPERMILL_OUTPUT_PATH") or os.environ.get("DAL_PROGRESS") == "plain":
+        return False
+    in_notebook = "ipykernel" in sys.modules
+    return in_notebook or sys.stderr.isatty()

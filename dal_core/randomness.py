@@ -1,0 +1,46 @@
+"""Explicit generators, split from a run's seed by what they are used for."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from threadpoolctl import threadpool_limits
+
+Purpose = str | int
+
+
+def generator_for(seed: int, *purpose: Purpose) -> torch.Generator:
+    """A CPU generator that depends on `seed` and on `purpose` alone, e.g. `generator_for(0, "minibatches", 7)`.
+
+    Drawing more numbers for one purpose never shifts those of another, so two strategies that consume
+    different amounts of randomness still start from the same labelled set and the same initial head.
+    """
+    digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
+
+
+def integer_seed(generator: torch.Generator) -> int:
+    """A seed for a library that wants an integer (scikit-learn's `random_state`), drawn from `generator`."""
+    return int(torch.randint(2**31 - 1, (), generator=generator))
+
+
+def choose(population: int, count: int, generator: torch.Generator) -> torch.Tensor:
+    """`count` distinct positions of `range(population)`, uniformly, in random order.  [count] int64"""
+    return torch.randperm(population, generator=generator)[:count]
+
+
+@contextlib.contextmanager
+def fixed_threads(count: int = 1) -> Iterator[None]:
+    """Run torch, BLAS and OpenMP on `count` threads inside the block, and restore the setting afterwards.
+
+    Sums are split by thread, so that the number of threads changes the last bits of a result, and with them
+    sooner or later a selection. A run therefore has a thread count of its own; parallelism is over runs.
+    """
+    before = torch.get_num_threads()
+    with threadpool_limits(limits=count):
+        torch.set_num_threads(count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)

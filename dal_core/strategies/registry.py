@@ -1,0 +1,94 @@
+"""Strategies by name.
+
+A strategy is a function `strategy(snapshot, batch_size, generator, **options) -> LongTensor [b]` of distinct positions
+in the snapshot's unlabelled instances, in the order of picking. One whose snapshot argument is annotated
+`OracleSnapshot` needs ground truth, and is refused wherever that was not asked for.
+"""
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dal_core.checks import check_choice
+from dal_core.pool import OracleSnapshot, Snapshot
+
+Strategy = Callable[..., Tensor]
+
+_STRATEGIES: dict[str, Strategy] = {}
+
+
+def register(name: str) -> Callable[[Strategy], Strategy]:
+    """Decorator that makes a strategy known as `name`.
+
+    Raises:
+        ValueError: if the name is taken by another function, or the function lacks the three arguments.
+    """
+
+    def decorate(strategy: Strategy) -> Strategy:
+        positional = [*inspect.signature(strategy).parameters][:3]
+        if positional != ["snapshot", "batch_size", "generator"]:
+            raise ValueError(f"strategy {name!r} takes {positional}; snapshot, batch_size, generator was expected")
+        if name in _STRATEGIES:
+            raise ValueError(f"strategy {name!r} is registered already, by {_STRATEGIES[name].__module__}")
+        _STRATEGIES[name] = strategy
+        return strategy
+
+    return decorate
+
+
+def names(*, oracle: bool | None = None) -> list[str]:
+    """Registered names; with `oracle` only those that need ground truth (True) or do without (False)."""
+    return sorted(name for name in _STRATEGIES if oracle is None or needs_oracle(name) == oracle)
+
+
+def needs_oracle(name: str) -> bool:
+    """Whether the strategy asks for an OracleSnapshot."""
+    annotation = typing.get_type_hints(_find(name)).get("snapshot", Snapshot)
+    return isinstance(annotation, type) and issubclass(annotation, OracleSnapshot)
+
+
+def option_names(name: str) -> list[str]:
+    """The options that the strategy knows beyond snapshot, batch size and generator."""
+    return [*inspect.signature(_find(name)).parameters][3:]
+
+
+def get(name: str, options: Mapping[str, Any] | None = None) -> Strategy:
+    """The strategy `name` with `options` bound.
+
+    Raises:
+        ValueError: if the name or an option is unknown; lists what exists.
+    """
+    strategy = _find(name)
+    known = option_names(name)
+    for option in options or {}:
+        if option not in known:
+            raise ValueError(f"strategy {name!r} has no option {option!r}; it has {', '.join(known) or 'none'}")
+    return functools.partial(strategy, **(options or {}))
+
+
+def query(strategy: Strategy, snapshot: Snapshot, batch_size: int, generator: torch.Generator) -> Tensor:
+    """Ask a strategy for a batch and check its answer: distinct positions in range.  [b] int64
+
+    Raises:
+        ValueError: if the batch is larger than the pool, or the answer is not a batch.
+    """
+    size = len(snapshot.features)
+    if not 0 < batch_size <= size:
+        raise ValueError(f"batch_size is {batch_size}; 1 to {size}, the number of unlabelled instances, was expected")
+    picked = strategy(snapshot, batch_size, generator)
+    in_range = picked.numel() == 0 or (int(picked.min()) >= 0 and int(picked.max()) < size)
+    if picked.shape != (batch_size,) or len(picked.unique()) != batch_size or not in_range:
+        raise ValueError(
+            f"the strategy returned {picked.tolist()}; {batch_size} distinct positions below {size} were expected"
+        )
+    return picked
+
+
+def _find(name: str) -> Strategy:
+    check_choice("strategy", name, sorted(_STRATEGIES))
+    return _STRATEGIES[name]

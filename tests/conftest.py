@@ -1,0 +1,48 @@
+"""Shared fixtures; shapes and types of the package's public functions are checked while tests run."""
+
+import os
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+# Before anything of dal_core is imported. Users do not pay for these checks.
+with install_import_hook("dal_core", "beartype.beartype"):
+    import dal_core.experiment
+    import dal_core.laplace
+    import dal_core.update_study  # noqa: F401
+
+import numpy as np
+import pytest
+import torch
+
+os.environ["DAL_PROGRESS"] = "plain"
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = Path(__file__).parent / "golden"
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's root."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """A folder with the publishers' data files, which only some machines have."""
+    folder = Path(os.environ.get("DAL_DATA", SHARED / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data sets in {folder}; name a folder with DAL_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, torch.Tensor]:
+    """Inputs and expected outputs in float64 on scikit-learn's digits."""
+    with np.load(GOLDEN / "digits_seed0.npz") as archive:
+        return {name: torch.from_numpy(np.asarray(archive[name])) for name in archive.files}
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
