@@ -82,7 +82,7 @@ class FeatureBank:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all arrays (dtype, shape and bytes) and class names: what identifies the data in a result's key."""
+        """SHA-256 of all arrays (dtype, shape, bytes) and class names: what identifies the data in a result's key."""
         digest = hashlib.sha256(json.dumps(self.class_names).encode())
         for name, tensor in self._tensors().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -96,14 +96,11 @@ class UpdateStudy:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, choices in {
-            "head": KINDS,
-            "optimiser": OPTIMISERS,
-            "device": DEVICES,
-            "selection": SELECTIONS,
-            "likelihood": LIKELIHOODS,
-        }.items():
-            check_choice(name, getattr(self, name), choices)
+        check_choice("head", self.head, KINDS)
+        check_choice("optimiser", self.optimiser, OPTIMISERS)
+        check_choice("device", self.device, DEVICES)
+        check_choice("selection", self.selection, SELECTIONS)
+        check_choice("likelihood", self.likelihood, LIKELIHOODS)
         for name, lowest in {"seed": 0, "initial_size": 1, "draws": 1, "num_hypotheses": 1}.items():
             check_whole(name, getattr(self, name), lowest)
         if not self.new_sizes or list(self.new_sizes) != sorted(set(self.new_sizes)) or self.new_sizes[0] < 1:
