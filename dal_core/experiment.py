@@ -5,7 +5,7 @@ import functools
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -61,6 +61,9 @@ class Experiment:
     device: str = "auto"
     allow_oracle: bool = False
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    columns: ClassVar[tuple[str, ...]] = (
+        "cycle", "n_labeled", "accuracy", "nll", "brier", "ece", "ace", "query_s", "train_s", "acquired",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check_choice("head", self.head, KINDS)
@@ -189,7 +192,7 @@ def _learning_curve(experiment: Experiment, bank: FeatureBank, device: torch.dev
             acquired = _acquire(experiment, bank, head, pool, cycle)
             query_seconds = now(device) - start
             pool = pool.buy(acquired)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=Experiment.columns)
 
 
 def _acquire(experiment: Experiment, bank: FeatureBank, head: Head, pool: Pool, cycle: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ class _PlainLines(tqdm):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         options.update(mininterval=PLAIN_INTERVAL, maxinterval=PLAIN_INTERVAL, miniters=1, leave=True)
-        options["bar_format"] = "{desc}: {n_fmt}/{total_fmt} {unit}s, {elapsed} gone, {remaining} to go{postfix}"
+        options["bar_format"] = "{desc}: {n_fmt}/{total_fmt}{unit}s, {elapsed} gone, {remaining} to go{postfix}"
         super().__init__(*arguments, **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # noqa: ARG002 - tqdm's signature

@@ -12,7 +12,7 @@ test split, so that whoever reads the rows can tune each method in the same way 
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -94,6 +94,10 @@ class UpdateStudy:
     optimiser: str = "radam"
     device: str = "auto"
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    columns: ClassVar[tuple[str, ...]] = (
+        "draw", "n_new", "method", "gamma", "steps", "rate",
+        "accuracy", "nll", "flips", "validation_accuracy", "update_s",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check_choice("head", self.head, KINDS)
@@ -186,8 +190,7 @@ def _(study: UpdateStudy, *, data_dir: str | Path | None = None) -> pd.DataFrame
         for n_new in study.new_sizes:
             for updated in (_laplace_updates, _monte_carlo_updates, _gradient_updates, _retraining):
                 rows += [{"n_new": n_new, **row} for row in updated(setting, new[:, :n_new], device)]
-    columns = ["draw", "n_new", "method", "gamma", "steps", "rate"]
-    return pd.DataFrame(rows, columns=[*columns, *(name for name in rows[0] if name not in columns)])
+    return pd.DataFrame(rows, columns=study.columns)
 
 
 def _validation_size(study: UpdateStudy, bank: FeatureBank) -> int:

@@ -1,0 +1,269 @@
+"""Command line: `python -m dal_core run|grid|report|notebooks|publish`, each with --help."""
+
+import argparse
+import ast
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from dal_core import __version__
+
+USAGE_ERROR = 2
+RUN_FAILED = 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code. Faults of the caller are one line on stderr and exit code 2."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    # Imported late, so that --help and usage errors do not wait for torch.
+    from dal_core.grid import RunError
+
+    try:
+        return options.command(options) or 0
+    except RunError as error:
+        cause = error.__cause__
+        if isinstance(cause, (ValueError, OSError)):
+            return _complain(cause, USAGE_ERROR)
+        return _complain(error, RUN_FAILED)
+    except (ValueError, OSError) as error:
+        return _complain(error, USAGE_ERROR)
+    except KeyboardInterrupt:
+        return _complain("interrupted; finished runs are kept, the same command goes on from there", 130)
+
+
+def _complain(error: object, code: int) -> int:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(prog="python -m dal_core", description="Deep active learning on frozen features.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="run|grid|report|notebooks|publish")
+
+    run = commands.add_parser("run", help="one active learning run, printed as a table")
+    _add_experiment_options(run, many=False)
+    run.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
+    run.add_argument("--output", type=Path, help="also write the rows to this CSV or Parquet file")
+    run.set_defaults(command=_run)
+
+    grid = commands.add_parser("grid", help="many runs, kept in a results folder; finished ones are not repeated")
+    _add_experiment_options(grid, many=True)
+    _add_grid_options(grid)
+    grid.set_defaults(command=_grid)
+
+    report = commands.add_parser("report", help="learning curves and a table of the runs that `grid` would compute")
+    _add_experiment_options(report, many=True)
+    _add_grid_options(report)
+    report.add_argument("--output-dir", type=Path, default=Path("report"), help="where to write (default: report)")
+    report.set_defaults(command=_report)
+
+    program = os.environ.get("DAL_PROGRAM")
+    notebooks = commands.add_parser(
+        "notebooks",
+        prog=f"./{program}" if program else None,
+        help="execute the notebooks of the papers; what ./run_all.sh does once it has set up",
+        description="Execute the notebooks and regenerate their figures and tables.",
+    )
+    notebooks.add_argument(
+        "--preset", default="quick", help="what to run on; --list shows the presets (default: quick)"
+    )
+    notebooks.add_argument("--only", metavar="01,03", help="numbers of the notebooks to run, comma-separated")
+    notebooks.add_argument("--jobs", type=int, help="processes that compute runs side by side (default: one a core)")
+    notebooks.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
+    notebooks.add_argument("--seeds", type=int, metavar="N", help="number of seeds (default: the preset's)")
+    notebooks.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with local data files")
+    notebooks.add_argument("--list", action="store_true", help="list notebooks and presets, and stop")
+    notebooks.add_argument("--dry-run", action="store_true", help="say what would run, with which parameters, and stop")
+    notebooks.add_argument("--fresh", action="store_true", help="compute every run anew, stored or not")
+    notebooks.set_defaults(command=_notebooks)
+
+    publish = commands.add_parser(
+        "publish",
+        help="for maintainers: put executed outputs into notebooks/*.ipynb and measured numbers into README.md",
+    )
+    publish.set_defaults(command=_publish)
+    return parser
+
+
+def _add_experiment_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
+    several: dict[str, Any] = {"nargs": "+"} if many else {}
+    hint = ", one or more" if many else ""
+    parser.add_argument("--dataset", default=["digits"] if many else "digits", **several, help=f"data set{hint}")
+    parser.add_argument("--encoder", help="what turns texts or images into features, e.g. minilm")
+    parser.add_argument("--strategy", default=["margin"] if many else "margin", **several, help=f"strategy{hint}")
+    parser.add_argument("--batch-size", type=int, default=10, help="instances bought in a cycle (default: 10)")
+    parser.add_argument("--initial-size", type=int, default=10, help="labelled at the start, at random (default: 10)")
+    parser.add_argument("--cycles", type=int, default=20, help="number of acquisitions (default: 20)")
+    parser.add_argument("--subset-size", default="1000", help="the strategy sees so many instances, or `all` (1000)")
+    parser.add_argument("--head", default="linear", help="linear or mlp (default: linear)")
+    parser.add_argument("--optimiser", default="sgd", help="sgd or radam, with their papers' protocol (default: sgd)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--allow-oracle", action="store_true", help="allow a strategy that looks at true labels")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE",
+        help="an option of the strategy, the training or updates within a batch; repeatable",
+    )  # fmt: skip
+    parser.add_argument("--data-dir", type=Path, help="folder with local data files")
+
+
+def _add_grid_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, 0 to N-1 (default: 3)")
+    parser.add_argument("--results-dir", type=Path, default=Path("results"), help="where runs are kept (results)")
+    parser.add_argument("--jobs", type=int, help="processes side by side (default: one a core)")
+    parser.add_argument("--fresh", action="store_true", help="compute every run anew, stored or not")
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments of an Experiment, but for those that a grid runs over."""
+    names = ("encoder", "batch_size", "initial_size", "cycles", "head", "optimiser", "device", "allow_oracle")
+    return {
+        **{name: getattr(options, name) for name in names},
+        "subset_size": _subset_size(options.subset_size),
+        "options": dict(_option(text) for text in options.option),
+    }
+
+
+def _subset_size(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not text.isdigit():
+        raise ValueError(f"--subset-size is {text!r}; a whole number or 'all' was expected")
+    return int(text)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise ValueError(f"--option is {text!r}; NAME=VALUE was expected")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value  # a word, such as likelihood=gaussian
+
+
+def _run(options: argparse.Namespace) -> int:
+    from dal_core.experiment import Experiment, run
+    from dal_core.files import write_atomically
+
+    if options.output is not None and options.output.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"--output is {options.output}; a name that ends in .csv or .parquet was expected")
+    settings = {"dataset": options.dataset, "strategy": options.strategy, "seed": options.seed}
+    rows = run(Experiment(**settings, **_settings(options)), data_dir=options.data_dir)
+    print(rows.drop(columns="acquired").to_string(index=False, float_format="{:.4f}".format))
+    if options.output is not None:
+        with write_atomically(options.output) as temporary:
+            rows.to_csv(temporary, index=False) if options.output.suffix == ".csv" else rows.to_parquet(temporary)
+    return 0
+
+
+def _learning_curves(options: argparse.Namespace) -> tuple[Any, Any]:
+    from dal_core.experiment import Experiment
+    from dal_core.grid import Grid
+
+    if options.seeds < 1:
+        raise ValueError(f"--seeds is {options.seeds}; at least 1 was expected")
+    experiments = [
+        Experiment(dataset=dataset, strategy=strategy, seed=seed, **_settings(options))
+        for dataset in options.dataset
+        for strategy in options.strategy
+        for seed in range(options.seeds)
+    ]
+    grid = Grid(options.results_dir, jobs=options.jobs, data_dir=options.data_dir, fresh=options.fresh)
+    return grid, grid.rows(experiments, "learning curves")
+
+
+def _summary(rows: Any) -> Any:
+    """Mean over the curve and final accuracy in percent, a row a data set and strategy."""
+    from dal_core.report.statistics import mean_over_seeds
+
+    rows = rows.assign(aulc=100 * rows["accuracy"])
+    last = rows[rows["cycle"] == rows["cycle"].max()].rename(columns={"aulc": "final"})
+    table = mean_over_seeds(rows, ["data", "strategy"], ["aulc"])
+    return table.merge(mean_over_seeds(last, ["data", "strategy"], ["final"]).drop(columns="seeds"))
+
+
+def _grid(options: argparse.Namespace) -> int:
+    grid, rows = _learning_curves(options)
+    print(_summary(rows).to_string(index=False, float_format="{:.2f}".format))
+    print(f"accuracy in percent: aulc is the mean over the curve, _ci the half width of a 95 % interval over seeds; "
+          f"{len(grid.keys)} runs in {grid.store.folder}")  # fmt: skip
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from dal_core.report.artefacts import Report
+    from dal_core.report.figures import learning_curves
+    from dal_core.report.style import use_style
+
+    use_style()
+    grid, rows = _learning_curves(options)
+    report = Report(options.output_dir, "report")
+    report.figure(learning_curves(rows), "learning_curves", cell="learning curves", keys=grid.keys)
+    report.table(_summary(rows), "accuracy", cell="learning curves", keys=grid.keys)
+    print(f"figures and tables:  {options.output_dir.resolve()}")
+    return 0
+
+
+def _project_root() -> Path:
+    root = Path(os.environ.get("DAL_ROOT") or Path(__file__).resolve().parent.parent)
+    if not (root / "notebooks").is_dir():
+        raise FileNotFoundError(f"no notebooks in {root}; run this from a clone of the project, or set DAL_ROOT to one")
+    return root
+
+
+def _notebooks(options: argparse.Namespace) -> int:
+    from dal_core.checks import check_choice
+    from dal_core.experiment import resolve_device
+    from dal_core.report import notebooks
+
+    root = _project_root()
+    found = notebooks.find(root / "notebooks")
+    if options.list:
+        print("notebooks (--only)", *(f"  {each.number}  {each.title}" for each in found), sep="\n")
+        print("presets (--preset)", *(f"  {name:6} {what}" for name, what in notebooks.PRESETS.items()), sep="\n")
+        return 0
+    check_choice("--preset", options.preset, notebooks.PRESETS)
+    resolve_device(options.device)
+    for name in ("jobs", "seeds"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise ValueError(f"--{name} is {getattr(options, name)}; a whole number of at least 1 was expected")
+    parameters = {"device": options.device, "fresh": options.fresh, "results_dir": str(root / "results")}
+    for name in ("jobs", "seeds"):
+        if getattr(options, name) is not None:
+            parameters[name] = getattr(options, name)
+    if options.data_dir is not None:
+        if not options.data_dir.is_dir():
+            raise ValueError(f"--data-dir is {options.data_dir}; an existing folder was expected")
+        parameters["data_dir"] = str(options.data_dir.resolve())
+    chosen = notebooks.choose(found, options.only)
+    if options.dry_run:
+        for each in chosen:
+            print(f"would run {each.number}  {each.title}, preset {options.preset}, with {parameters}")
+        return 0
+    well = notebooks.run_all(
+        chosen,
+        preset=options.preset,
+        executed=root / "results" / "notebooks",
+        figures=root / "figures",
+        parameters=parameters,
+    )
+    return 0 if well else RUN_FAILED
+
+
+def _publish(options: argparse.Namespace) -> int:
+    from dal_core.report.publish import publish_notebooks, render_readme
+
+    root = _project_root()
+    for path in publish_notebooks(root / "notebooks", root / "results" / "notebooks" / "quick"):
+        print(f"outputs put into {path}")
+    render_readme(root)
+    print(f"numbers put into {root / 'README.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

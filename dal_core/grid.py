@@ -1,0 +1,165 @@
+"""Many runs: each is computed once, kept in a file of its own, and read from there ever after."""
+
+import dataclasses
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dal_core import RESULTS_VERSION, datasets
+from dal_core.experiment import Experiment, bank_name, configuration, resolve_device, run
+from dal_core.files import remove_leftovers, write_atomically
+from dal_core.progress import progress
+from dal_core.provenance import git_commit, versions
+from dal_core.update_study import UpdateStudy
+
+Study = Experiment | UpdateStudy
+PROVENANCE = b"dal_core"  # key of the provenance in a Parquet file's metadata
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """A folder with one Parquet file a run, named by the hash of all that its rows depend on."""
+
+    folder: Path
+
+    def key(self, study: Study, data_digest: str) -> str:
+        """Hash of the full configuration, the digest of the data and RESULTS_VERSION."""
+        identity = {"configuration": configuration(study), "data": data_digest, "results_version": RESULTS_VERSION}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+
+    def path(self, study: Study, key: str) -> Path:
+        return self.folder / f"{type(study).__name__.lower()}-{key}.parquet"
+
+    def write(self, study: Study, key: str, rows: pd.DataFrame, *, started: datetime, seconds: float) -> None:
+        """Keep the rows of a run, with its provenance in the file's metadata, atomically."""
+        provenance = {
+            "key": key,
+            "configuration": configuration(study),
+            "seed": study.seed,
+            "results_version": RESULTS_VERSION,
+            "git_commit": git_commit(),
+            "versions": versions(),
+            "device": str(resolve_device(study.device)),
+            "started": started.isoformat(timespec="seconds"),
+            "duration_s": round(seconds, 3),
+        }
+        table = pa.Table.from_pandas(rows, preserve_index=False)
+        metadata = (table.schema.metadata or {}) | {PROVENANCE: json.dumps(provenance, sort_keys=True).encode()}
+        with write_atomically(self.path(study, key)) as temporary:
+            pq.write_table(table.replace_schema_metadata(metadata), temporary, write_page_checksum=True)
+
+    def read(self, study: Study, key: str) -> pd.DataFrame | None:
+        """The rows of a finished run; None if there are none, and with a warning if the file is damaged."""
+        path = self.path(study, key)
+        if not path.is_file():
+            return None
+        try:
+            table = pq.read_table(path, page_checksum_verification=True)
+            provenance = json.loads((table.schema.metadata or {})[PROVENANCE])
+            if provenance["key"] != key:
+                raise ValueError(f"it holds the run {provenance['key']}")
+            if (found := table.column_names) != list(study.columns):
+                raise ValueError(f"it has the columns {found}; {list(study.columns)} were expected")
+            if table.num_rows == 0:
+                raise ValueError("it has no rows")
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            warnings.warn(f"{path} is damaged and will be computed anew: {reason}", stacklevel=2)
+            return None
+        return table.to_pandas()
+
+    def provenance(self, path: Path) -> dict[str, Any]:
+        """What `write` recorded about the run in `path`."""
+        return json.loads((pq.read_schema(path).metadata or {})[PROVENANCE])
+
+
+@dataclasses.dataclass
+class Grid:
+    """Asks for the rows of many studies: what the store holds is read, the rest is computed and stored run by run.
+
+    Args:
+        folder: of the store; made if need be.
+        jobs: processes that compute at the same time; None: one a core. On CUDA the runs share the device one by one.
+        data_dir: folder with local data files.
+        fresh: compute everything that is asked for anew, once.
+    """
+
+    folder: Path | str = "results"
+    jobs: int | None = None
+    data_dir: Path | str | None = None
+    fresh: bool = False
+    keys: list[str] = dataclasses.field(default_factory=list, init=False)  # of all runs asked for so far
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None and self.jobs < 1:
+            raise ValueError(f"jobs is {self.jobs}; a whole number of at least 1 was expected, or None for one a core")
+        self.store = Store(Path(self.folder).expanduser().resolve())
+        remove_leftovers(self.store.folder)
+        self.data_dir = None if self.data_dir is None else Path(self.data_dir).expanduser().resolve()
+
+    def rows(self, studies: Sequence[Study], what: str) -> pd.DataFrame:
+        """The rows of all studies, in the order given, with the column `run` (the run's key) and the study's settings.
+
+        `what` names the work in the progress bar. A run that fails ends the call with its error; the runs that were
+        finished by then are kept.
+
+        Raises:
+            RunError: if a run fails, naming it; the cause is chained.
+        """
+        digests = {(s.dataset, s.encoder): self._digest(s) for s in studies}
+        keyed = {self.store.key(study, digests[study.dataset, study.encoder]): study for study in studies}
+        redo = set() if not self.fresh else keyed.keys() - set(self.keys)
+        rows = {key: self.store.read(study, key) for key, study in keyed.items() if key not in redo}
+        missing = {key: study for key, study in keyed.items() if rows.get(key) is None}
+        for key in self._compute(missing, what):
+            rows[key] = self.store.read(keyed[key], key)
+        self.keys += [key for key in keyed if key not in self.keys]
+        return pd.concat([self._labelled(key, study, rows[key]) for key, study in keyed.items()], ignore_index=True)
+
+    def _compute(self, missing: dict[str, Study], what: str) -> Any:
+        """Yield the key of each run that has been computed and stored, in the order of completion."""
+        if not missing:
+            return
+        on_gpu = any(resolve_device(study.device).type == "cuda" for study in missing.values())
+        jobs = min(1 if on_gpu else self.jobs or joblib.cpu_count(), len(missing))
+        tasks = [joblib.delayed(compute)(study, key, self.store, self.data_dir) for key, study in missing.items()]
+        finished = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(tasks)
+        yield from progress(finished, what, total=len(missing))
+
+    def _digest(self, study: Study) -> str:
+        return datasets.load(study.dataset, encoder=study.encoder, data_dir=self.data_dir).digest
+
+    def _labelled(self, key: str, study: Study, rows: pd.DataFrame | None) -> pd.DataFrame:
+        assert rows is not None, "a run that was computed is in the store"
+        settings = {"run": key, "data": bank_name(study)}
+        for name, value in dataclasses.asdict(study).items():
+            if name not in rows.columns and not isinstance(value, (dict, tuple)):
+                settings[name] = value
+        # Options that set two curves of one strategy apart become columns of their own.
+        settings |= {name: value for name, value in study.options.items() if name not in rows.columns}
+        return pd.concat([pd.DataFrame(settings, index=rows.index), rows], axis=1)
+
+
+class RunError(RuntimeError):
+    """A run failed; the message names it."""
+
+
+def compute(study: Study, key: str, store: Store, data_dir: Path | None) -> str:
+    """Compute one run and store it; what a worker process does.  Returns the key."""
+    started, start = datetime.now(UTC), time.perf_counter()
+    try:
+        rows = run(study, data_dir=data_dir)
+    except Exception as error:
+        raise RunError(f"the run {configuration(study)} failed: {type(error).__name__}: {error}") from error
+    store.write(study, key, rows, started=started, seconds=time.perf_counter() - start)
+    return key

@@ -1,0 +1,146 @@
+"""Figures and tables as files, each with an entry in the folder's manifest that says what it rests on."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from dal_core.files import write_atomically, write_text
+from dal_core.provenance import git_commit
+
+MANIFEST = "manifest.json"
+FIGURE_TYPES = ("png", "pdf")
+TABLE_TYPES = ("csv", "md")
+
+
+class ManifestError(ValueError):
+    """Files and manifest of a figures folder disagree."""
+
+
+@dataclasses.dataclass
+class Report:
+    """Writes the figures and tables of one notebook into `folder` and keeps the folder's manifest.
+
+    Entries that an earlier run of the same notebook left are dropped when the first file is written. Files that it
+    left stay, without an entry, and make `check_manifest` fail until somebody deletes them: a figure that no cell
+    makes any more should not be taken for a result.
+    """
+
+    folder: Path | str
+    notebook: str
+    _entries: dict[str, Any] | None = dataclasses.field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.folder = Path(self.folder).expanduser().resolve()
+
+    def figure(self, figure: Figure, name: str, *, cell: str, keys: Sequence[str]) -> Figure:
+        """Save `figure` as PNG and PDF and return it.
+
+        Args:
+            figure: a matplotlib figure.
+            name: of the file, without the notebook's number and the ending.
+            cell: the experiment or figure of the paper, as the notebook's heading names it.
+            keys: of the runs that the figure rests on (`Grid.keys`).
+        """
+        description = f"dal_core {git_commit()}, runs {_digest(','.join(sorted(keys)).encode())[:16]}"
+        # Fixed dates, so that a file changes only with its content.
+        metadata = {"png": {"Description": description, "Software": None}}
+        metadata["pdf"] = {"Subject": description, "CreationDate": None, "Producer": None, "Creator": None}
+        for ending in FIGURE_TYPES:
+            with write_atomically(self._path(name, ending)) as temporary:
+                figure.savefig(temporary, format=ending, metadata=metadata[ending])
+            self._enter(self._path(name, ending), cell, keys)
+        plt.close(figure)
+        return figure
+
+    def table(self, table: pd.DataFrame, name: str, *, cell: str, keys: Sequence[str], digits: int = 2) -> pd.DataFrame:
+        """Save `table` as CSV (full precision) and Markdown (`digits` decimals), without its index, and return it.
+
+        Raises:
+            ValueError: if a table with a column of times (seconds, speed-ups) lacks `time` in its name.
+        """
+        times = [column for column in map(str, table.columns) if column.endswith("_s") or column.startswith("speedup")]
+        if times and "time" not in name:
+            raise ValueError(f"table {name!r} has the measured times {times}; its name has to contain 'time'")
+        text = {"csv": table.to_csv(index=False, lineterminator="\n"), "md": markdown(table, digits=digits)}
+        for ending in TABLE_TYPES:
+            write_text(self._path(name, ending), text[ending])
+            self._enter(self._path(name, ending), cell, keys)
+        return table
+
+    def _path(self, name: str, ending: str) -> Path:
+        return Path(self.folder) / f"{self.notebook.split('_')[0]}_{name}.{ending}"
+
+    def _enter(self, path: Path, cell: str, keys: Sequence[str]) -> None:
+        if self._entries is None:
+            self._entries = {}
+        manifest = read_manifest(Path(self.folder))
+        others = {name: entry for name, entry in manifest.items() if entry["notebook"] != self.notebook}
+        self._entries[path.name] = {
+            "notebook": self.notebook,
+            "cell": cell,
+            "keys": sorted(keys),
+            "digest": _digest(path.read_bytes()),
+        }
+        write_text(Path(self.folder) / MANIFEST, json.dumps(others | self._entries, indent=1, sort_keys=True) + "\n")
+
+
+def markdown(table: pd.DataFrame, *, digits: int = 2) -> str:
+    """The table as Markdown with `digits` decimals; empty cells where a number is missing."""
+    return table.to_markdown(index=False, floatfmt=f".{digits}f", missingval="") + "\n"
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Entries of the manifest by file name; empty if there is none.
+
+    Raises:
+        ManifestError: if the file is not what `Report` wrote.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return {}
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        complete = all({"notebook", "cell", "keys", "digest"} <= set(entry) for entry in manifest.values())
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ManifestError(f"{path} is damaged: {error}; delete it and run the notebooks again") from error
+    if not complete:
+        raise ManifestError(f"{path} holds incomplete entries; delete it and run the notebooks again")
+    return manifest
+
+
+def check_manifest(folder: Path) -> None:
+    """Make sure that every file in `folder` has an entry that fits its content, and every entry its file.
+
+    Raises:
+        ManifestError: naming the files.
+    """
+    manifest = read_manifest(folder)
+    files = {path.name: path for path in folder.iterdir() if _counts(path)} if folder.is_dir() else {}
+    faults = {
+        "files without an entry (delete them, or make a cell write them)": files.keys() - manifest.keys(),
+        "entries without a file": manifest.keys() - files.keys(),
+        "files that were changed after they were written": {
+            name
+            for name in files.keys() & manifest.keys()
+            if _digest(files[name].read_bytes()) != manifest[name]["digest"]
+        },
+    }
+    found = [f"{what}: {', '.join(sorted(names))}" for what, names in faults.items() if names]
+    if found:
+        raise ManifestError(f"{folder / MANIFEST} and its folder disagree; {'; '.join(found)}")
+
+
+def _counts(path: Path) -> bool:
+    """Hidden files are no results: what a system or an editor leaves, or a process that writes at this moment."""
+    return path.name != MANIFEST and not path.name.startswith(".")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,145 @@
+"""The figures of the notebooks. Each takes tidy rows and returns a matplotlib figure; nothing is computed here."""
+
+from collections.abc import Callable, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from dal_core.report.statistics import mean_over_seeds
+from dal_core.report.style import CLASS_COLOURS, CLASS_MARKERS, GREY, RED, look
+
+PANEL = (3.4, 2.7)  # inches
+VALUE_LABELS = {
+    "accuracy": "Test accuracy (%)",
+    "nll": "Test NLL (nats)",
+    "flips": "Decision flips (% of test predictions)",
+    "update_s": "Time of an update (ms)",
+    "speedup": "Speed-up over retraining (times)",
+    "query_s": "Time of an acquisition (ms)",
+}
+SCALES = {"accuracy": 100.0, "flips": 100.0, "update_s": 1000.0, "query_s": 1000.0}
+
+
+def panels(count: int, *, columns: int = 3, panel: tuple[float, float] = PANEL) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels, `columns` in a row."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(panel[0] * columns, panel[1] * rows), squeeze=False)
+    axes = list(grid.flat)
+    for spare in axes[count:]:
+        spare.remove()
+    return figure, axes[:count]
+
+
+def curves(
+    axes: Axes, rows: pd.DataFrame, *, x: str, y: str, by: str, looks: Callable = look, band: bool = True
+) -> None:
+    """A line of `y` (mean over seeds) against `x` for each entry of the column `by`, with 95 % confidence bands.
+
+    The column may be followed by others in `rows`; lines are drawn in the order of first appearance.
+    """
+    scale = SCALES.get(y, 1.0)
+    table = mean_over_seeds(rows, [by, x], [y])
+    for name in rows[by].drop_duplicates():
+        line = table[table[by] == name].sort_values(x)
+        label, colour, marker = looks(name)
+        mean, half = line[y].to_numpy() * scale, line[f"{y}_ci"].to_numpy() * scale
+        every = max(1, len(line) // 10)
+        axes.plot(line[x], mean, color=colour, marker=marker, markevery=every, label=label)
+        if band and np.isfinite(half).all():
+            axes.fill_between(line[x], mean - half, mean + half, color=colour, alpha=0.12, linewidth=0)
+    axes.set_ylabel(VALUE_LABELS.get(y, y))
+
+
+def shared_legend(figure: Figure, axes: Sequence[Axes], *, columns: int = 5) -> None:
+    """One legend below all panels."""
+    handles: dict[str, Artist] = {}
+    for each in axes:
+        for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(columns, len(handles)))
+
+
+def learning_curves(rows: pd.DataFrame, *, by: str = "strategy", looks: Callable = look, y: str = "accuracy") -> Figure:
+    """Learning curves, a panel a data set."""
+    data = list(rows["data"].drop_duplicates())
+    figure, axes = panels(len(data), panel=(4.6, 3.4))
+    for each, name in zip(axes, data, strict=True):
+        curves(each, rows[rows["data"] == name], x="n_labeled", y=y, by=by, looks=looks)
+        each.set(title=name, xlabel="Labelled instances")
+    shared_legend(figure, axes, columns=4)
+    return figure
+
+
+def updating_study(rows: pd.DataFrame, *, y: str, band: bool = True) -> Figure:
+    """`y` of each method against the number of new samples, a panel a data set and initial size."""
+    settings = list(rows[["data", "initial_size"]].drop_duplicates().itertuples(index=False))
+    figure, axes = panels(len(settings))
+    for each, (data, initial_size) in zip(axes, settings, strict=True):
+        part = rows[(rows["data"] == data) & (rows["initial_size"] == initial_size)]
+        curves(each, part, x="n_new", y=y, by="method", band=band)
+        each.set(title=f"{data}, {initial_size} initial labels", xlabel="New samples")
+    shared_legend(figure, axes)
+    return figure
+
+
+def step_sizes(rows: pd.DataFrame, *, base: pd.DataFrame, retraining: pd.DataFrame) -> Figure:
+    """Accuracy of the second-order update for each gamma, between what base and retraining reach."""
+    settings = list(rows[["data", "initial_size"]].drop_duplicates().itertuples(index=False))
+    figure, axes = panels(len(settings))
+    palette = plt.get_cmap("viridis")(np.linspace(0, 0.85, rows["gamma"].nunique()))
+    colours = dict(zip(sorted(rows["gamma"].unique()), palette, strict=True))
+    for each, (data, initial_size) in zip(axes, settings, strict=True):
+
+        def part(frame: pd.DataFrame, data: str = data, initial_size: int = initial_size) -> pd.DataFrame:
+            return frame[(frame["data"] == data) & (frame["initial_size"] == initial_size)]
+
+        curves(each, part(rows), x="n_new", y="accuracy", by="gamma", band=False,
+               looks=lambda gamma: (f"γ = {gamma:g}", colours[gamma], "s"))  # fmt: skip
+        for frame, colour, name in ((base, GREY, "Base"), (retraining, RED, "Retraining")):
+            curves(each, part(frame), x="n_new", y="accuracy", by="method", band=False,
+                   looks=lambda _, colour=colour, name=name: (name, colour, None))  # fmt: skip
+            each.lines[-1].set_linestyle("--")
+        each.set(title=f"{data}, {initial_size} initial labels", xlabel="New samples")
+    shared_legend(figure, axes, columns=4)
+    return figure
+
+
+def decision_surface(
+    axes: Axes, probabilities: np.ndarray, extent: tuple[float, float, float, float], *, title: str
+) -> None:
+    """Probability of the predicted class over the plane, shaded, with the decision boundary.
+
+    `probabilities` [rows, columns, k] on a regular grid over `extent` (left, right, bottom, top).
+    """
+    confidence, predicted = probabilities.max(axis=-1), probabilities.argmax(axis=-1)
+    shades = np.array([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in CLASS_COLOURS])
+    chance = 1 / probabilities.shape[-1]
+    strength = ((confidence - chance) / (1 - chance))[..., None] * 0.6
+    axes.imshow(1 - strength * (1 - shades[predicted]), origin="lower", extent=extent, aspect="auto", rasterized=True)
+    x, y = np.linspace(*extent[:2], probabilities.shape[1]), np.linspace(*extent[2:], probabilities.shape[0])
+    for k in range(probabilities.shape[-1]):
+        others = np.delete(probabilities, k, axis=-1).max(axis=-1)
+        axes.contour(x, y, probabilities[..., k] - others, levels=[0.0], colors="black", linewidths=1.0)
+    axes.set(title=title, xlabel="Feature 1", ylabel="Feature 2", xlim=extent[:2], ylim=extent[2:])
+    axes.grid(visible=False)
+
+
+def points(axes: Axes, positions: np.ndarray, labels: np.ndarray, *, new: bool = False) -> None:
+    """Labelled instances in the plane, marked by class; new ones are large, with a red rim."""
+    for k in np.unique(labels):
+        chosen = positions[labels == k]
+        axes.scatter(
+            chosen[:, 0], chosen[:, 1], s=55 if new else 20, color=CLASS_COLOURS[k], marker=CLASS_MARKERS[k],
+            edgecolor=RED if new else "black", linewidth=1.8 if new else 0.6, zorder=3 + new,
+        )  # fmt: skip
+
+
+def percent_axis(axes: Axes) -> None:
+    """Ticks of the y axis as percent."""
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))

@@ -1,0 +1,181 @@
+"""Run the notebooks as a batch: parameters checked before, cells checked after, manifest checked at the end."""
+
+import contextlib
+import dataclasses
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+
+from dal_core.files import remove_leftovers, write_atomically
+from dal_core.report.artefacts import ManifestError, check_manifest
+
+# What a preset runs on is written in each notebook's settings cell; this is the list and what it is for.
+PRESETS = {
+    "quick": "bundled real data, a few seeds, minutes on a laptop",
+    "real": "Letter, Banking77, CLINC150 with the published protocol; hours on a CPU, needs --data-dir or a network",
+    "paper": "the papers' own image and text sets; needs their features in --data-dir, best on a GPU",
+    "tiny": "every cell in seconds, for the tests; its numbers mean nothing",
+}
+
+
+class UsageError(ValueError):
+    """The caller asked for something that does not exist."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Notebook:
+    """A notebook of the project, found by the number at the start of its name."""
+
+    path: Path
+
+    @property
+    def number(self) -> str:
+        return self.path.stem.split("_")[0]
+
+    @property
+    def title(self) -> str:
+        """The first heading."""
+        for cell in nbformat.read(self.path, as_version=4).cells:
+            if found := re.search(r"^# (.+)$", cell.source, flags=re.MULTILINE):
+                return found[1]
+        return self.path.stem
+
+    def parameters(self) -> dict[str, str]:
+        """Names and defaults of what its parameters cell offers."""
+        return {name: str(about["default"]) for name, about in papermill.inspect_notebook(str(self.path)).items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a notebook."""
+
+    notebook: Notebook
+    executed: Path
+    seconds: float
+    error: str | None = None
+
+
+def find(folder: Path) -> list[Notebook]:
+    """The notebooks in `folder`, by number."""
+    return [Notebook(path) for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))]
+
+
+def choose(notebooks: Sequence[Notebook], only: str | None) -> list[Notebook]:
+    """Those whose number is in the comma-separated `only`; all for None.
+
+    Raises:
+        UsageError: if a number does not exist, with those that do.
+    """
+    if only is None:
+        return list(notebooks)
+    wanted = [number.strip() for number in only.split(",")]
+    known = {notebook.number for notebook in notebooks}
+    if unknown := [number for number in wanted if number not in known]:
+        raise UsageError(f"there is no notebook {', '.join(map(repr, unknown))}; there is {', '.join(sorted(known))}")
+    return [notebook for notebook in notebooks if notebook.number in wanted]
+
+
+def check_parameters(notebook: Notebook, parameters: dict[str, Any]) -> None:
+    """Refuse parameters that the notebook's parameters cell does not know: papermill alone would only warn.
+
+    Raises:
+        UsageError: naming them, with the list of what exists.
+    """
+    known = notebook.parameters()
+    if unknown := [name for name in parameters if name not in known]:
+        raise UsageError(f"{notebook.path.name} has no parameter {', '.join(unknown)}; it has {', '.join(known)}")
+
+
+def execute(notebook: Notebook, executed: Path, parameters: dict[str, Any]) -> Outcome:
+    """Execute a notebook in its own folder and keep it as `executed`.
+
+    One that fails, or has a cell that did not run, is kept beside it as `<name>.failed.ipynb` and counts as failed.
+
+    Raises:
+        UsageError: if a parameter is unknown.
+    """
+    check_parameters(notebook, parameters)
+    start, error = time.perf_counter(), None
+    failed = executed.with_suffix(".failed.ipynb")
+    with write_atomically(failed) as temporary, _kernel_environment():
+        try:
+            papermill.execute_notebook(
+                str(notebook.path), str(temporary), parameters,
+                cwd=str(notebook.path.parent), progress_bar=False, stderr_file=sys.stderr, kernel_name="python3",
+            )  # fmt: skip
+        except papermill.PapermillExecutionError as failure:
+            error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
+    error = error or _fault(failed)
+    if error is None:
+        failed.replace(executed)
+    else:
+        executed.unlink(missing_ok=True)  # of an earlier run: it would pass for this one's
+    return Outcome(notebook, failed if error else executed, time.perf_counter() - start, error)
+
+
+def _fault(path: Path) -> str | None:
+    """Why an executed notebook does not count, or None if it does."""
+    for position, cell in enumerate(nbformat.read(path, as_version=4).cells):
+        if cell.cell_type != "code" or not cell.source.strip():
+            continue
+        if cell.execution_count is None:
+            return f"cell {position} was not executed"
+        if any(output.output_type == "error" for output in cell.outputs):
+            return f"cell {position} ended with an error"
+    return None
+
+
+@contextlib.contextmanager
+def _kernel_environment() -> Iterator[None]:
+    """The kernel is this Python, whatever kernels the user has registered, and reports progress in plain lines."""
+    settings = {"JUPYTER_PREFER_ENV_PATH": "1", "DAL_PROGRESS": "plain", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def run_all(
+    notebooks: Sequence[Notebook], *, preset: str, executed: Path, figures: Path, parameters: dict[str, Any]
+) -> bool:
+    """Run the notebooks one after another, print what became of them and where things are; True if all is well.
+
+    A notebook that fails does not stop the others. Kernels never run side by side; the parallelism is in the grid.
+    """
+    parameters = {"preset": preset, "output_dir": str(figures), **parameters}
+    for notebook in notebooks:
+        check_parameters(notebook, parameters)
+    remove_leftovers(figures / preset)
+    outcomes = []
+    for notebook in notebooks:
+        print(f"{notebook.number}  {notebook.title}", flush=True)
+        outcomes.append(execute(notebook, executed / preset / notebook.path.name, parameters))
+        print(f"    {_summary(outcomes[-1])}", flush=True)
+    well = all(outcome.error is None for outcome in outcomes)
+    try:
+        check_manifest(figures / preset)
+    except ManifestError as error:
+        print(f"error: {error}", file=sys.stderr)
+        well = False
+    print(f"figures and tables:  {figures / preset}")
+    print(f"executed notebooks:  {executed / preset}")
+    return well
+
+
+def _summary(outcome: Outcome) -> str:
+    if outcome.error is None:
+        return f"done in {outcome.seconds:.0f} s"
+    return f"FAILED after {outcome.seconds:.0f} s: {outcome.error} (see {outcome.executed})"

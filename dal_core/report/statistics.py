@@ -1,0 +1,53 @@
+"""Means over seeds and how sure of them one can be."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+def mean_over_seeds(rows: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
+    """Mean of each value over seeds, with the half width of its 95 % confidence interval and the number of seeds.
+
+    Rows of one seed (draws, cycles) are averaged first: they share their data and are not independent. The interval
+    is Student's, so that it is honest about three seeds; it is NaN for a single one.
+
+    Returns a frame with the columns `by`, then for each value `value` and `value_ci`, then `seeds`.
+    """
+    by, values = list(by), list(values)
+    per_seed = rows.groupby([*by, "seed"], dropna=False, sort=False)[values].mean().reset_index()
+    groups = per_seed.groupby(by, dropna=False, sort=False)[values]
+    mean, spread, count = groups.mean(), groups.std(ddof=1), groups.count()
+    half = spread / np.sqrt(count) * stats.t.ppf(0.5 + CONFIDENCE / 2, (count - 1).clip(lower=1))
+    table = mean.join(half.add_suffix("_ci")).assign(seeds=count[values[0]])
+    order = [name for value in values for name in (value, f"{value}_ci")]
+    return table[[*order, "seeds"]].reset_index()
+
+
+def paired_difference(rows: pd.DataFrame, left: str, right: str, *, by: str, value: str) -> tuple[float, float, int]:
+    """Mean over seeds of `left - right` (two entries of the column `by`), its 95 % half width, the number of seeds.
+
+    Pairing by seed takes out what the two share: initial labels, initial weights, test split.
+    """
+    table = rows.groupby(["seed", by])[value].mean().unstack(by)
+    missing = {left, right} - set(table.columns)
+    if missing:
+        raise ValueError(f"{by} lacks {sorted(missing)}; it has {sorted(table.columns)}")
+    difference = (table[left] - table[right]).dropna()
+    count = len(difference)
+    half = float("nan")
+    if count > 1:
+        half = float(difference.std(ddof=1) / np.sqrt(count) * stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1))
+    return float(difference.mean()), half, count
+
+
+def verdict(difference: tuple[float, float, int], better: str, worse: str, *, unit: str = "points") -> str:
+    """A sentence about `paired_difference`, for values in percent: who is ahead, by how much, and how sure that is."""
+    mean, half, seeds = difference
+    ahead, behind = (better, worse) if mean >= 0 else (worse, better)
+    sure = "more than the seeds' scatter explains" if abs(mean) > half else "within the scatter of the seeds"
+    interval = f" ± {half:.2f}" if half == half else ""
+    return f"{ahead} is {abs(mean):.2f}{interval} {unit} ahead of {behind} ({seeds} seeds; {sure})"
