@@ -4,8 +4,9 @@ import argparse
 import ast
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dal_core import __version__
 
@@ -15,8 +16,9 @@ RUN_FAILED = 1
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code. Faults of the caller are one line on stderr and exit code 2."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
+    options, unknown = build_parser().parse_known_args(arguments)
+    if unknown:
+        options.parser.error(f"unknown {' '.join(unknown)}")
     # Imported late, so that --help and usage errors do not wait for torch.
     from dal_core.grid import RunError
 
@@ -38,32 +40,45 @@ def _complain(error: object, code: int) -> int:
     return code
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, with what exists instead of the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        sys.exit(_complain(f"{message}; {self.prog} knows {', '.join(known)}", USAGE_ERROR))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(prog="python -m dal_core", description="Deep active learning on frozen features.")
+    parser = OneLineParser(
+        allow_abbrev=False, prog="python -m dal_core", description="Deep active learning on frozen features."
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="run|grid|report|notebooks|publish")
 
-    run = commands.add_parser("run", help="one active learning run, printed as a table")
+    def add(name: str, command: Callable[[argparse.Namespace], int], **about: Any) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, allow_abbrev=False, **about)
+        added.set_defaults(command=command, parser=added)
+        return added
+
+    run = add("run", _run, help="one active learning run, printed as a table")
     _add_experiment_options(run, many=False)
     run.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
     run.add_argument("--output", type=Path, help="also write the rows to this CSV or Parquet file")
-    run.set_defaults(command=_run)
 
-    grid = commands.add_parser("grid", help="many runs, kept in a results folder; finished ones are not repeated")
+    grid = add("grid", _grid, help="many runs, kept in a results folder; finished ones are not repeated")
     _add_experiment_options(grid, many=True)
     _add_grid_options(grid)
-    grid.set_defaults(command=_grid)
 
-    report = commands.add_parser("report", help="learning curves and a table of the runs that `grid` would compute")
+    report = add("report", _report, help="learning curves and a table of the runs that `grid` would compute")
     _add_experiment_options(report, many=True)
     _add_grid_options(report)
     report.add_argument("--output-dir", type=Path, default=Path("report"), help="where to write (default: report)")
-    report.set_defaults(command=_report)
 
     program = os.environ.get("DAL_PROGRAM")
-    notebooks = commands.add_parser(
+    notebooks = add(
         "notebooks",
+        _notebooks,
         prog=f"./{program}" if program else None,
         help="execute the notebooks of the papers; what ./run_all.sh does once it has set up",
         description="Execute the notebooks and regenerate their figures and tables.",
@@ -79,13 +94,12 @@ def build_parser() -> argparse.ArgumentParser:
     notebooks.add_argument("--list", action="store_true", help="list notebooks and presets, and stop")
     notebooks.add_argument("--dry-run", action="store_true", help="say what would run, with which parameters, and stop")
     notebooks.add_argument("--fresh", action="store_true", help="compute every run anew, stored or not")
-    notebooks.set_defaults(command=_notebooks)
 
-    publish = commands.add_parser(
+    add(
         "publish",
+        _publish,
         help="for maintainers: put executed outputs into notebooks/*.ipynb and measured numbers into README.md",
     )
-    publish.set_defaults(command=_publish)
     return parser
 
 
@@ -254,7 +268,7 @@ def _notebooks(options: argparse.Namespace) -> int:
     return 0 if well else RUN_FAILED
 
 
-def _publish(options: argparse.Namespace) -> int:
+def _publish(_: argparse.Namespace) -> int:
     from dal_core.report.publish import publish_notebooks, render_readme
 
     root = _project_root()

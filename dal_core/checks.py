@@ -16,8 +16,21 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
 def check_positive(**numbers: float) -> None:
     """Raise ValueError unless every number is finite and above zero."""
     for name, value in numbers.items():
+        check_number(name, value)
         if not 0 < value < float("inf"):
             raise ValueError(f"{name} is {value}; a finite number above 0 was expected")
+
+
+def check_whole(name: str, value: object, lowest: int) -> None:
+    """Raise ValueError unless `value` is an integer of at least `lowest`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        raise ValueError(f"{name} is {value!r}; a whole number of at least {lowest} was expected")
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise ValueError unless `value` is an int or a float."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name} is {value!r}; a number was expected")
 
 
 def check_alike(**tensors: Tensor) -> None:

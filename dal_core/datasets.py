@@ -13,6 +13,8 @@ import os
 import shutil
 import urllib.error
 import urllib.request
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -110,6 +112,9 @@ def _local_or_downloaded(name: str, file: str, url: str, folder: Path | None) ->
             open(temporary, "wb") as out,
         ):
             shutil.copyfileobj(response, out)
+            # http.client ends without an error when the other side hangs up early.
+            if response.length:
+                raise OSError(f"the connection broke off {response.length} bytes before the end")
     except (OSError, urllib.error.URLError) as error:
         places = " and ".join(str(path.parent) for path in candidates)
         raise DatasetUnavailableError(
@@ -127,7 +132,7 @@ def cache_dir() -> Path:
 
 def _bank(
     train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray,
-    class_names: Iterable[str], **provenance: Any,
+    class_names: Iterable[object], **provenance: Any,
 ) -> FeatureBank:  # fmt: skip
     return FeatureBank(
         torch.as_tensor(np.asarray(train, dtype=np.float32)),
@@ -202,8 +207,11 @@ def _banking77(name: str, encoder: str, train_path: Path, test_path: Path) -> Fe
 
 
 def _clinc150(name: str, encoder: str, path: Path) -> FeatureBank:
-    splits = json.loads(path.read_text(encoding="utf-8"))
-    if not {"train", "test"} <= set(splits):
+    try:
+        splits = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not whole JSON: {error}") from error
+    if not isinstance(splits, dict) or not {"train", "test"} <= set(splits):
         raise ValueError(f"{path} does not look like CLINC150: the keys train and test were expected")
     train, test = ([list(column) for column in zip(*splits[key], strict=True)] for key in ("train", "test"))
     return _encoded(name, encoder, (train[0], train[1]), (test[0], test[1]))
@@ -227,10 +235,14 @@ def _encoded(name: str, encoder: str, train: Texts, test: Texts) -> FeatureBank:
 def _from_arrays(path: Path, name: str, encoder: str | None) -> FeatureBank:
     """An archive with x_train, y_train, x_test, y_test, classes."""
     keys = ("x_train", "y_train", "x_test", "y_test", "classes")
-    with np.load(path, allow_pickle=False) as archive:
-        if missing := [key for key in keys if key not in archive.files]:
-            raise ValueError(f"{path} lacks the arrays {missing}; {list(keys)} were expected")
-        train, train_labels, test, test_labels, class_names = (archive[key] for key in keys)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in keys if key in archive.files}
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is not a whole archive of plain arrays: {error}") from error
+    if missing := [key for key in keys if key not in arrays]:
+        raise ValueError(f"{path} lacks the arrays {missing}; {list(keys)} were expected")
+    train, train_labels, test, test_labels, class_names = (arrays[key] for key in keys)
     for key, labels in (("y_train", train_labels), ("y_test", test_labels)):
         if not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(f"{path}: {key} has dtype {labels.dtype}; integer class labels were expected")

@@ -54,14 +54,14 @@ def _encode(texts: list[str], model_id: str) -> np.ndarray:
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_id)
         model = AutoModel.from_pretrained(model_id, use_safetensors=True).eval()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the latter for a folder without a model
         reason = str(error).splitlines()[0]
         raise EncoderUnavailableError(
             f"encoder {model_id!r} is neither in the local model cache nor to be had from the network ({reason}); "
             "give a local model folder as the encoder, or prepared features in --data-dir"
         ) from error
     blocks = []
-    for start in progress(range(0, len(texts), BATCH_SIZE), f"encoding with {model_id}", unit="batch"):
+    for start in progress(range(0, len(texts), BATCH_SIZE), f"encoding with {model_id}", unit="batches"):
         batch = texts[start : start + BATCH_SIZE]
         tokens = tokenizer(batch, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
         hidden = model(**tokens).last_hidden_state  # [b, tokens, d]

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from dal_core import datasets, oracles, strategies
-from dal_core.checks import check_choice
+from dal_core.checks import check_choice, check_whole
 from dal_core.features import FeatureBank
 from dal_core.heads import KINDS, OPTIMISERS, PROTOCOLS, Head, Training, train_head
 from dal_core.metrics import evaluate
@@ -85,7 +85,7 @@ class Experiment:
         self.training  # noqa: B018 - validates the options of the training
 
     def __hash__(self) -> int:
-        return hash(canonical(self))
+        return hash((self.dataset, self.strategy, self.seed))  # options are a dict, and cannot take part
 
     @property
     def training(self) -> Training:
@@ -105,15 +105,14 @@ class Experiment:
 
 
 def training_protocol(optimiser: str, changes: dict[str, Any]) -> Training:
-    """The papers' protocol for `optimiser`, with `changes` by option name."""
-    changes = {name.removeprefix("training_"): value for name, value in changes.items()}
-    return dataclasses.replace(PROTOCOLS[optimiser], **changes)
+    """The papers' protocol for `optimiser`, with `changes` by option name.
 
-
-def check_whole(name: str, value: object, lowest: int) -> None:
-    """Raise ValueError unless `value` is an integer of at least `lowest`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-        raise ValueError(f"{name} is {value!r}; a whole number of at least {lowest} was expected")
+    Raises:
+        ValueError: for an option that the training does not have.
+    """
+    for name in changes:
+        check_choice("option of the training", name, sorted(TRAINING_OPTIONS))
+    return dataclasses.replace(PROTOCOLS[optimiser], **{k.removeprefix("training_"): v for k, v in changes.items()})
 
 
 def resolve_device(device: str) -> torch.device:

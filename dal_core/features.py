@@ -130,6 +130,8 @@ class FeatureBank:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         except SafetensorError as error:
             raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+        if missing := [name for name in ("class_names", "provenance", "digest") if name not in header]:
+            raise ValueError(f"{path} is damaged: its header lacks {', '.join(missing)}")
         expected = {field.name for field in dataclasses.fields(cls)} - {"class_names", "provenance"}
         if set(tensors) != expected:
             raise ValueError(f"{path} holds the arrays {sorted(tensors)}; {sorted(expected)} were expected")

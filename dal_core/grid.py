@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dal_core import RESULTS_VERSION, datasets
-from dal_core.experiment import Experiment, bank_name, configuration, resolve_device, run
+from dal_core.experiment import Experiment, bank_name, canonical, configuration, resolve_device, run
 from dal_core.files import remove_leftovers, write_atomically
 from dal_core.progress import progress
 from dal_core.provenance import git_commit, versions
@@ -34,8 +34,8 @@ class Store:
 
     def key(self, study: Study, data_digest: str) -> str:
         """Hash of the full configuration, the digest of the data and RESULTS_VERSION."""
-        identity = {"configuration": configuration(study), "data": data_digest, "results_version": RESULTS_VERSION}
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+        identity = "\n".join((canonical(study), data_digest, str(RESULTS_VERSION)))
+        return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
     def path(self, study: Study, key: str) -> Path:
         return self.folder / f"{type(study).__name__.lower()}-{key}.parquet"

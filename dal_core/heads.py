@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dal_core.checks import check_alike, check_choice, check_labels, check_positive
+from dal_core.checks import check_alike, check_choice, check_labels, check_number, check_positive, check_whole
 
 HIDDEN_UNITS = 128
 KINDS = ("linear", "mlp")
@@ -61,13 +61,13 @@ class Head:
 
         return Head(self.weight[i], part(self.bias), part(self.hidden_weight), part(self.hidden_bias))
 
-    def embed(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "*e n d_last"]:
+    def embed(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "... n d_last"]:
         """What the last layer sees: the features themselves, or the hidden activations."""
         if self.hidden_weight is None or self.hidden_bias is None:
             return features
         return torch.relu(features @ self.hidden_weight.mT + self.hidden_bias.unsqueeze(-2))
 
-    def last_layer(self, embedded: Float[Tensor, "*e n d_last"]) -> Float[Tensor, "*e n k"]:
+    def last_layer(self, embedded: Float[Tensor, "... n d_last"]) -> Float[Tensor, "*e n k"]:
         """Logits from what `embed` returned."""
         logits = embedded @ self.weight.mT
         return logits if self.bias is None else logits + self.bias.unsqueeze(-2)
@@ -89,9 +89,12 @@ class Training:
 
     def __post_init__(self) -> None:
         check_choice("optimiser", self.optimiser, OPTIMISERS)
-        check_positive(learning_rate=self.learning_rate, batch_size=self.batch_size)
-        if self.weight_decay < 0 or self.epochs < 0:
-            raise ValueError(f"weight_decay is {self.weight_decay}, epochs is {self.epochs}; neither may be negative")
+        check_positive(learning_rate=self.learning_rate)
+        check_whole("training_batch_size", self.batch_size, 1)
+        check_whole("epochs", self.epochs, 0)
+        check_number("weight_decay", self.weight_decay)
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay is {self.weight_decay}; a finite number of at least 0 was expected")
 
     def minibatches(self, num_samples: int) -> list[slice]:
         """The slices of a shuffled epoch over `num_samples`."""

@@ -128,6 +128,7 @@ def second_order_weights(
     Candidate i starts from the same weight and covariance and learns `features[i]`, `targets[i]`. What looks
     ahead needs t updated heads, but none of their covariances.
     """
+    check_alike(weight=weight, covariance=covariance)
     flat = features.flatten(0, 1)  # [t b, d]
     _check_update(weight, flat, targets.flatten(), gamma, bias)
     steps = (flat @ covariance).view_as(features)  # S phi, [t, b, d]
@@ -267,6 +268,7 @@ def monte_carlo_probabilities(
 
     In blocks of the features: at most 64 MB of outputs [block, e, k] are held in float32.
     """
+    check_alike(hypotheses=hypotheses, hypothesis_weights=hypothesis_weights, features=features)
     num_hypotheses, num_classes, _ = hypotheses.shape
     probabilities = features.new_empty(*hypothesis_weights.shape[:-1], len(features), num_classes)
     rows = max(1, BLOCK_ROWS * 256 // (num_hypotheses * num_classes))

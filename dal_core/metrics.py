@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dal_core.checks import check_choice, check_labels, check_shape
+from dal_core.checks import check_choice, check_labels, check_shape, check_whole
 
 CALIBRATION_BINS = 15
 BINNINGS = ("standard", "published")
@@ -45,6 +45,7 @@ def ece(
         ValueError: if arguments do not fit each other, or `binning` is unknown.
     """
     _check(logits, labels)
+    check_whole("bins", bins, 1)
     check_choice("binning", binning, BINNINGS)
     confidence, prediction = logits.double().softmax(dim=1).max(dim=1)
     gap = (prediction == labels).double() - confidence  # summed per bin: n_bin (accuracy - confidence)
@@ -111,14 +112,15 @@ def win_rates(
         ValueError: if a duel lacks a contestant or has one twice, naming the duel.
     """
     keys = [column for column in scores.columns if column not in (contestant, value)]
-    table = scores.set_index([*keys, contestant])[value]
-    if table.index.has_duplicates:
-        raise ValueError(f"scores holds {table.index[table.index.duplicated()][0]} more than once")
-    duels = table.unstack(contestant)
+    twice = scores.duplicated([*keys, contestant])
+    if twice.any():
+        raise ValueError(f"scores holds {scores.loc[twice, [*keys, contestant]].iloc[0].to_dict()} more than once")
+    duels = scores.pivot(index=keys, columns=contestant, values=value)
     if duels.isna().any(axis=None):
-        duel = duels.index[duels.isna().any(axis=1)][0]
-        raise ValueError(f"scores lacks {list(duels.columns[duels.loc[duel].isna()])} in the duel {duel}")
-    values = duels.to_numpy()
+        duel = duels[duels.isna().any(axis=1)].iloc[0]
+        place = duels[duels.isna().any(axis=1)].reset_index()[keys].iloc[0].to_dict()
+        raise ValueError(f"scores lacks {list(duel.index[duel.isna()])} in the duel {place}")
+    values = duels.to_numpy()  # [duels, contestants]
     rates = (values[:, :, None] - values[:, None, :] > margin).mean(axis=0)
     return pd.DataFrame(rates, index=duels.columns, columns=duels.columns)
 

@@ -1,5 +1,6 @@
 """Progress of long work: a live bar for a person, plain throttled lines everywhere else."""
 
+import io
 import os
 import sys
 from collections.abc import Iterable
@@ -16,7 +17,8 @@ class _PlainLines(tqdm):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         options.update(mininterval=PLAIN_INTERVAL, maxinterval=PLAIN_INTERVAL, miniters=1, leave=True)
-        options["bar_format"] = "{desc}: {n_fmt}/{total_fmt}{unit}s, {elapsed} gone, {remaining} to go{postfix}"
+        options["file"] = io.StringIO()  # tqdm's own writing, cursor movements and line ends, goes nowhere
+        options["bar_format"] = "{desc}: {n_fmt}/{total_fmt}{unit}, {elapsed} gone, {remaining} to go{postfix}"
         super().__init__(*arguments, **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # noqa: ARG002 - tqdm's signature
@@ -28,7 +30,7 @@ class _PlainLines(tqdm):
         """Lines stay where they were printed."""
 
 
-def progress(iterable: Iterable[Any] | None = None, what: str = "", *, unit: str = "run", **options: Any) -> tqdm:
+def progress(iterable: Iterable[Any] | None = None, what: str = "", *, unit: str = "runs", **options: Any) -> tqdm:
     """A tqdm over `iterable` (or with `total=` and `update()`): what is running, and how long it still takes."""
     bar = notebook_or_terminal_bar if _somebody_watches() else _PlainLines
     return bar(iterable, desc=what, unit=unit, **options)

@@ -26,7 +26,13 @@ def integer_seed(generator: torch.Generator) -> int:
 
 
 def choose(population: int, count: int, generator: torch.Generator) -> torch.Tensor:
-    """`count` distinct positions of `range(population)`, uniformly, in random order.  [count] int64"""
+    """`count` distinct positions of `range(population)`, uniformly, in random order.  [count] int64
+
+    Raises:
+        ValueError: unless 0 <= count <= population.
+    """
+    if not 0 <= count <= population:
+        raise ValueError(f"count is {count}; 0 to {population}, the size of the population, was expected")
     return torch.randperm(population, generator=generator)[:count]
 
 

@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 
 from dal_core import datasets
-from dal_core.checks import check_choice, check_positive
+from dal_core.checks import check_choice, check_positive, check_whole
 from dal_core.experiment import (
     DEVICES,
     bank_name,
-    check_whole,
     initial_head,
     now,
     resolve_device,
@@ -107,14 +106,20 @@ class UpdateStudy:
         check_choice("likelihood", self.likelihood, LIKELIHOODS)
         for name, lowest in {"seed": 0, "initial_size": 1, "draws": 1, "num_hypotheses": 1}.items():
             check_whole(name, getattr(self, name), lowest)
-        if not self.new_sizes or list(self.new_sizes) != sorted(set(self.new_sizes)) or self.new_sizes[0] < 1:
+        for name in ("new_sizes", "gradient_steps"):
+            for i, size in enumerate(getattr(self, name)):
+                check_whole(f"{name}[{i}]", size, 1)
+        if not self.new_sizes or list(self.new_sizes) != sorted(set(self.new_sizes)):
             raise ValueError(f"new_sizes is {self.new_sizes}; ascending whole numbers of at least 1 were expected")
         check_positive(prior_precision=self.prior_precision)
-        for name in ("gammas", "first_order_gammas", "monte_carlo_gammas", "gradient_steps", "gradient_rates"):
+        for name in ("gammas", "first_order_gammas", "monte_carlo_gammas", "gradient_rates"):
             check_positive(**{f"{name}[{i}]": value for i, value in enumerate(getattr(self, name))})
         if not 0 < self.validation_share < 1:
             raise ValueError(f"validation_share is {self.validation_share}; a number between 0 and 1 was expected")
         self.training  # noqa: B018 - validates the options of the training
+
+    def __hash__(self) -> int:
+        return hash((self.dataset, self.initial_size, self.seed))  # options are a dict, and cannot take part
 
     @property
     def training(self) -> Training:
@@ -186,9 +191,9 @@ def _(study: UpdateStudy, *, data_dir: str | Path | None = None) -> pd.DataFrame
     with fixed_threads():
         setting = _prepare(study, bank.to(device), device)
         new = _draw_new_samples(setting)  # [draws, b]
-        rows = []
+        rows = _monte_carlo_updates(setting, new, device)
         for n_new in study.new_sizes:
-            for updated in (_laplace_updates, _monte_carlo_updates, _gradient_updates, _retraining):
+            for updated in (_laplace_updates, _gradient_updates, _retraining):
                 rows += [{"n_new": n_new, **row} for row in updated(setting, new[:, :n_new], device)]
     return pd.DataFrame(rows, columns=study.columns)
 
@@ -277,23 +282,27 @@ def _laplace_updates(setting: _Setting, new: Tensor, device: torch.device) -> li
 
 
 def _monte_carlo_updates(setting: _Setting, new: Tensor, device: torch.device) -> list[dict[str, Any]]:
-    study, base = setting.study, setting.base
-    keys, weights, seconds = [], [], []
-    for draw, indices in enumerate(new):
+    """All numbers of new samples and step sizes of a draw at once: they share the hypotheses' predictions."""
+    study, base, rows = setting.study, setting.base, []
+    for draw, indices in enumerate(new if study.monte_carlo_gammas else []):
         features, targets = base.embed(setting.bank.train_features[indices]), setting.bank.train_labels[indices]
-        for gamma in study.monte_carlo_gammas:
-            start = now(device)
-            weights.append(monte_carlo_weights(setting.hypotheses, features, targets, gamma=gamma, bias=base.bias))
-            seconds.append(now(device) - start)
-            keys.append({"draw": draw, "method": "monte_carlo", "gamma": gamma})
-    if not keys:
-        return []
-    # All draws and step sizes at once: the hypotheses' predictions are the same for them.
-    probabilities = monte_carlo_probabilities(
-        setting.hypotheses, torch.stack(weights), setting.judged_features, bias=base.bias
-    )  # [s, n, k]
-    logs = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
-    return [setting.score(log, spent, **key) for log, spent, key in zip(logs, seconds, keys, strict=True)]
+        keys, weights, seconds = [], [], []
+        for n_new in study.new_sizes:
+            for gamma in study.monte_carlo_gammas:
+                start = now(device)
+                weights.append(
+                    monte_carlo_weights(
+                        setting.hypotheses, features[:n_new], targets[:n_new], gamma=gamma, bias=base.bias
+                    )
+                )
+                seconds.append(now(device) - start)
+                keys.append({"draw": draw, "n_new": n_new, "method": "monte_carlo", "gamma": gamma})
+        probabilities = monte_carlo_probabilities(
+            setting.hypotheses, torch.stack(weights), setting.judged_features, bias=base.bias
+        )  # [s, n, k]
+        logs = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+        rows += [setting.score(log, spent, **key) for log, spent, key in zip(logs, seconds, keys, strict=True)]
+    return rows
 
 
 def _gradient_updates(setting: _Setting, new: Tensor, device: torch.device) -> list[dict[str, Any]]:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-# Before anything of dal_core is imported. Users do not pay for these checks.
-with install_import_hook("dal_core", "beartype.beartype"):
+# Before anything of dal_core is imported. Users do not pay for these checks. An int passes for a float, as PEP 484 has
+# it and as mypy reads our signatures; beartype by itself would refuse it.
+with install_import_hook("dal_core", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"):
     import dal_core.experiment
     import dal_core.laplace
     import dal_core.update_study  # noqa: F401
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 os.environ["DAL_PROGRESS"] = "plain"
+torch.set_num_threads(1)  # the tests' tensors are tiny: more threads only wait for each other
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = ROOT.parent / "shared"

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from tabulate import tabulate
 
 from dal_core.files import write_atomically, write_text
 from dal_core.provenance import git_commit
@@ -17,6 +18,16 @@ from dal_core.provenance import git_commit
 MANIFEST = "manifest.json"
 FIGURE_TYPES = ("png", "pdf")
 TABLE_TYPES = ("csv", "md")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadableTable:
+    """A table in Markdown, which a notebook renders."""
+
+    text: str
+
+    def _repr_markdown_(self) -> str:
+        return self.text
 
 
 class ManifestError(ValueError):
@@ -59,8 +70,8 @@ class Report:
         plt.close(figure)
         return figure
 
-    def table(self, table: pd.DataFrame, name: str, *, cell: str, keys: Sequence[str], digits: int = 2) -> pd.DataFrame:
-        """Save `table` as CSV (full precision) and Markdown (`digits` decimals), without its index, and return it.
+    def table(self, table: pd.DataFrame, name: str, *, cell: str, keys: Sequence[str]) -> "ReadableTable":
+        """Save `table` as CSV (full precision) and Markdown (for readers), and return the latter for display.
 
         Raises:
             ValueError: if a table with a column of times (seconds, speed-ups) lacks `time` in its name.
@@ -68,11 +79,11 @@ class Report:
         times = [column for column in map(str, table.columns) if column.endswith("_s") or column.startswith("speedup")]
         if times and "time" not in name:
             raise ValueError(f"table {name!r} has the measured times {times}; its name has to contain 'time'")
-        text = {"csv": table.to_csv(index=False, lineterminator="\n"), "md": markdown(table, digits=digits)}
+        text = {"csv": table.to_csv(index=False, lineterminator="\n"), "md": markdown(table)}
         for ending in TABLE_TYPES:
             write_text(self._path(name, ending), text[ending])
             self._enter(self._path(name, ending), cell, keys)
-        return table
+        return ReadableTable(text["md"])
 
     def _path(self, name: str, ending: str) -> Path:
         return Path(self.folder) / f"{self.notebook.split('_')[0]}_{name}.{ending}"
@@ -91,9 +102,31 @@ class Report:
         write_text(Path(self.folder) / MANIFEST, json.dumps(others | self._entries, indent=1, sort_keys=True) + "\n")
 
 
-def markdown(table: pd.DataFrame, *, digits: int = 2) -> str:
-    """The table as Markdown with `digits` decimals; empty cells where a number is missing."""
-    return table.to_markdown(index=False, floatfmt=f".{digits}f", missingval="") + "\n"
+# Headings and formats for readers; other columns keep their name and get two decimals.
+HEADINGS = {
+    "initial_size": "initial labels",
+    "accuracy": "accuracy (%)",
+    "gain": "gain over base (points)",
+    "gain of retraining": "gain of retraining (points)",
+    "recovered": "recovered (%)",
+    "second_order": "second-order (%)",
+    "nll": "NLL (nats)",
+    "flips": "flips (%)",
+    "query_s": "acquisition (s)",
+    "update_s": "time (s)",
+    "second_order_s": "second-order time (s)",
+    "speedup": "speed-up (times)",
+}
+FORMATS = {"step": "g", "steps": "g", "gamma": "g", "rate": "g", "speedup": ".1f", "recovered": ".0f"}
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table as Markdown: headings with units, `±` for the half width of the 95 % interval of what is before."""
+    columns = [str(column) for column in table.columns]
+    headings = ["±" if column.endswith("_ci") else HEADINGS.get(column, column.replace("_", " ")) for column in columns]
+    formats = [FORMATS.get(column, ".2g" if column.endswith("_s") else ".2f") for column in columns]
+    cells = table.astype(object).where(table.notna(), None).to_numpy().tolist()
+    return tabulate(cells, headings, "pipe", floatfmt=formats, missingval="") + "\n"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -16,13 +16,14 @@ from dal_core.report.style import CLASS_COLOURS, CLASS_MARKERS, GREY, RED, look
 PANEL = (3.4, 2.7)  # inches
 VALUE_LABELS = {
     "accuracy": "Test accuracy (%)",
+    "gain": "Gain over base (points)",
     "nll": "Test NLL (nats)",
-    "flips": "Decision flips (% of test predictions)",
+    "flips": "Decision flips (%)",
     "update_s": "Time of an update (ms)",
-    "speedup": "Speed-up over retraining (times)",
+    "speedup": "Speed-up (times)",
     "query_s": "Time of an acquisition (ms)",
 }
-SCALES = {"accuracy": 100.0, "flips": 100.0, "update_s": 1000.0, "query_s": 1000.0}
+SCALES = {"accuracy": 100.0, "gain": 100.0, "flips": 100.0, "update_s": 1000.0, "query_s": 1000.0}
 
 
 def panels(count: int, *, columns: int = 3, panel: tuple[float, float] = PANEL) -> tuple[Figure, list[Axes]]:
@@ -57,7 +58,8 @@ def curves(
 
 
 def shared_legend(figure: Figure, axes: Sequence[Axes], *, columns: int = 5) -> None:
-    """One legend below all panels."""
+    """One legend below all panels; a single panel is too narrow for more than two columns."""
+    columns = columns if len(axes) > 1 else 2
     handles: dict[str, Artist] = {}
     for each in axes:
         for handle, label in zip(*each.get_legend_handles_labels(), strict=True):

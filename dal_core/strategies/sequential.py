@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dal_core.checks import check_choice, check_positive
+from dal_core.checks import check_choice, check_positive, check_whole
 from dal_core.laplace import LIKELIHOODS, covariance_matrix, precision_matrix, second_order_update
 from dal_core.pool import Snapshot
 from dal_core.strategies.registry import Strategy, query
@@ -25,7 +25,8 @@ class Updates:
     prior_precision: float = 1.0
 
     def __post_init__(self) -> None:
-        check_positive(update_every=self.every, update_gamma=self.gamma, update_prior_precision=self.prior_precision)
+        check_whole("update_every", self.every, 1)
+        check_positive(update_gamma=self.gamma, update_prior_precision=self.prior_precision)
         check_choice("update_likelihood", self.likelihood, LIKELIHOODS)
 
 

@@ -1,0 +1,74 @@
+"""`python -m benchmarks`: one table, and exit code 1 if a goal is missed."""
+
+import argparse
+import os
+import platform
+import sys
+
+import joblib
+import tabulate
+import torch
+
+from benchmarks.cases import CASES, Case
+from benchmarks.timing import Timing, compare
+from dal_core.files import write_text
+from dal_core.randomness import fixed_threads
+
+COLUMNS = ("case", "size", "ours (median)", "textbook (median)", "ratio", "goal", "met")
+
+
+def main() -> int:
+    """Measure the chosen cases, print the table, and return the exit code."""
+    cores = joblib.cpu_count()  # those that this process may use
+    options = _parse(cores)
+    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"  # of others: before we start
+    rows, missed = [], []
+    with fixed_threads(options.threads):
+        for name in options.only or CASES:
+            print(f"measuring {name}", file=sys.stderr, flush=True)
+            case = CASES[name]()
+            timing = compare(case.ours, case.textbook, options.repeats)
+            timing = Timing(timing.ours, timing.textbook * case.scale)
+            rows.append(_row(name, case, timing))
+            if not case.goal.met(timing):
+                missed.append(name)
+    machine = (
+        f"{cores} CPU cores available, load before {load}, threads used: {options.threads}, torch {torch.__version__}, "
+        f"Python {platform.python_version()}, median of {options.repeats} repeats"
+    )
+    text = f"{machine}\n\n{tabulate.tabulate(rows, COLUMNS, tablefmt='github', disable_numparse=True)}\n"
+    print(text, end="")
+    if options.output:
+        write_text(options.output, text)
+    if missed:
+        print(f"goal missed: {', '.join(missed)}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+def _parse(cores: int) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--threads", type=_positive, default=cores, help="of torch and BLAS (default: %(default)s)")
+    parser.add_argument("--repeats", type=_positive, default=7, help="measurements a case (default: %(default)s)")
+    parser.add_argument("--only", action="append", choices=CASES, metavar="NAME", help=f"one of {', '.join(CASES)}")
+    parser.add_argument("--output", metavar="FILE", help="write the table there, too")
+    return parser.parse_args()
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} was given; at least 1 was expected")
+    return int(text)
+
+
+def _row(name: str, case: Case, timing: Timing) -> tuple[str, ...]:
+    textbook = _duration(timing.textbook) + (f" ({case.note})" if case.note else "")
+    met = "-" if str(case.goal) == "none" else "yes" if case.goal.met(timing) else "NO"
+    return name, case.size, _duration(timing.ours), textbook, f"{timing.ratio:.1f}x", str(case.goal), met
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:#.3g} s"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""The yardsticks: the same computations as a reader would first write them, one sample and one head at a time.
+
+Symbols as in `dal_core.laplace`: W weight [k, d], S covariance [d, d], b new samples, m labelled samples.
+"""
+
+from collections.abc import Iterator, Sized
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler, TensorDataset
+
+from dal_core.heads import Head, Training
+
+
+def update_gaussian(
+    weight: Tensor, covariance: Tensor, features: Tensor, targets: Tensor, gamma: float, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """S <- S - t t^T / (1 + v), then W <- W + gamma (onehot(y) - p) (S phi)^T with the new S; O(b d (d + k))."""
+    for phi, target in zip(features, targets, strict=True):
+        probabilities = _probabilities(weight, phi, bias)
+        step = covariance @ phi  # t
+        covariance = covariance - torch.outer(step, step) / (1 + phi @ step)
+        weight = weight + gamma * torch.outer(_error(probabilities, target), covariance @ phi)
+    return weight, covariance
+
+
+def update_categorical(
+    weight: Tensor, covariance: Tensor, features: Tensor, targets: Tensor, gamma: float, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """As `update_gaussian`, with the curvature a = p_max (1 - p_max) taken before and after the step of W.
+
+    W <- W + gamma (onehot(y) - p) (S' phi)^T  with  S' = S - a / (1 + v) t t^T,  then  S <- S - a' / (1 + a' v) t t^T
+    """
+    for phi, target in zip(features, targets, strict=True):
+        probabilities = _probabilities(weight, phi, bias)
+        step = covariance @ phi  # t
+        variance = phi @ step  # v
+        provisional = covariance - _curvature(probabilities) / (1 + variance) * torch.outer(step, step)
+        weight = weight + gamma * torch.outer(_error(probabilities, target), provisional @ phi)
+        curvature = _curvature(_probabilities(weight, phi, bias))  # a'
+        covariance = covariance - curvature / (1 + curvature * variance) * torch.outer(step, step)
+    return weight, covariance
+
+
+def train_head(
+    initial: Head, features: Tensor, labels: Tensor, training: Training, sampler: Sampler[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of an nn.Linear trained with torch.optim.SGD and a DataLoader; `sampler` replaces its shuffle."""
+    assert initial.bias is not None
+    model = torch.nn.Linear(features.shape[1], len(initial.weight), dtype=features.dtype)
+    model.load_state_dict({"weight": initial.weight, "bias": initial.bias})
+    loader = DataLoader(
+        TensorDataset(features, labels),
+        batch_size=training.batch_size, shuffle=sampler is None, sampler=sampler, drop_last=training.drop_last,
+    )  # fmt: skip
+    optimiser = torch.optim.SGD(
+        model.parameters(), lr=training.learning_rate, momentum=0.9, nesterov=True, weight_decay=training.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=training.epochs)
+    for _ in range(training.epochs):
+        for inputs, targets in loader:
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(model(inputs), targets).backward()
+            optimiser.step()
+        schedule.step()
+    return model.weight.detach(), model.bias.detach()
+
+
+class SameShuffle(Sampler[int]):
+    """The order that `dal_core.heads.train_heads` draws: one permutation an epoch and nothing else."""
+
+    def __init__(self, samples: Sized, generator: torch.Generator) -> None:
+        self.samples, self.generator = samples, generator
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(torch.randperm(len(self.samples), generator=self.generator).tolist())
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+def _probabilities(weight: Tensor, phi: Tensor, bias: Tensor | None) -> Tensor:
+    logits = weight @ phi if bias is None else weight @ phi + bias
+    return logits.softmax(dim=-1)
+
+
+def _error(probabilities: Tensor, target: Tensor) -> Tensor:
+    """onehot(y) - p."""
+    return torch.nn.functional.one_hot(target, len(probabilities)) - probabilities
+
+
+def _curvature(probabilities: Tensor) -> Tensor:
+    """p_max (1 - p_max)."""
+    return probabilities.max() * (1 - probabilities.max())

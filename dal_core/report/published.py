@@ -1,0 +1,22 @@
+"""Figures from the papers, to stand beside the measured ones."""
+
+from importlib import resources
+
+import pandas as pd
+
+from dal_core.checks import check_choice
+
+SOURCES = {
+    "laplace_updates": "Huseljic et al. 2025, arXiv 2210.06112, updating study; test accuracy in percent",
+}
+
+
+def published(name: str) -> pd.DataFrame:
+    """A published table as the papers print it; `SOURCES[name]` says where.
+
+    Raises:
+        ValueError: for an unknown name, with the list of what exists.
+    """
+    check_choice("name", name, SOURCES)
+    with resources.files("dal_core.published").joinpath(f"{name}.csv").open(encoding="utf-8") as file:
+        return pd.read_csv(file)

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Set up what is missing, then ruff, mypy and pytest; with arguments only pytest, paths relative to this folder.
+set -eu
+
+if ! command -v python3 >/dev/null; then
+  echo "run_tests.sh: there is no python3 on PATH; install Python 3.11 or newer" >&2
+  exit 1
+fi
+
+self=$0
+while [ -L "$self" ]; do # readlink -f is missing on older macOS
+  target=$(readlink "$self")
+  case $target in /*) self=$target ;; *) self=$(dirname "$self")/$target ;; esac
+done
+root=$(CDPATH='' cd -P "$(dirname "$self")" && pwd)
+exec python3 "$root/tools/bootstrap.py" tests "$@"

@@ -1,0 +1,59 @@
+"""Digests of a few tiny runs: what makes sure that numbers do not change unnoticed.
+
+`python tests/pin_results.py` writes `pinned_results.json`, and refuses to as long as RESULTS_VERSION is the pinned one.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from dal_core import RESULTS_VERSION
+from dal_core.experiment import Experiment, run
+from dal_core.files import write_text
+from dal_core.update_study import UpdateStudy
+
+PINS = Path(__file__).with_name("pinned_results.json")
+TINY = {"cycles": 3, "subset_size": 100, "device": "cpu", "options": {"epochs": 5}}
+RUNS = {
+    "margin, sgd": Experiment(strategy="margin", **TINY),
+    "entropy, radam, mlp": Experiment(strategy="entropy", optimiser="radam", head="mlp", seed=1, **TINY),
+    "random, moons": Experiment(dataset="moons", strategy="random", **TINY),
+    "sequential": Experiment(**TINY | {"options": {"epochs": 5, "update_every": 2}}),
+    "lookahead": Experiment(
+        strategy="lookahead", allow_oracle=True, **TINY | {"options": {"epochs": 5, "num_candidates": 9}}
+    ),
+    "updating study": UpdateStudy(
+        new_sizes=(1, 3), draws=2, num_hypotheses=5, gradient_steps=(2,), device="cpu", options={"epochs": 5}
+    ),
+}
+
+
+def digest(rows: pd.DataFrame) -> str:
+    """Hash of all columns but times, to three significant digits: the last bits differ between kinds of processors."""
+    rows = rows.drop(columns=[name for name in rows.columns if name.endswith("_s")])
+    rounded = rows.map(lambda value: f"{value:.3g}" if isinstance(value, float) else value)
+    return hashlib.sha256(rounded.to_csv(index=False).encode()).hexdigest()[:16]
+
+
+def current() -> dict[str, str]:
+    """Digest of each run as the code is now."""
+    return {name: digest(run(experiment)) for name, experiment in RUNS.items()}
+
+
+def faults(pinned: dict, version: int, found: dict[str, str]) -> list[str]:
+    """What is wrong between pins and code, in words; empty if all is well."""
+    if pinned["results_version"] != version:
+        return [f"RESULTS_VERSION is {version}, the pins are of {pinned['results_version']}: run tests/pin_results.py"]
+    changed = sorted(name for name in found if pinned["digests"].get(name) != found[name])
+    return [
+        f"the numbers of {name!r} changed: raise RESULTS_VERSION, then run tests/pin_results.py" for name in changed
+    ]
+
+
+if __name__ == "__main__":
+    if PINS.exists() and json.loads(PINS.read_text())["results_version"] == RESULTS_VERSION:
+        sys.exit("RESULTS_VERSION is the pinned one; raise it first")
+    write_text(PINS, json.dumps({"results_version": RESULTS_VERSION, "digests": current()}, indent=1) + "\n")

@@ -1,0 +1,116 @@
+import json
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+from dal_core.report.artefacts import MANIFEST, ManifestError, Report, check_manifest, markdown, read_manifest
+
+
+def draw():
+    figure, axes = plt.subplots()
+    axes.plot([0, 1], [0, 1])
+    return figure
+
+
+def table(value=0.5):
+    return pd.DataFrame({"strategy": ["margin"], "accuracy": [value], "accuracy_ci": [0.01]})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    report = Report(tmp_path / "quick", "01_laplace_updates")
+    report.figure(draw(), "curves", cell="(a)", keys=["b", "a"])
+    report.table(table(), "accuracy", cell="(b)", keys=["a"])
+    return tmp_path / "quick"
+
+
+def test_each_file_has_an_entry_with_its_origin(folder):
+    manifest = read_manifest(folder)
+    assert sorted(manifest) == ["01_accuracy.csv", "01_accuracy.md", "01_curves.pdf", "01_curves.png"]
+    entry = manifest["01_curves.png"]
+    assert (entry["notebook"], entry["cell"], entry["keys"]) == ("01_laplace_updates", "(a)", ["a", "b"])
+    check_manifest(folder)
+
+
+def test_a_table_keeps_its_precision_in_csv_and_is_readable_in_markdown(folder):
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "01_accuracy.csv"), table())
+    assert (folder / "01_accuracy.md").read_text().splitlines()[0].split("|")[1:-1] == [
+        " strategy   ", "   accuracy (%) ", "    ± "]  # fmt: skip
+
+
+def test_markdown_formats_by_column_and_leaves_missing_numbers_empty():
+    rows = pd.DataFrame({"step": [0.001, float("nan")], "update_s": [0.000123, 2.0], "nll": [1.0, 2.0]})
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown(rows).splitlines()]
+    assert cells[0] == ["step", "time (s)", "NLL (nats)"]
+    assert cells[2] == ["0.001", "0.00012", "1.00"]
+    assert cells[3] == ["", "2", "2.00"]
+
+
+def test_figures_are_whole_and_carry_commit_and_runs(folder):
+    assert imread(folder / "01_curves.png").ndim == 3
+    content = (folder / "01_curves.png").read_bytes()
+    assert b"dal_core " in content
+    assert b"runs " in content
+    assert (folder / "01_curves.pdf").read_bytes()[:4] == b"%PDF"
+
+
+def test_the_same_figure_is_the_same_file(tmp_path):
+    for name in ("one", "two"):
+        Report(tmp_path / name, "01_x").figure(draw(), "curves", cell="(a)", keys=["a"])
+    for ending in ("png", "pdf"):
+        first, second = (tmp_path / name / f"01_curves.{ending}" for name in ("one", "two"))
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_an_orphan_a_missing_and_a_changed_file_are_found(folder):
+    (folder / "01_old_figure.png").write_bytes(b"x")
+    with pytest.raises(ManifestError, match=r"without an entry .*01_old_figure\.png"):
+        check_manifest(folder)
+    (folder / "01_old_figure.png").unlink()
+    (folder / "01_accuracy.csv").write_text("strategy,accuracy\nmargin,0.9\n")
+    with pytest.raises(ManifestError, match=r"changed after they were written: 01_accuracy\.csv"):
+        check_manifest(folder)
+    (folder / "01_accuracy.csv").unlink()
+    with pytest.raises(ManifestError, match=r"entries without a file: 01_accuracy\.csv"):
+        check_manifest(folder)
+
+
+def test_a_figure_that_no_cell_makes_any_more_becomes_an_orphan(folder):
+    again = Report(folder, "01_laplace_updates")
+    again.table(table(), "accuracy", cell="(b)", keys=["a"])
+    with pytest.raises(ManifestError, match=r"01_curves\.pdf, 01_curves\.png"):
+        check_manifest(folder)
+
+
+def test_notebooks_do_not_touch_each_others_entries(folder):
+    Report(folder, "02_fast_fishing").table(table(), "accuracy", cell="(a)", keys=[])
+    assert {"01_curves.png", "02_accuracy.csv"} <= set(read_manifest(folder))
+    check_manifest(folder)
+
+
+def test_hidden_files_do_not_count(folder):
+    (folder / ".DS_Store").write_bytes(b"x")
+    check_manifest(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"01_a.png": 3}', '{"01_a.png": {"cell": "x"}}'])
+def test_a_damaged_manifest_is_refused(folder, text):
+    (folder / MANIFEST).write_text(text)
+    with pytest.raises(ManifestError, match="delete it and run the notebooks again"):
+        read_manifest(folder)
+
+
+def test_measured_times_need_time_in_the_name(tmp_path):
+    times = pd.DataFrame({"strategy": ["margin"], "query_s": [0.1]})
+    report = Report(tmp_path, "01_x")
+    with pytest.raises(ValueError, match=r"table 'acquisition' has the measured times \['query_s'\]"):
+        report.table(times, "acquisition", cell="(d)", keys=[])
+    assert not list(tmp_path.iterdir())
+    report.table(times, "acquisition_time", cell="(d)", keys=[])
+    assert json.loads((tmp_path / MANIFEST).read_text()).keys() == {"01_acquisition_time.csv", "01_acquisition_time.md"}
+
+
+def test_the_committed_figures_and_their_manifest_agree(root):
+    check_manifest(root / "figures" / "quick")

@@ -1,0 +1,103 @@
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from dal_core.__main__ import main
+from dal_core.experiment import Experiment, run
+
+TINY = ["--cycles", "2", "--subset-size", "50", "--option", "epochs=3"]
+
+
+def test_run_prints_and_writes_the_rows_that_python_gives(tmp_path, capsys):
+    target = tmp_path / "rows.csv"
+    assert main(["run", "--strategy", "entropy", "--seed", "1", "--output", str(target), *TINY]) == 0
+    expected = run(Experiment(strategy="entropy", seed=1, cycles=2, subset_size=50, options={"epochs": 3}))
+    written = pd.read_csv(target)
+    assert written["accuracy"].tolist() == pytest.approx(expected["accuracy"].tolist())
+    assert written["acquired"].tolist() == [str(acquired) for acquired in expected["acquired"]]
+    printed = capsys.readouterr().out
+    assert f"{expected['accuracy'].iloc[-1]:.4f}" in printed
+
+
+def test_grid_keeps_runs_and_summarises_them(tmp_path, capsys):
+    command = ["grid", "--strategy", "random", "margin", "--seeds", "2", "--results-dir", str(tmp_path), "--jobs", "1"]
+    assert main([*command, *TINY]) == 0
+    first = capsys.readouterr().out
+    assert len(list(tmp_path.glob("*.parquet"))) == 4
+    assert "4 runs in" in first
+    assert main([*command, *TINY]) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_report_draws_what_the_store_holds(tmp_path, capsys):
+    out = tmp_path / "report"
+    command = ["report", "--seeds", "2", "--results-dir", str(tmp_path / "r"), "--output-dir", str(out), "--jobs", "1"]
+    assert main([*command, *TINY]) == 0
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        "manifest.json", "report_accuracy.csv", "report_accuracy.md",
+        "report_learning_curves.pdf", "report_learning_curves.png",
+    }  # fmt: skip
+    assert str(out) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--strategy", "margn"], "strategy is 'margn'; it has to be one of"),
+        (["run", "--dataset", "digit"], "dataset is 'digit'; it has to be one of"),
+        (["run", "--strategy", "lookahead"], "looks at true labels"),
+        (["run", "--option", "epochs"], "--option is 'epochs'; NAME=VALUE was expected"),
+        (["run", "--option", "epoch=3"], "has no option 'epoch'"),
+        (["run", "--subset-size", "many"], "--subset-size is 'many'"),
+        (["run", "--cycles", "-1"], "cycles is -1"),
+        (["run", "--cycles", "2000"], "buys 20010 instances, but the pool of digits has 1347"),
+        (["run", "--output", "rows.pkl"], "a name that ends in .csv or .parquet"),
+        (["run", "--data-dir", "/no/such/folder"], "/no/such/folder is not a folder"),
+        (["grid", "--seeds", "0"], "--seeds is 0"),
+        (["grid", "--jobs", "0"], "jobs is 0"),
+        (["report", "--strategy", "margn"], "strategy is 'margn'"),
+    ],
+)
+def test_faults_are_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.startswith("error: ")
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--strateg", "margin"], "unknown --strateg margin; python -m dal_core run knows --help, --dataset"),
+        (["notebooks", "--only"], "argument --only: expected one argument"),
+        (["notebooks", "--device", "tpu"], "invalid choice: 'tpu'"),
+        (["walk"], "invalid choice: 'walk'"),
+        ([], "the following arguments are required"),
+    ],
+)
+def test_unknown_words_are_refused_with_what_exists(arguments, message, capsys):
+    with pytest.raises(SystemExit) as refusal:
+        main(arguments)
+    assert refusal.value.code == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "knows --" in printed
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["run", "grid", "report", "notebooks", "publish"])
+def test_each_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_help_and_usage_errors_do_not_wait_for_torch():
+    code = "import sys; from dal_core.__main__ import build_parser; build_parser(); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

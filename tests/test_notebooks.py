@@ -1,0 +1,279 @@
+"""The notebooks themselves, and the rules of reproduction that the runner holds them to."""
+
+import contextlib
+import json
+import shutil
+import subprocess
+
+import jupytext
+import nbformat
+import pytest
+
+from dal_core.__main__ import main
+from dal_core.report.notebooks import Notebook, UsageError, check_parameters, choose, execute, find
+from dal_core.report.publish import publish_notebooks, rendered
+
+NUMBERS = ["01"]
+
+
+@pytest.fixture(scope="module")
+def notebooks(root):
+    return {notebook.number: notebook for notebook in find(root / "notebooks")}
+
+
+def write_notebook(path, cells, parameters='preset = "quick"\noutput_dir = None\n'):
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [nbformat.v4.new_markdown_cell("# A title"), nbformat.v4.new_code_cell(parameters.strip())]
+    notebook.cells[1].metadata["tags"] = ["parameters"]
+    notebook.cells += [nbformat.v4.new_code_cell(cell) for cell in cells]
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+    return Notebook(path)
+
+
+def test_all_notebooks_are_there(notebooks):
+    assert sorted(notebooks) == NUMBERS
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_text_and_notebook_have_the_same_cells(notebooks, number):
+    path = notebooks[number].path
+    text, notebook = jupytext.read(path.with_suffix(".py")), nbformat.read(path, as_version=4)
+    assert [(cell.cell_type, cell.source) for cell in text.cells] == [
+        (cell.cell_type, cell.source) for cell in notebook.cells
+    ]
+    assert [cell.metadata.get("tags", []) for cell in text.cells] == [
+        cell.metadata.get("tags", []) for cell in notebook.cells
+    ]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_committed_notebook_holds_the_outputs_of_a_whole_run(notebooks, number):
+    cells = [cell for cell in nbformat.read(notebooks[number].path, as_version=4).cells if cell.cell_type == "code"]
+    counts = [cell.execution_count for cell in cells]
+    assert counts == sorted(counts)
+    assert None not in counts
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert "preset quick" in "".join(output.get("text", "") for output in outputs)
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 6
+    assert sum("**Reading.**" in output.get("data", {}).get("text/markdown", "") for output in outputs) >= 6
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_committed_notebook_shows_nobodys_folders(notebooks, number, root):
+    text = notebooks[number].path.read_text()
+    assert str(root) not in text
+    assert "/home/" not in text
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_committed_tables_come_from_the_committed_run(notebooks, number, root):
+    shown = nbformat.read(notebooks[number].path, as_version=4)
+    markdown = {
+        output["data"]["text/markdown"]
+        for cell in shown.cells
+        for output in cell.get("outputs", [])
+        if "text/markdown" in output.get("data", {})
+    }
+    for path in (root / "figures" / "quick").glob(f"{number}_*.md"):
+        if "time" not in path.name:
+            assert path.read_text() in markdown, f"{path.name} is not what the committed notebook shows"
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_every_cell_runs_and_the_tables_do_not_depend_on_the_run(notebooks, number, tmp_path, capfd):
+    """The tiny preset, twice from nothing: the same tables byte for byte, but for measured times."""
+    tables = []
+    for attempt in ("first", "second"):
+        place = tmp_path / attempt
+        parameters = {
+            "preset": "tiny", "output_dir": str(place / "figures"), "results_dir": str(place / "results"), "jobs": 1,
+        }  # fmt: skip
+        outcome = execute(notebooks[number], place / "executed.ipynb", parameters)
+        assert outcome.error is None
+        files = sorted((place / "figures" / "tiny").glob("*.csv"))
+        tables.append({path.name: path.read_bytes() for path in files if "time" not in path.name})
+    assert len(tables[0]) >= 6
+    assert tables[0] == tables[1]
+    assert "updating study" in capfd.readouterr().err  # progress reaches the terminal
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_misspelt_parameter_is_refused_with_what_exists(notebooks, number, tmp_path):
+    with pytest.raises(UsageError, match=r"has no parameter sedes; it has preset, seeds, datasets"):
+        check_parameters(notebooks[number], {"sedes": 3})
+    with pytest.raises(UsageError, match="sedes"):
+        execute(notebooks[number], tmp_path / "executed.ipynb", {"sedes": 3})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize(("name", "value"), [("preset", "quik"), ("datasets", ["digit"])])
+def test_a_misspelt_value_fails_in_one_line_that_names_it(notebooks, number, tmp_path, name, value):
+    settings = {"preset": "tiny", "results_dir": str(tmp_path / "r"), "output_dir": str(tmp_path / "f"), name: value}
+    outcome = execute(notebooks[number], tmp_path / "executed.ipynb", settings)
+    assert f"{name} is " in outcome.error
+    assert not (tmp_path / "executed.ipynb").exists()
+
+
+def test_a_failing_notebook_is_kept_aside_and_an_old_success_is_withdrawn(tmp_path):
+    notebook = write_notebook(tmp_path / "01_fails.ipynb", ["x = 1", "raise RuntimeError('no luck')", "x = 2"])
+    target = tmp_path / "executed.ipynb"
+    target.write_text("of an earlier run")
+    outcome = execute(notebook, target, {})
+    assert "no luck" in outcome.error
+    assert not target.exists()
+    assert outcome.executed == tmp_path / "executed.failed.ipynb"
+    assert "no luck" in outcome.executed.read_text()
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with two quick notebooks, one of which writes a table."""
+    lines = [
+        "import pandas as pd\nfrom dal_core.report.artefacts import Report",
+        "report = Report(f'{output_dir}/{preset}', '01_good')",
+        "report.table(pd.DataFrame({'a': [1]}), 'numbers', cell='(a)', keys=[])",
+    ]
+    parameters = 'preset = "quick"\noutput_dir = None\ndevice = "auto"\nfresh = False\nresults_dir = None\n'
+    write_notebook(tmp_path / "notebooks" / "01_good.ipynb", lines, parameters)
+    write_notebook(tmp_path / "notebooks" / "02_other.ipynb", ["assert preset != 'real'"], parameters)
+    monkeypatch.setenv("DAL_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def test_run_all_says_where_everything_is(project, capsys):
+    assert main(["notebooks"]) == 0
+    printed = capsys.readouterr().out
+    assert f"figures and tables:  {project / 'figures' / 'quick'}" in printed
+    assert f"executed notebooks:  {project / 'results' / 'notebooks' / 'quick'}" in printed
+    assert (project / "figures" / "quick" / "01_numbers.csv").read_text() == "a\n1\n"
+    assert (project / "results" / "notebooks" / "quick" / "02_other.ipynb").is_file()
+
+
+def test_an_orphan_in_the_figures_fails_the_run(project, capsys):
+    orphan = project / "figures" / "quick" / "01_gone.png"
+    orphan.parent.mkdir(parents=True)
+    orphan.write_bytes(b"x")
+    assert main(["notebooks"]) == 1
+    assert "01_gone.png" in capsys.readouterr().err
+
+
+def test_a_failing_notebook_does_not_stop_the_others(project, capsys):
+    write_notebook(project / "notebooks" / "01_good.ipynb", ["1 / 0"], 'preset = "quick"\noutput_dir = None\n'
+                   'device = "auto"\nfresh = False\nresults_dir = None\n')  # fmt: skip
+    assert main(["notebooks"]) == 1
+    assert "FAILED" in capsys.readouterr().out
+    assert (project / "results" / "notebooks" / "quick" / "02_other.ipynb").is_file()
+
+
+def test_list_and_dry_run_run_nothing(project, capsys):
+    assert main(["notebooks", "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert "01  A title" in listed
+    assert "quick" in listed
+    assert main(["notebooks", "--dry-run", "--only", "02"]) == 0
+    assert capsys.readouterr().out.startswith("would run 02  A title, preset quick")
+    assert not (project / "figures").exists()
+    assert not (project / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "quik"], "--preset is 'quik'; it has to be one of 'quick', 'real', 'paper', 'tiny'"),
+        (["--only", "07"], "there is no notebook '07'; there is 01, 02"),
+        (["--jobs", "0"], "--jobs is 0"),
+        (["--seeds", "-1"], "--seeds is -1"),
+        (["--data-dir", "nowhere"], "--data-dir is nowhere; an existing folder was expected"),
+        (["--seeds", "3"], "01_good.ipynb has no parameter seeds"),
+    ],
+)
+def test_faults_of_the_caller_are_one_line_and_exit_code_2(project, capsys, arguments, message):
+    assert main(["notebooks", *arguments]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+
+
+def test_choose_keeps_the_order_of_the_notebooks(project):
+    found = find(project / "notebooks")
+    assert [each.number for each in choose(found, "02, 01")] == ["01", "02"]
+    assert choose(found, None) == found
+
+
+def test_publish_takes_outputs_and_leaves_out_what_belongs_to_one_run(tmp_path):
+    cells = ["print(preset)", "import sys\nprint('progress', file=sys.stderr)"]
+    notebook = write_notebook(tmp_path / "01_it.ipynb", cells)
+    jupytext.write(nbformat.read(notebook.path, as_version=4), tmp_path / "01_it.py", fmt="py:percent")
+    execute(notebook, tmp_path / "executed" / "01_it.ipynb", {"preset": "quick"})
+    publish_notebooks(tmp_path, tmp_path / "executed")
+    published = nbformat.read(notebook.path, as_version=4)
+    assert [output.text for cell in published.cells for output in cell.get("outputs", [])] == ["quick\n"]
+    assert "injected-parameters" not in notebook.path.read_text()
+    assert "papermill" not in published.metadata
+
+    (tmp_path / "01_it.py").write_text((tmp_path / "01_it.py").read_text() + "\n# %%\nprint('new')\n")
+    with pytest.raises(ValueError, match="has other cells"):
+        publish_notebooks(tmp_path, tmp_path / "executed")
+
+
+def test_readme_quotes_are_replaced_by_their_tables(tmp_path):
+    (tmp_path / "table.md").write_text("| a |\n|---|\n| 1 |\n")
+    text = "before\n<!-- table table.md -->\nold\n<!-- end -->\nafter\n"
+    once = rendered(text, tmp_path)
+    assert once == "before\n<!-- table table.md -->\n\n| a |\n|---|\n| 1 |\n\n<!-- end -->\nafter\n"
+    assert rendered(once, tmp_path) == once
+    with pytest.raises(ValueError, match=r"README\.md quotes absent\.md, which does not exist"):
+        rendered(text.replace("table.md", "absent.md"), tmp_path)
+
+
+def test_the_readme_quotes_the_committed_tables(root, tmp_path):
+    """A user's own run rewrites figures/quick, so what is committed counts where there is a checkout."""
+    readme = (root / "README.md").read_text()
+    assert readme.count("<!-- table ") >= 1
+    if rendered(readme, root) == readme:
+        return
+    shutil.copytree(root / "figures", tmp_path / "figures")
+    with contextlib.suppress(OSError):
+        command = [
+            "git",
+            "-C",
+            str(root),
+            "archive",
+            "--format=tar",
+            "--output",
+            str(tmp_path / "a.tar"),
+            "HEAD",
+            "figures",
+        ]
+        if subprocess.run(command, check=False, capture_output=True).returncode == 0:
+            shutil.unpack_archive(tmp_path / "a.tar", tmp_path)
+    assert rendered(readme, tmp_path) == readme, "run `python -m dal_core publish`"
+
+
+def test_the_first_cell_installs_only_when_the_package_is_missing(notebooks):
+    first = next(cell for cell in nbformat.read(notebooks["01"].path, as_version=4).cells if cell.cell_type == "code")
+    calls = []
+    for present in (True, False):
+        import importlib.util
+
+        spec = object() if present else None
+        namespace = {}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(importlib.util, "find_spec", lambda name, spec=spec: spec)
+            patch.setattr(subprocess, "run", lambda command, check: calls.append(command))
+            patch.setenv("DAL_REPOSITORY", "https://example.org/project")
+            patch.chdir("/")
+            exec(first.source, namespace)
+    assert len(calls) == 1
+    assert calls[0][-1] == "dal-core[notebooks] @ git+https://example.org/project"
+
+
+def test_manifest_of_the_committed_figures_names_this_notebooks_cells(root):
+    manifest = json.loads((root / "figures" / "quick" / "manifest.json").read_text())
+    assert {entry["notebook"] for entry in manifest.values()} == {"01_laplace_updates"}
+    drawn = {entry["cell"][:3] for entry in manifest.values()}
+    assert drawn == {"(a)", "(b)", "(c)", "(d)", "(e)", "(f)"}

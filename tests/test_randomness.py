@@ -1,0 +1,83 @@
+"""Generators depend on seed and purpose alone; threads are fixed and restored."""
+
+import hashlib
+
+import pytest
+import torch
+from threadpoolctl import threadpool_info
+
+from dal_core.randomness import choose, fixed_threads, generator_for, integer_seed
+
+
+def first_numbers(generator: torch.Generator) -> list[float]:
+    return torch.rand(4, generator=generator).tolist()
+
+
+def test_generator_follows_from_seed_and_purpose():
+    digest = hashlib.sha256(b"(3, 'minibatches', 7)").digest()
+    assert generator_for(3, "minibatches", 7).initial_seed() == int.from_bytes(digest[:8], "little")
+    assert first_numbers(generator_for(3, "minibatches", 7)) == first_numbers(generator_for(3, "minibatches", 7))
+
+
+def test_other_seeds_and_purposes_give_other_streams():
+    purposes = [(0, "a"), (1, "a"), (0, "b"), (0, "a", 1), (0, "a", "1"), (0, "a1"), (0,)]
+    assert len({tuple(first_numbers(generator_for(*purpose))) for purpose in purposes}) == len(purposes)
+
+
+def test_generators_leave_the_global_stream_alone():
+    state = torch.get_rng_state()
+    first_numbers(generator_for(0, "a"))
+    integer_seed(generator_for(0, "a"))
+    choose(11, 5, generator_for(0, "a"))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_integer_seed_is_a_python_integer_and_moves_on(generator):
+    seeds = [integer_seed(generator) for _ in range(50)]
+    assert all(type(seed) is int and 0 <= seed < 2**31 - 1 for seed in seeds)
+    assert len(set(seeds)) == 50
+    assert seeds[0] == integer_seed(torch.Generator().manual_seed(0))
+
+
+def test_choose_takes_distinct_positions_uniformly_in_random_order(generator):
+    drawn = torch.stack([choose(5, 3, generator) for _ in range(3000)])
+    assert drawn.dtype == torch.int64
+    assert all(len(set(row)) == 3 for row in drawn.tolist())
+    for place in range(3):  # at each place each position has probability 1/5; 4 deviations are 0.029
+        shares = torch.bincount(drawn[:, place], minlength=5) / 3000
+        torch.testing.assert_close(shares, torch.full((5,), 0.2), atol=0.03, rtol=0)
+
+
+def test_choose_all_is_a_permutation(generator):
+    assert sorted(choose(11, 11, generator).tolist()) == list(range(11))
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_fixed_threads_hold_inside_and_are_restored_after():
+    with fixed_threads():
+        assert torch.get_num_threads() == 1
+        assert {pool["num_threads"] for pool in threadpool_info()} == {1}
+        with fixed_threads(2):
+            assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 3
+
+
+def fail_on_one_thread() -> None:
+    with fixed_threads():
+        raise RuntimeError("inside")
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_fixed_threads_are_restored_after_an_error():
+    with pytest.raises(RuntimeError, match="inside"):
+        fail_on_one_thread()
+    assert torch.get_num_threads() == 3

@@ -1,0 +1,53 @@
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from dal_core.report.statistics import mean_over_seeds, paired_difference, verdict
+
+
+def rows():
+    return pd.DataFrame(
+        {
+            "strategy": ["a"] * 6 + ["b"] * 6,
+            "seed": [0, 0, 1, 1, 2, 2] * 2,
+            "accuracy": [1.0, 3.0, 3.0, 5.0, 6.0, 6.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0],
+        }
+    )
+
+
+def test_seeds_are_averaged_before_the_interval_is_made():
+    table = mean_over_seeds(rows(), ["strategy"], ["accuracy"])
+    per_seed = np.array([2.0, 4.0, 6.0])
+    low, high = stats.t.interval(0.95, df=2, loc=per_seed.mean(), scale=stats.sem(per_seed))
+    first = table.iloc[0]
+    assert (first["strategy"], first["accuracy"], first["seeds"]) == ("a", pytest.approx(4.0), 3)
+    assert first["accuracy_ci"] == pytest.approx((high - low) / 2)
+
+
+def test_one_seed_has_no_interval():
+    table = mean_over_seeds(rows().query("seed == 0"), ["strategy"], ["accuracy"])
+    assert table["accuracy"].tolist() == [2.0, 1.0]
+    assert table["accuracy_ci"].isna().all()
+
+
+def test_paired_difference_takes_out_what_a_seed_does_to_both():
+    mean, half, seeds = paired_difference(rows(), "a", "b", by="strategy", value="accuracy")
+    differences = np.array([1.0, 2.0, 3.0])
+    assert (mean, seeds) == (2.0, 3)
+    assert half == pytest.approx(stats.sem(differences) * stats.t.ppf(0.975, 2))
+    assert paired_difference(rows(), "b", "a", by="strategy", value="accuracy")[0] == -2.0
+
+
+def test_paired_difference_names_what_is_not_there():
+    with pytest.raises(ValueError, match=r"strategy lacks \['c'\]; it has \['a', 'b'\]"):
+        paired_difference(rows(), "a", "c", by="strategy", value="accuracy")
+
+
+def test_verdict_says_who_is_ahead_and_how_sure_that_is():
+    assert verdict((2.0, 1.0, 3), "A", "B") == (
+        "A is 2.00 ± 1.00 points ahead of B (3 seeds; more than the seeds' scatter explains)"
+    )
+    assert verdict((-0.5, 1.0, 3), "A", "B") == (
+        "B is 0.50 ± 1.00 points ahead of A (3 seeds; within the scatter of the seeds)"
+    )
