@@ -14,6 +14,7 @@ from benchmarks.timing import Timing, compare
 from dal_core.files import write_text
 from dal_core.randomness import fixed_threads
 
+GOAL_THREADS = 2  # the goals are for a machine with two cores; on one thread a table is for information
 COLUMNS = ("case", "size", "ours (median)", "textbook (median)", "ratio", "goal", "met")
 
 
@@ -29,8 +30,9 @@ def main() -> int:
             case = CASES[name]()
             timing = compare(case.ours, case.textbook, options.repeats)
             timing = Timing(timing.ours, timing.textbook * case.scale)
-            rows.append(_row(name, case, timing))
-            if not case.goal.met(timing):
+            judged = options.threads >= GOAL_THREADS
+            rows.append(_row(name, case, timing, judged=judged))
+            if judged and not case.goal.met(timing):
                 missed.append(name)
     machine = (
         f"{cores} CPU cores available, load before {load}, threads used: {options.threads}, torch {torch.__version__}, "
@@ -60,9 +62,9 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _row(name: str, case: Case, timing: Timing) -> tuple[str, ...]:
+def _row(name: str, case: Case, timing: Timing, *, judged: bool) -> tuple[str, ...]:
     textbook = _duration(timing.textbook) + (f" ({case.note})" if case.note else "")
-    met = "-" if str(case.goal) == "none" else "yes" if case.goal.met(timing) else "NO"
+    met = "-" if str(case.goal) == "none" or not judged else "yes" if case.goal.met(timing) else "NO"
     return name, case.size, _duration(timing.ours), textbook, f"{timing.ratio:.1f}x", str(case.goal), met
 
 

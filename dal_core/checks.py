@@ -1,7 +1,9 @@
 """Checks at the border of the package: one line that names the argument, what was found and what was expected."""
 
+import math
 from collections.abc import Iterable
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -72,3 +74,19 @@ def check_labels(name: str, labels: Tensor, num_classes: int) -> None:
     if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < num_classes):
         lowest, highest = int(labels.min()), int(labels.max())
         raise ValueError(f"{name} holds labels from {lowest} to {highest}; 0 to {num_classes - 1} was expected")
+
+
+def check_memory(what: str, shape: tuple[int, ...], like: Tensor, way_out: str) -> None:
+    """Raise ValueError if a tensor of `shape`, with the dtype and on the device of `like`, cannot fit into free memory.
+
+    To be called before it is allocated; the message has the number of bytes and the way out.
+    """
+    needed = math.prod(shape) * like.element_size()
+    if like.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(like.device)
+    else:
+        free = psutil.virtual_memory().available
+    if needed > free:
+        raise ValueError(
+            f"{what} of shape {shape} needs {needed:,} bytes, {free:,} are free on {like.device}; {way_out}"
+        )

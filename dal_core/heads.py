@@ -11,10 +11,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dal_core.checks import check_alike, check_choice, check_labels, check_number, check_positive, check_whole
+from dal_core.checks import (
+    check_alike,
+    check_choice,
+    check_labels,
+    check_memory,
+    check_number,
+    check_positive,
+    check_whole,
+)
 
 HIDDEN_UNITS = 128
 KINDS = ("linear", "mlp")
+ALIGNMENT = 8  # numbers
 # Parameters, gradients and optimiser state of the heads of one block. On a CPU they should stay in the cache.
 BLOCK_BYTES = {"cpu": 8 * 2**20, "cuda": 2 * 2**30}
 
@@ -141,10 +150,16 @@ def train_heads(
         found = f"{int(index_sets.min())} to {int(index_sets.max())}"
         raise ValueError(f"index_sets holds positions from {found}; 0 to {len(features) - 1} was expected")
 
+    # The largest layer; the optimiser's state is made a block of heads at a time.
+    layer = initial.weight if initial.hidden_weight is None else initial.hidden_weight
+    check_memory("the stack of heads", (num_heads, *layer.shape[-2:]), layer, "train fewer heads at once")
     parameters = _with_bias_column(initial, num_heads)
     # Only the rows in use are gathered and get the constant 1 that the bias is the weight of.
     used, local_sets = index_sets.unique(return_inverse=True)
-    inputs = torch.nn.functional.pad(features[used], (0, 1), value=1.0)  # [u, d + 1]
+    width = parameters[0].shape[-1]
+    inputs = features.new_zeros(len(used), width)  # [u, w]
+    inputs[:, : features.shape[1]] = features[used]
+    inputs[:, features.shape[1]] = 1
     targets = labels[used]
 
     head_bytes = 4 * sum(tensor[0].nbytes for tensor in parameters)
@@ -154,7 +169,7 @@ def train_heads(
         block = slice(start, start + heads_a_block)
         views = [tensor[block] for tensor in parameters]
         _train_block(views, inputs, targets, local_sets[block], training, generators[block])
-    return _without_bias_column(parameters, initial)
+    return _without_bias_column(parameters, initial, features.shape[1])
 
 
 def train_head(
@@ -171,7 +186,11 @@ def train_head(
 
 
 def _with_bias_column(head: Head, num_heads: int) -> list[Tensor]:
-    """Parameters [e, k, d + 1], or hidden [e, h, d + 1] and last [e, k, h]: a bias is the weight of a constant 1."""
+    """Parameters [e, k, w], or hidden [e, h, w] and last [e, k, h]: a bias is the weight of a constant 1.
+
+    w is d + 1 rounded up with columns of zeros, which stay zero: matrix products are up to 1.7 times slower over rows
+    that do not start at a multiple of the processor's vectors.
+    """
 
     def stacked(tensor: Tensor) -> Tensor:
         if tensor.ndim == 3 and len(tensor) != num_heads:
@@ -179,7 +198,8 @@ def _with_bias_column(head: Head, num_heads: int) -> list[Tensor]:
         return tensor.expand(num_heads, *tensor.shape[-2:])
 
     def joined(weight: Tensor, bias: Tensor) -> Tensor:
-        return torch.cat((stacked(weight), stacked(bias.unsqueeze(-1))), dim=-1)
+        filling = weight.new_zeros(num_heads, weight.shape[-2], -(weight.shape[-1] + 1) % ALIGNMENT)
+        return torch.cat((stacked(weight), stacked(bias.unsqueeze(-1)), filling), dim=-1)
 
     if head.hidden_weight is None or head.hidden_bias is None:
         assert head.bias is not None, "a linear head has a bias"
@@ -187,9 +207,9 @@ def _with_bias_column(head: Head, num_heads: int) -> list[Tensor]:
     return [joined(head.hidden_weight, head.hidden_bias), stacked(head.weight).clone()]
 
 
-def _without_bias_column(parameters: list[Tensor], like: Head) -> Head:
+def _without_bias_column(parameters: list[Tensor], like: Head, num_features: int) -> Head:
     first = parameters[0]
-    weight, bias = first[..., :-1].contiguous(), first[..., -1].contiguous()
+    weight, bias = first[..., :num_features].contiguous(), first[..., num_features].contiguous()
     if like.hidden_weight is None:
         return Head(weight, bias)
     return Head(parameters[1], None, weight, bias)
@@ -214,7 +234,9 @@ def _train_block(
         shuffled = index_sets.gather(1, order.to(index_sets.device))  # [e, m]
         for batch in slices:
             rows = shuffled[:, batch]  # [e, b]
-            _cross_entropy_gradient(parameters, gradients, inputs[rows], targets[rows], training.weight_decay)
+            # index_select copies whole rows, several times faster than inputs[rows] does.
+            batch_inputs = inputs.index_select(0, rows.flatten()).view(*rows.shape, -1)  # [e, b, w]
+            _cross_entropy_gradient(parameters, gradients, batch_inputs, targets[rows], training.weight_decay)
             step(rate)
 
 
@@ -223,20 +245,19 @@ def _cross_entropy_gradient(
 ) -> None:
     """Gradient of the mean cross-entropy plus `weight_decay` times the parameters, written into `gradients`.
 
-    inputs [e, b, d + 1], targets [e, b]. With p = softmax(logits), the gradient of the logits is (p - onehot) / b.
+    inputs [e, b, w], targets [e, b]. With p = softmax(logits), the gradient of the logits is (p - onehot) / b.
     """
     mean = 1 / targets.shape[1]
-    hidden = None
-    last_inputs = inputs
+    # Samples go last: products with a class or unit a row are faster than those with a sample a row.
+    hidden, last_inputs = None, inputs.mT
     if len(parameters) == 2:
-        hidden = torch.relu(inputs @ parameters[0].mT)  # [e, b, h]
-        last_inputs = hidden
-    errors = (last_inputs @ parameters[-1].mT).softmax(dim=-1)  # [e, b, k]
-    errors.scatter_add_(-1, targets.unsqueeze(-1), errors.new_full((), -1.0).expand(*targets.shape, 1))
-    torch.baddbmm(parameters[-1], errors.mT, last_inputs, beta=weight_decay, alpha=mean, out=gradients[-1])
+        hidden = last_inputs = torch.relu(parameters[0] @ inputs.mT)  # [e, h, b]
+    errors = (parameters[-1] @ last_inputs).softmax(dim=-2)  # [e, k, b]
+    errors.scatter_add_(-2, targets.unsqueeze(-2), errors.new_full((), -1.0).expand(len(targets), 1, targets.shape[1]))
+    torch.baddbmm(parameters[-1], errors, last_inputs.mT, beta=weight_decay, alpha=mean, out=gradients[-1])
     if hidden is not None:
-        hidden_errors = (errors @ parameters[-1]).mul_(hidden > 0)  # [e, b, h]
-        torch.baddbmm(parameters[0], hidden_errors.mT, inputs, beta=weight_decay, alpha=mean, out=gradients[0])
+        hidden_errors = (parameters[-1].mT @ errors).mul_(hidden > 0)  # [e, h, b]
+        torch.baddbmm(parameters[0], hidden_errors, inputs, beta=weight_decay, alpha=mean, out=gradients[0])
 
 
 Step = Callable[[float], None]  # takes the learning rate, updates the parameters in place from the gradients

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dal_core.checks import check_alike, check_choice, check_labels, check_positive, check_shape
+from dal_core.checks import check_alike, check_choice, check_labels, check_memory, check_positive, check_shape
 
 LIKELIHOODS = ("gaussian", "categorical")
 BLOCK_ROWS = 65536  # rows of a pool that are worked on at a time
@@ -38,6 +38,8 @@ def precision_matrix(
         check_alike(features=features, logits=logits)
         check_shape("logits", logits, (len(features), None))
         weighted = features * _curvature(logits.softmax(dim=-1)).unsqueeze(-1)
+    size = (features.shape[1], features.shape[1])
+    check_memory("the precision matrix", size, features, "use features of fewer dimensions")
     precision = weighted.mT @ features
     precision.diagonal().add_(prior_precision)
     return precision
@@ -131,6 +133,7 @@ def second_order_weights(
     check_alike(weight=weight, covariance=covariance)
     flat = features.flatten(0, 1)  # [t b, d]
     _check_update(weight, flat, targets.flatten(), gamma, bias)
+    check_memory("the updated weights", (len(features), *weight.shape), weight, "use fewer candidate batches")
     steps = (flat @ covariance).view_as(features)  # S phi, [t, b, d]
     coefficients, directions, _ = _gaussian_recursion(weight, features, targets, steps, gamma, bias)
     return weight + coefficients.mT @ directions
@@ -233,6 +236,7 @@ def sample_weights(
 ) -> Float[Tensor, "e k d"]:
     """`count` hypotheses from N(W, S), the rows (classes) independent with the same covariance S."""
     check_alike(weight=weight, covariance=covariance)
+    check_memory("the sample of weights", (count, *weight.shape), weight, "draw fewer hypotheses")
     noise = torch.randn(count, *weight.shape, dtype=weight.dtype, generator=generator, device=generator.device)
     return weight + noise.to(weight.device) @ torch.linalg.cholesky(covariance).mT
 

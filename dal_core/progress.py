@@ -1,11 +1,14 @@
 """Progress of long work: a live bar for a person, plain throttled lines everywhere else."""
 
+import contextlib
 import io
 import os
 import sys
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
+import psutil
 from tqdm import tqdm
 from tqdm.auto import tqdm as notebook_or_terminal_bar
 
@@ -37,7 +40,18 @@ def progress(iterable: Iterable[Any] | None = None, what: str = "", *, unit: str
 
 
 def _somebody_watches() -> bool:
-    if os.environ.get("PAPERMILL_OUTPUT_PATH") or os.environ.get("DAL_PROGRESS") == "plain":
+    if os.environ.get("DAL_PROGRESS") == "plain":
         return False
-    in_notebook = "ipykernel" in sys.modules
-    return in_notebook or sys.stderr.isatty()
+    if "ipykernel" in sys.modules:
+        return not _runs_in_a_batch()
+    return sys.stderr.isatty()
+
+
+@lru_cache(maxsize=1)
+def _runs_in_a_batch() -> bool:
+    """Whether this kernel was started by papermill or nbconvert."""
+    with contextlib.suppress(psutil.Error):
+        parent = psutil.Process().parent()
+        words = " ".join(parent.cmdline()) if parent is not None else ""
+        return any(tool in words for tool in ("papermill", "nbconvert", "dal_core"))
+    return False

@@ -10,6 +10,7 @@ import nbformat
 import pytest
 
 from dal_core.__main__ import main
+from dal_core.report.artefacts import check_manifest
 from dal_core.report.notebooks import Notebook, UsageError, check_parameters, choose, execute, find
 from dal_core.report.publish import publish_notebooks, rendered
 
@@ -83,20 +84,24 @@ def test_committed_tables_come_from_the_committed_run(notebooks, number, root):
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_every_cell_runs_and_the_tables_do_not_depend_on_the_run(notebooks, number, tmp_path, capfd):
-    """The tiny preset, twice from nothing: the same tables byte for byte, but for measured times."""
-    tables = []
-    for attempt in ("first", "second"):
-        place = tmp_path / attempt
+def test_every_cell_runs_and_the_tables_depend_on_the_settings_alone(notebooks, number, tmp_path, capfd):
+    """The tiny preset twice from nothing, and once more on stored runs: the same tables byte for byte."""
+    tables, stores = [], {}
+    for attempt, results in (("first", "one"), ("second", "other"), ("redrawn", "one")):
+        folder = tmp_path / attempt
         parameters = {
-            "preset": "tiny", "output_dir": str(place / "figures"), "results_dir": str(place / "results"), "jobs": 1,
+            "preset": "tiny", "output_dir": str(folder), "results_dir": str(tmp_path / results), "jobs": 1,
         }  # fmt: skip
-        outcome = execute(notebooks[number], place / "executed.ipynb", parameters)
+        outcome = execute(notebooks[number], tmp_path / f"{attempt}.ipynb", parameters)
         assert outcome.error is None
-        files = sorted((place / "figures" / "tiny").glob("*.csv"))
+        files = sorted((folder / "tiny").glob("*.csv"))
         tables.append({path.name: path.read_bytes() for path in files if "time" not in path.name})
+        stores[attempt] = {path.name: path.stat().st_mtime_ns for path in (tmp_path / results).iterdir()}
+        check_manifest(folder / "tiny")
     assert len(tables[0]) >= 6
-    assert tables[0] == tables[1]
+    assert tables[0] == tables[1] == tables[2]
+    assert stores["first"] == stores["redrawn"]  # drawing again computed nothing
+    assert stores["first"].keys() == stores["second"].keys()
     assert "updating study" in capfd.readouterr().err  # progress reaches the terminal
 
 

@@ -20,7 +20,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
     # Patched within the test: pytest puts its own stream in place between a fixture and its test.
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
-    for variable in ("DAL_PROGRESS", "PAPERMILL_OUTPUT_PATH"):
+    for variable in ("DAL_PROGRESS",):
         monkeypatch.delenv(variable, raising=False)
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
@@ -73,7 +73,7 @@ def test_a_person_at_a_terminal_gets_a_bar_that_redraws_itself(monkeypatch):
     assert "\rwatched: " in watch(monkeypatch)
 
 
-@pytest.mark.parametrize("variable", ["DAL_PROGRESS", "PAPERMILL_OUTPUT_PATH"])
+@pytest.mark.parametrize("variable", ["DAL_PROGRESS"])
 def test_environment_asks_for_lines_at_a_terminal_too(monkeypatch, variable):
     seen = watch(monkeypatch, **{variable: "plain"})
     assert "\r" not in seen

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from dal_core.checks import check_choice
+from dal_core.checks import check_choice, check_memory
 from dal_core.laplace import covariance_matrix, precision_matrix, second_order_weights
 from dal_core.pool import OracleSnapshot, Snapshot
 from dal_core.randomness import integer_seed
@@ -56,6 +56,7 @@ def candidate_batches(
     if num_candidates < 3:
         raise ValueError(f"num_candidates is {num_candidates}; at least 3 was expected, one of each kind")
     size, third = len(snapshot.features), num_candidates // 3
+    check_memory("the draw of candidates", (num_candidates, size), torch.empty(0), "use fewer candidates")
     keys = torch.rand(num_candidates, size, generator=generator)  # the smallest keys of a row are its batch
 
     clusters = KMeans(min(batch_size, size), n_init=1, random_state=integer_seed(generator))

@@ -1,0 +1,58 @@
+"""What cannot fit is refused before it is allocated, with the number of bytes and the way out (rule 7)."""
+
+import re
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from dal_core.checks import check_memory
+from dal_core.heads import PROTOCOLS, Head, train_heads
+from dal_core.laplace import precision_matrix, sample_weights, second_order_weights
+from dal_core.oracles.lookahead import candidate_batches
+from dal_core.pool import Snapshot
+
+
+@pytest.fixture
+def little_memory(monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+
+
+def test_the_size_is_that_of_the_dtype():
+    like = torch.empty(0, dtype=torch.float64)
+    message = "the thing of shape (1000000, 1000000, 1000000) needs 8,000,000,000,000,000,000 bytes"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_memory("the thing", (10**6,) * 3, like, "make it smaller")
+    check_memory("the thing", (10, 10), like, "make it smaller")
+
+
+def test_hypotheses(little_memory, generator):
+    with pytest.raises(ValueError, match=r"shape \(20, 3, 5\) needs 1,200 bytes, 1,000 are free on cpu; draw fewer"):
+        sample_weights(torch.zeros(3, 5), torch.eye(5), 20, generator)
+    assert sample_weights(torch.zeros(3, 5), torch.eye(5), 10, generator).shape == (10, 3, 5)
+
+
+def test_precision_matrix(little_memory):
+    with pytest.raises(ValueError, match=r"shape \(17, 17\) needs 1,156 bytes"):
+        precision_matrix(torch.zeros(3, 17))
+
+
+def test_heads_trained_at_once(little_memory, generator):
+    initial = Head.initial("linear", 5, 3, generator)
+    sets, generators = torch.zeros(20, 1, dtype=torch.int64), [torch.Generator() for _ in range(20)]
+    with pytest.raises(ValueError, match=r"shape \(20, 3, 5\) needs 1,200 bytes.*train fewer heads at once"):
+        train_heads(initial, torch.ones(2, 5), torch.tensor([0, 1]), sets, PROTOCOLS["sgd"], generators)
+
+
+def test_updated_weights_of_candidates(little_memory):
+    features, targets = torch.ones(20, 2, 5), torch.zeros(20, 2, dtype=torch.int64)
+    with pytest.raises(ValueError, match="use fewer candidate batches"):
+        second_order_weights(torch.zeros(3, 5), torch.eye(5), features, targets)
+
+
+def test_candidate_batches(little_memory, generator):
+    features, logits = torch.ones(11, 5), torch.ones(11, 3)
+    snapshot = Snapshot(features, logits, features[:2], logits[:2], torch.tensor([0, 1]), torch.ones(3, 5), None)
+    with pytest.raises(ValueError, match=r"shape \(30, 11\) needs 1,320 bytes"):
+        candidate_batches(snapshot, 2, 30, generator)
