@@ -5,6 +5,7 @@ import dataclasses
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import nbformat
 import papermill
+from jupyter_client.manager import AsyncKernelManager
 
 from dal_core.files import remove_leftovers, write_atomically
 from dal_core.report.artefacts import ManifestError, check_manifest
@@ -109,6 +111,7 @@ def execute(notebook: Notebook, executed: Path, parameters: dict[str, Any]) -> O
             papermill.execute_notebook(
                 str(notebook.path), str(temporary), parameters,
                 cwd=str(notebook.path.parent), progress_bar=False, stderr_file=sys.stderr, kernel_name="python3",
+                kernel_manager_class=LocalKernelManager,
             )  # fmt: skip
         except papermill.PapermillExecutionError as failure:
             error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
@@ -132,10 +135,32 @@ def _fault(path: Path) -> str | None:
     return None
 
 
+class LocalKernelManager(AsyncKernelManager):
+    """Talks to its kernel through sockets in a folder instead of network ports, which nobody else can listen on."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, transport="ipc")
+
+
 @contextlib.contextmanager
 def _kernel_environment() -> Iterator[None]:
     """The kernel is this Python, whatever kernels the user has registered, and reports progress in plain lines."""
-    settings = {"JUPYTER_PREFER_ENV_PATH": "1", "DAL_PROGRESS": "plain", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    # The names of sockets are limited to about 100 characters, which a folder below the home may exceed.
+    place = "/tmp" if Path("/tmp").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="dal-", dir=place) as sockets:
+        settings = {
+            "JUPYTER_PREFER_ENV_PATH": "1",
+            "JUPYTER_RUNTIME_DIR": sockets,
+            "DAL_PROGRESS": "plain",
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        }
+        with _environment(settings):
+            yield
+
+
+@contextlib.contextmanager
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    """Environment variables for the time of the block."""
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
