@@ -11,6 +11,7 @@ test split, so that whoever reads the rows can tune each method in the same way 
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -138,6 +139,16 @@ def tuned(rows: pd.DataFrame, by: tuple[str, ...] = ()) -> pd.DataFrame:
     means = rows.groupby([*groups, "step"], dropna=False)["validation_accuracy"].mean().reset_index()
     best = means.sort_values("validation_accuracy", ascending=False, kind="stable").drop_duplicates(groups)
     return rows.merge(best[[*groups, "step"]], on=[*groups, "step"])
+
+
+def compared(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """The rows of `methods`, in that order, with the column `gain`: accuracy above the base head of the same draw."""
+    pairing = ["run", "draw", "n_new"]
+    base = rows[rows["method"] == "base"].set_index(pairing)["accuracy"]
+    rows = rows.assign(gain=rows["accuracy"] - base.loc[rows.set_index(pairing).index].to_numpy())
+    order = {method: position for position, method in enumerate(methods)}
+    chosen = rows[rows["method"].isin(methods)]
+    return chosen.sort_values("method", key=lambda names: names.map(order), kind="stable")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -83,9 +83,9 @@ from dal_core.randomness import fixed_threads, generator_for
 from dal_core.report import figures as draw
 from dal_core.report.artefacts import Report
 from dal_core.report.published import SOURCES, published
-from dal_core.report.statistics import mean_over_seeds, paired_difference, verdict
+from dal_core.report.statistics import in_percent, mean_over_seeds, paired_difference, verdict
 from dal_core.report.style import label, look, use_style
-from dal_core.update_study import UpdateStudy, tuned
+from dal_core.update_study import UpdateStudy, compared, tuned
 
 # %%
 letter = {"dataset": "letter", "head": "mlp"}
@@ -192,16 +192,6 @@ every_step = grid.rows(studies("random"), "updating study")
 study_keys = list(grid.keys)
 rows = tuned(every_step, by=("data", "initial_size"))
 methods = ["base", "monte_carlo", "first_order", "second_order", "retraining"]
-
-
-def compared(rows, names):
-    """The rows of the methods `names`, in that order, with the gain in accuracy over base."""
-    pairing = ["run", "draw", "n_new"]
-    base = rows[rows["method"] == "base"].set_index(pairing)["accuracy"]
-    rows = rows.assign(gain=rows["accuracy"] - base.loc[rows.set_index(pairing).index].to_numpy())
-    return rows[rows["method"].isin(names)].sort_values("method", key=lambda each: each.map(names.index), kind="stable")
-
-
 study = compared(rows, methods)
 
 # %%
@@ -213,13 +203,6 @@ report.figure(draw.updating_study(gains, y="flips"), "updating_flips", cell="(b)
 
 
 # %%
-def in_percent(rows):
-    """Rows for a table: shares in percent, names for readers."""
-    shares = {name: 100 * rows[name] for name in ("accuracy", "gain", "flips") if name in rows}
-    names = {name: rows[name].map(label) for name in ("method", "strategy") if name in rows}
-    return rows.assign(**shares, **names)
-
-
 def method_table(rows):
     """Means over seeds a method, with the step size that was chosen for it."""
     by = ["data", "initial_size", "method"]

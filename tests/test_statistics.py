@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from dal_core.report.statistics import mean_over_seeds, paired_difference, verdict
+from dal_core.report.statistics import in_percent, mean_over_seeds, paired_difference, verdict
 
 
 def rows():
@@ -51,3 +51,8 @@ def test_verdict_says_who_is_ahead_and_how_sure_that_is():
     assert verdict((-0.5, 1.0, 3), "A", "B") == (
         "B is 0.50 ± 1.00 points ahead of A (3 seeds; within the scatter of the seeds)"
     )
+
+
+def test_tables_are_in_percent_with_names_for_readers():
+    table = in_percent(pd.DataFrame({"strategy": ["margin"], "accuracy": [0.5], "nll": [0.7], "seed": [1]}))
+    assert table.to_dict("records") == [{"strategy": "Margin", "accuracy": 50.0, "nll": 0.7, "seed": 1}]

@@ -9,7 +9,7 @@ import pytest
 
 from dal_core.experiment import canonical, run
 from dal_core.heads import PROTOCOLS
-from dal_core.update_study import GRADIENT_SAMPLES, UpdateStudy, tuned
+from dal_core.update_study import GRADIENT_SAMPLES, UpdateStudy, compared, tuned
 
 KEYS = ["draw", "n_new", "method", "gamma", "steps", "rate"]
 NAN = float("nan")
@@ -247,3 +247,12 @@ def test_more_new_samples_help(picture):
     accuracy = tuned(picture).groupby(["method", "n_new"])["accuracy"].mean()
     for method in ("second_order", "retraining"):
         assert accuracy[method, 10] > accuracy[method, 5] + 0.01
+
+
+def test_compared_pairs_each_row_with_the_base_head_of_its_draw():
+    keys = {"run": ["r"] * 4 + ["q"] * 2, "draw": [0, 1, 0, 1, 0, 0], "n_new": [2] * 6}
+    methods = ["base", "base", "second_order", "second_order", "retraining", "base"]
+    rows = pd.DataFrame({**keys, "method": methods, "accuracy": [0.1, 0.2, 0.4, 0.7, 0.9, 0.5]})
+    table = compared(rows, ["second_order", "base"])
+    assert table["method"].tolist() == ["second_order", "second_order", "base", "base", "base"]
+    assert table["gain"].tolist() == pytest.approx([0.3, 0.5, 0.0, 0.0, 0.0])

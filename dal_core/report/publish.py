@@ -36,11 +36,16 @@ def publish_notebooks(folder: Path, executed: Path) -> list[Path]:
         fresh = jupytext.read(text)
         if [cell.source for cell in run.cells] != [cell.source for cell in fresh.cells]:
             raise ValueError(f"{source} has other cells than {text}; run the quick preset again")
+        count = 0
         for number, (cell, done) in enumerate(zip(fresh.cells, run.cells, strict=True)):
             cell["id"] = f"cell-{number:02}"  # the same in every run, for readable differences
             if cell.cell_type == "code":
-                cell.execution_count = done.execution_count
+                count += 1  # as without the injected cell
+                cell.execution_count = count
                 cell.outputs = [output for output in done.outputs if output.get("name") != "stderr"]
+                for output in cell.outputs:
+                    if output.output_type == "execute_result":
+                        output["execution_count"] = count
         fresh.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         fresh.nbformat, fresh.nbformat_minor = 4, 5
         path = text.with_suffix(".ipynb")

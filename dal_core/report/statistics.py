@@ -6,7 +6,18 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from dal_core.report.style import label
+
 CONFIDENCE = 0.95
+SHARES = ("accuracy", "gain", "flips")
+NAMES = ("method", "strategy")
+
+
+def in_percent(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows for a table: accuracies and other shares in percent, methods and strategies by their names for readers."""
+    shares = {name: 100 * rows[name] for name in SHARES if name in rows}
+    names = {name: rows[name].map(label) for name in NAMES if name in rows}
+    return rows.assign(**shares, **names)
 
 
 def mean_over_seeds(rows: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
