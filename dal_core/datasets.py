@@ -84,8 +84,9 @@ def _load(name: str, encoder: str | None, folder: Path | None) -> FeatureBank:
             return _from_arrays(folder / f"{prepared}.npz", name, encoder)
     if name not in SOURCES and encoder is not None:
         raise DatasetUnavailableError(
-            f"dataset {name!r} with encoder {encoder!r}: looked for {prepared}.safetensors and {prepared}.npz in "
-            f"{folder or 'no data_dir'}; put one there and name its folder (data sets made here: {', '.join(names())})"
+            f"dataset {name!r} with encoder {encoder!r}: no {prepared}.safetensors or {prepared}.npz "
+            f"({f'looked in {folder}' if folder else 'no --data-dir was given'}); make one with FeatureBank.save "
+            f"and name its folder with --data-dir, or use one of {', '.join(names())}"
         )
     check_choice("dataset", name, names())
     source = SOURCES[name]

@@ -21,7 +21,7 @@ from dal_core.report.artefacts import ManifestError, check_manifest
 # What a preset runs on is written in each notebook's settings cell; this is the list and what it is for.
 PRESETS = {
     "quick": "bundled real data, a few seeds, minutes on a laptop",
-    "real": "Letter, Banking77, CLINC150 with the published protocol; hours on a CPU, needs --data-dir or a network",
+    "real": "Letter, Banking77, CLINC150, the published protocol; an hour or so, needs --data-dir or a network",
     "paper": "the papers' own image and text sets; needs their features in --data-dir, best on a GPU",
     "tiny": "every cell in seconds, for the tests; its numbers mean nothing",
 }
