@@ -29,6 +29,14 @@ def check_whole(name: str, value: object, lowest: int) -> None:
         raise ValueError(f"{name} is {value!r}; a whole number of at least {lowest} was expected")
 
 
+def check_batch_size(batch_size: int, pool_size: int) -> None:
+    """Raise ValueError unless a batch of that size can be picked from so many instances."""
+    if not 0 < batch_size <= pool_size:
+        raise ValueError(
+            f"batch_size is {batch_size}; 1 to {pool_size}, the number of unlabelled instances, was expected"
+        )
+
+
 def check_number(name: str, value: object) -> None:
     """Raise ValueError unless `value` is an int or a float."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -16,6 +16,8 @@ LOOKS = {
     "margin": ("Margin", BLUE, "s"),
     "entropy": ("Entropy", GREEN, "^"),
     "least_confident": ("Least confident", PURPLE, "v"),
+    "badge": ("BADGE", ORANGE, "D"),
+    "coreset": ("Core-set", SKY, "X"),
     "lookahead": ("Look-ahead (oracle)", BLACK, "*"),
     "lookahead_tuned": ("Look-ahead, γ tuned (oracle)", BLACK, "*"),
     "lookahead_10": ("Look-ahead, γ = 10 (oracle)", RED, "P"),

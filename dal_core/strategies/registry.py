@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dal_core.checks import check_choice
+from dal_core.checks import check_batch_size, check_choice
 from dal_core.pool import OracleSnapshot, Snapshot
 
 Strategy = Callable[..., Tensor]
@@ -78,8 +78,7 @@ def query(strategy: Strategy, snapshot: Snapshot, batch_size: int, generator: to
         ValueError: if the batch is larger than the pool, or the answer is not a batch.
     """
     size = len(snapshot.features)
-    if not 0 < batch_size <= size:
-        raise ValueError(f"batch_size is {batch_size}; 1 to {size}, the number of unlabelled instances, was expected")
+    check_batch_size(batch_size, size)
     picked = strategy(snapshot, batch_size, generator)
     in_range = picked.numel() == 0 or (int(picked.min()) >= 0 and int(picked.max()) < size)
     if picked.shape != (batch_size,) or len(picked.unique()) != batch_size or not in_range:
