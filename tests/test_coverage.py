@@ -2,7 +2,24 @@ import pytest
 import torch
 
 from dal_core.strategies import coverage
-from dal_core.strategies.coverage import k_center_greedy
+from dal_core.strategies.coverage import HERDING_FORMS, herding_select, k_center_greedy
+
+
+def textbook_herding(unlabelled, labelled, batch_size, gamma, uncertainty, form):
+    """Every gain anew in every step, from the formulas."""
+    kernel = torch.exp(-gamma * torch.cdist(unlabelled, unlabelled).square())
+    covered = torch.exp(-gamma * torch.cdist(unlabelled, labelled).square()).amax(dim=1)
+    picked = []
+    for _ in range(batch_size):
+        if form == "coverage":
+            gains = (uncertainty * (kernel - covered).clamp(min=0)).mean(dim=1)
+        else:
+            gains = uncertainty * (kernel - covered.unsqueeze(1)).clamp(min=0).mean(dim=1)
+        gains[picked] = -1
+        tied = gains >= gains.max() - 64 * torch.finfo(gains.dtype).eps * gains.max().abs()
+        picked.append(int(tied.nonzero()[0]))
+        covered = torch.maximum(covered, kernel[picked[-1]])
+    return picked
 
 
 def textbook(unlabelled, labelled, batch_size):
@@ -28,7 +45,7 @@ def test_picks_are_those_of_the_textbook_loop(seed):
     assert k_center_greedy(unlabelled, labelled, 9).tolist() == textbook(unlabelled, labelled, 9)
 
 
-def test_golden(golden):
+def test_core_set_golden(golden):
     picked = k_center_greedy(golden["x_unlabeled"], golden["x_labeled"], 10)
     assert picked.tolist() == golden["coreset_selected"].tolist()
 
@@ -74,3 +91,87 @@ def test_faults_name_the_argument():
     labelled[1, 0] = torch.inf
     with pytest.raises(ValueError, match=r"features_l holds 1 values that are NaN or infinite, the first at \(1, 0\)"):
         k_center_greedy(unlabelled, labelled, 3)
+
+
+def unit_points(**sizes):
+    return tuple(torch.nn.functional.normalize(each, dim=1) for each in points(**sizes))
+
+
+def uncertainties(n=23):
+    return torch.rand(n, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("form", HERDING_FORMS)
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 20.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_herding_picks_are_those_of_the_full_evaluation(form, gamma, seed, monkeypatch):
+    monkeypatch.setattr(coverage, "CHECKED_AT_ONCE", 2)
+    unlabelled, labelled = unit_points(seed=seed)
+    expected = textbook_herding(unlabelled, labelled, 9, gamma, uncertainties(), form)
+    picked = herding_select(unlabelled, labelled, 9, gamma=gamma, uncertainty=uncertainties(), form=form)
+    assert picked.tolist() == expected
+
+
+@pytest.mark.parametrize("form", HERDING_FORMS)
+def test_herding_golden(golden, form):
+    unlabelled, labelled = (
+        torch.nn.functional.normalize(golden[f"x_{name}"], dim=1) for name in ("unlabeled", "labeled")
+    )
+    picked = herding_select(unlabelled, labelled, 10, gamma=1.0, form=form)
+    assert picked.tolist() == golden[f"max_herding/selected_{form}"].tolist()
+
+    top = (golden["logits_unlabeled"] / golden["uncertainty_herding/temperature"]).softmax(-1).topk(2).values
+    gamma = 1 / golden["uncertainty_herding/min_dist"].item() ** 2
+    picked = herding_select(unlabelled, labelled, 10, gamma=gamma, uncertainty=1 - top[:, 0] + top[:, 1], form=form)
+    assert picked.tolist() == golden[f"uncertainty_herding/selected_{form}"].tolist()
+
+
+@pytest.mark.parametrize("form", HERDING_FORMS)
+def test_herding_does_not_depend_on_block_sizes(form, monkeypatch):
+    unlabelled, labelled = unit_points()
+    whole = herding_select(unlabelled, labelled, 9, gamma=1.0, form=form)
+    monkeypatch.setattr(coverage, "BLOCK_BYTES", 400)
+    monkeypatch.setattr(coverage, "CHECKED_AT_ONCE", 1)
+    assert herding_select(unlabelled, labelled, 9, gamma=1.0, form=form).tolist() == whole.tolist()
+
+
+@pytest.mark.parametrize("form", HERDING_FORMS)
+def test_herding_starts_without_labels_and_ends_with_the_pool(form):
+    unlabelled, labelled = unit_points()
+    picked = herding_select(unlabelled, labelled[:0], 23, gamma=1.0, form=form)
+    assert sorted(picked.tolist()) == list(range(23))
+
+
+def test_without_uncertainty_nothing_is_gained_and_the_order_is_that_of_the_pool():
+    unlabelled, labelled = unit_points()
+    for form in HERDING_FORMS:
+        nothing = torch.zeros(23, dtype=torch.float64)
+        assert herding_select(unlabelled, labelled, 5, gamma=1.0, uncertainty=nothing, form=form).tolist() == [
+            0,
+            1,
+            2,
+            3,
+            4,
+        ]
+
+
+def test_herding_forms_differ():
+    unlabelled, labelled = unit_points()
+    rowwise, covering = (
+        herding_select(unlabelled, labelled, 9, gamma=1.0, form=form).tolist() for form in HERDING_FORMS
+    )
+    assert rowwise != covering
+
+
+def test_herding_faults_name_the_argument():
+    unlabelled, labelled = unit_points()
+    with pytest.raises(ValueError, match="form is 'row'; it has to be one of 'rowwise', 'coverage'"):
+        herding_select(unlabelled, labelled, 3, gamma=1.0, form="row")
+    with pytest.raises(ValueError, match=r"gamma is 0\.0; a finite number above 0"):
+        herding_select(unlabelled, labelled, 3, gamma=0.0)
+    with pytest.raises(ValueError, match="batch_size is 24; 1 to 23"):
+        herding_select(unlabelled, labelled, 24, gamma=1.0)
+    with pytest.raises(ValueError, match=r"uncertainty holds values down to -1\.0"):
+        herding_select(unlabelled, labelled, 3, gamma=1.0, uncertainty=-torch.ones(23, dtype=torch.float64))
+    with pytest.raises(ValueError, match="uncertainty has dtype"):
+        herding_select(unlabelled, labelled, 3, gamma=1.0, uncertainty=torch.ones(23))

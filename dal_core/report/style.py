@@ -18,6 +18,7 @@ LOOKS = {
     "least_confident": ("Least confident", PURPLE, "v"),
     "badge": ("BADGE", ORANGE, "D"),
     "coreset": ("Core-set", SKY, "X"),
+    "max_herding": ("MaxHerding", GREEN, "P"),
     "lookahead": ("Look-ahead (oracle)", BLACK, "*"),
     "lookahead_tuned": ("Look-ahead, γ tuned (oracle)", BLACK, "*"),
     "lookahead_10": ("Look-ahead, γ = 10 (oracle)", RED, "P"),

@@ -1,14 +1,24 @@
-"""Strategies that cover the pool: core-set (Sener & Savarese 2018, arXiv 1708.00489)."""
+"""Strategies that cover the pool: core-set (Sener & Savarese 2018) and herding (Bae et al. 2024, 2025)."""
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dal_core.checks import check_alike, check_batch_size, check_finite
+from dal_core.checks import (
+    check_alike,
+    check_batch_size,
+    check_choice,
+    check_finite,
+    check_positive,
+    check_shape,
+)
 from dal_core.pool import Snapshot
 from dal_core.strategies.registry import register
 
-BLOCK_BYTES = 64 * 2**20  # of distances to labelled instances held at a time
+BLOCK_BYTES = 64 * 2**20  # of distances or kernel values held at a time
+HERDING_FORMS = ("rowwise", "coverage")
+TIE = 64  # units of the last place, relative to the best gain, within which gains count as equal
+CHECKED_AT_ONCE = 64  # candidates whose gain is brought up to date together
 
 
 @register("coreset")
@@ -60,3 +70,118 @@ def _distances(features: Tensor, centres: Tensor) -> Tensor:
     """Euclidean distances.  [n, m]"""
     # From differences, not from |x|^2 - 2 x c + |c|^2, which loses small distances in float32.
     return torch.cdist(features, centres, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+@register("max_herding")
+def max_herding(
+    snapshot: Snapshot,
+    batch_size: int,
+    generator: torch.Generator,  # noqa: ARG001
+    *,
+    gamma: float = 1.0,
+    form: str = "rowwise",
+) -> Int[Tensor, " b"]:
+    """Greedy coverage of the pool with a Gaussian kernel on L2-normalised features (Bae et al. 2024)."""
+    unit = torch.nn.functional.normalize
+    unlabelled, labelled = unit(snapshot.features, dim=1), unit(snapshot.labelled_features, dim=1)
+    return herding_select(unlabelled, labelled, batch_size, gamma=gamma, form=form)
+
+
+def herding_select(
+    features_u: Float[Tensor, "n d"],
+    features_l: Float[Tensor, "m d"],
+    batch_size: int,
+    *,
+    gamma: float,
+    uncertainty: Float[Tensor, " n"] | None = None,
+    form: str = "rowwise",
+) -> Int[Tensor, " b"]:
+    """Pick, one after another, the instance with the largest gain in coverage.
+
+    With the kernel K_ij = exp(-gamma |x_i - x_j|^2) on L2-normalised features, u the uncertainty (1 if None) and
+    c_j the largest kernel value of j with what is labelled or picked, the gain of instance i is
+
+        coverage:  mean_j u_j max(K_ij - c_j, 0)     the definition (Bae et al. 2024)
+        rowwise:   u_i mean_j max(K_ij - c_i, 0)     what the Kassel papers' code computes, and their results rest on
+
+    Neither can grow as c grows. A gain computed earlier therefore bounds today's from above, and only candidates
+    whose bound reaches the best gain are evaluated again (lazy greedy; Minoux 1978); the picks are those of the full
+    evaluation. Ties, up to rounding, go to the lower position. O(n^2 d) time for the first pick, in blocks of the
+    kernel; O(n) memory beside them.
+
+    Raises:
+        ValueError: if `gamma` is not positive, `form` is unknown, `batch_size` is not in 1..n, uncertainties are
+            negative, or arguments do not fit each other or hold NaN or infinite values.
+    """
+    check_alike(features_u=features_u, features_l=features_l)
+    check_finite(features_u=features_u, features_l=features_l)
+    check_positive(gamma=gamma)
+    check_choice("form", form, HERDING_FORMS)
+    check_batch_size(batch_size, len(features_u))
+    if uncertainty is None:
+        uncertainty = torch.ones_like(features_u[:, 0])
+    check_alike(features_u=features_u, uncertainty=uncertainty)
+    check_shape("uncertainty", uncertainty, (len(features_u),))
+    check_finite(uncertainty=uncertainty)
+    if len(uncertainty) and float(uncertainty.min()) < 0:
+        raise ValueError(f"uncertainty holds values down to {float(uncertainty.min())}; none below 0 was expected")
+
+    covered = _coverage(features_u, features_l, gamma)
+    bounds = torch.empty_like(covered)
+    size = max(1, BLOCK_BYTES // (len(features_u) * features_u.element_size()))
+    everything = torch.arange(len(features_u), device=features_u.device)
+    for rows in everything.split(size):
+        bounds[rows] = _herding_gains(features_u, rows, covered, uncertainty, gamma, form)
+    picked = torch.empty(batch_size, dtype=torch.int64, device=features_u.device)
+    fresh = torch.ones_like(covered, dtype=torch.bool)  # whether a bound is the gain of this step
+    for i in range(batch_size):
+        picked[i] = best = _lazy_argmax(features_u, bounds, fresh, covered, uncertainty, gamma, form)
+        torch.maximum(covered, _kernel(features_u, features_u[best].unsqueeze(0), gamma).squeeze(1), out=covered)
+        bounds[best] = -torch.inf
+        fresh = bounds <= 0  # what is picked, and what cannot gain any more
+    return picked
+
+
+def _lazy_argmax(
+    features: Tensor, bounds: Tensor, fresh: Tensor, covered: Tensor, uncertainty: Tensor, gamma: float, form: str
+) -> Tensor:
+    """Position of the largest gain; brings `bounds` and `fresh` up to date where that is needed to know it."""
+    while True:
+        stale = bounds.masked_fill(fresh, -torch.inf)
+        best = bounds.masked_fill(~fresh, -torch.inf).max()
+        # In the coverage form two instances that cover each other often gain the same: without a tolerance the rounding
+        # of sums would choose between them, and with it the size of blocks and the number of threads.
+        threshold = best - TIE * torch.finfo(best.dtype).eps * best.abs()
+        waiting = (stale >= threshold).logical_and_(~fresh)
+        if not waiting.any():
+            positions = torch.arange(len(bounds), device=bounds.device)
+            return torch.where(bounds >= threshold, positions, len(bounds)).min()
+        rows = stale.masked_fill(~waiting, -torch.inf).topk(min(CHECKED_AT_ONCE, int(waiting.sum()))).indices
+        bounds[rows] = _herding_gains(features, rows, covered, uncertainty, gamma, form)
+        fresh[rows] = True
+
+
+def _herding_gains(
+    features: Tensor, rows: Tensor, covered: Tensor, uncertainty: Tensor, gamma: float, form: str
+) -> Tensor:
+    """Gain of each instance in `rows`.  [r]"""
+    kernel = _kernel(features[rows], features, gamma)  # [r, n]
+    if form == "rowwise":
+        return uncertainty[rows] * kernel.sub_(covered[rows].unsqueeze(1)).clamp_min_(0).mean(dim=1)
+    return kernel.sub_(covered).clamp_min_(0) @ uncertainty / len(features)
+
+
+def _coverage(features: Tensor, centres: Tensor, gamma: float) -> Tensor:
+    """Largest kernel value of each instance with a centre, 0 without centres.  [n]"""
+    if len(centres) == 0:
+        return torch.zeros_like(features[:, 0])
+    covered = torch.empty_like(features[:, 0])
+    rows = max(1, BLOCK_BYTES // (len(centres) * features.element_size()))
+    for start in range(0, len(features), rows):
+        covered[start : start + rows] = _kernel(features[start : start + rows], centres, gamma).amax(dim=1)
+    return covered
+
+
+def _kernel(rows: Tensor, columns: Tensor, gamma: float) -> Tensor:
+    """exp(-gamma |x - y|^2) for vectors of length 1, whose squared distance is 2 - 2 x y.  [r, c]"""
+    return (rows @ columns.mT).sub_(1).clamp_max_(0).mul_(2 * gamma).exp_()
