@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import pandas as pd
 import torch
 
-from dal_core import datasets, oracles, strategies
+import dal_core.oracles  # noqa: F401 - registers the oracle strategies
+from dal_core import datasets, strategies
 from dal_core.checks import check_choice, check_whole
 from dal_core.features import FeatureBank
 from dal_core.heads import KINDS, OPTIMISERS, PROTOCOLS, Head, Training, train_head
@@ -20,7 +21,6 @@ from dal_core.randomness import fixed_threads, generator_for
 from dal_core.strategies.sequential import Updates, select_sequentially
 
 DEVICES = ("auto", "cpu", "cuda")
-ORACLES = oracles.__all__
 # Option names that belong to the training and to updates within a batch; all others are the strategy's.
 TRAINING_OPTIONS = {"learning_rate", "weight_decay", "training_batch_size", "epochs", "drop_last"}
 UPDATE_OPTIONS = {f"update_{field.name}" for field in dataclasses.fields(Updates)}

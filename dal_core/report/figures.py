@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from dal_core.report.statistics import mean_over_seeds
 from dal_core.report.style import CLASS_COLOURS, CLASS_MARKERS, GREY, RED, look
@@ -140,8 +139,3 @@ def points(axes: Axes, positions: np.ndarray, labels: np.ndarray, *, new: bool =
             chosen[:, 0], chosen[:, 1], s=55 if new else 20, color=CLASS_COLOURS[k], marker=CLASS_MARKERS[k],
             edgecolor=RED if new else "black", linewidth=1.8 if new else 0.6, zorder=3 + new,
         )  # fmt: skip
-
-
-def percent_axis(axes: Axes) -> None:
-    """Ticks of the y axis as percent."""
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
