@@ -37,7 +37,7 @@ CONTINUOUS = ("nll", "brier", "ece", "ace")
 def digest(rows: pd.DataFrame) -> str:
     """Hash of all columns but times.
 
-    The last bits differ between kinds of processors. Counts and shares of the test split do not feel that; of continuous
+    The last bits differ between kinds of processors. Counts and shares of the test split do not feel that; of the other
     columns the mean to two digits counts, which only a change of the computation moves.
     """
     rows = rows.drop(columns=[name for name in rows.columns if name.endswith("_s")])
