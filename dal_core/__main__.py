@@ -24,13 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         return options.command(options) or 0
-    except RunError as error:
-        cause = error.__cause__
-        if isinstance(cause, (ValueError, OSError)):
-            return _complain(cause, USAGE_ERROR)
-        return _complain(error, RUN_FAILED)
     except (ValueError, OSError) as error:
         return _complain(error, USAGE_ERROR)
+    except RunError as error:
+        return _complain(error, RUN_FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted; finished runs are kept, the same command goes on from there", 130)
 

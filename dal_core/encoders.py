@@ -33,7 +33,7 @@ def encode_texts(texts: list[str], encoder: str, cache: Path) -> np.ndarray:
         EncoderUnavailableError: if the model is not on this machine and cannot be downloaded.
     """
     model_id = ENCODERS.get(encoder, encoder)
-    key = hashlib.sha256(json.dumps([model_id, MAX_TOKENS, texts]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([_identity(model_id), MAX_TOKENS, texts]).encode()).hexdigest()
     path = cache / f"{key[:32]}.safetensors"
     if path.is_file():
         try:
@@ -44,6 +44,12 @@ def encode_texts(texts: list[str], encoder: str, cache: Path) -> np.ndarray:
     with write_atomically(path) as temporary:
         save_file({"features": features}, temporary, metadata={"encoder": model_id})
     return features
+
+
+def _identity(model_id: str) -> list[str]:
+    """The model's name, with the digests of its files if it is a local folder, which may be given another content."""
+    files = sorted(path for path in Path(model_id).glob("*") if path.suffix in (".json", ".safetensors", ".txt"))
+    return [model_id, *(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)]
 
 
 @torch.inference_mode()

@@ -114,7 +114,7 @@ class Grid:
         finished by then are kept.
 
         Raises:
-            RunError: if a run fails, naming it; the cause is chained.
+            RunError: if a run fails, naming it; a RunRefusedError if what was asked for cannot be done.
         """
         digests = {(s.dataset, s.encoder): self._digest(s) for s in studies}
         keyed = {self.store.key(study, digests[study.dataset, study.encoder]): study for study in studies}
@@ -154,12 +154,17 @@ class RunError(RuntimeError):
     """A run failed; the message names it."""
 
 
+class RunRefusedError(RunError, ValueError):
+    """A run cannot be done as it was asked for. A type, because a cause does not survive the way from a worker."""
+
+
 def compute(study: Study, key: str, store: Store, data_dir: Path | None) -> str:
     """Compute one run and store it; what a worker process does.  Returns the key."""
     started, start = datetime.now(UTC), time.perf_counter()
     try:
         rows = run(study, data_dir=data_dir)
     except Exception as error:
-        raise RunError(f"the run {configuration(study)} failed: {type(error).__name__}: {error}") from error
+        kind = RunRefusedError if isinstance(error, (ValueError, OSError)) else RunError
+        raise kind(f"the run {configuration(study)} failed: {type(error).__name__}: {error}") from error
     store.write(study, key, rows, started=started, seconds=time.perf_counter() - start)
     return key

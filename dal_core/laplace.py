@@ -167,7 +167,7 @@ def _errors_in_order(
 
     features [*t, b, d], targets [*t, b], influence [*t, b, b]; returns [*t, b, k].
     """
-    logits = features @ weight.mT if bias is None else features @ weight.mT + bias
+    logits = _logits(features, weight, bias)
     errors = torch.nn.functional.one_hot(targets, weight.shape[0]).to(logits.dtype)
     # The sample axis goes first, and is taken apart once: the loop is bound by the number of small calls.
     logits, errors = logits.movedim(-2, 0).contiguous(), errors.movedim(-2, 0).contiguous()  # [b, *t, k]
@@ -188,7 +188,7 @@ def _categorical_recursion(
     t_i themselves follow at the end from t_i = (S phi)_i - sum_{j<i} shrinkage_j (t_j . phi_i) t_j.
     """
     gram = steps @ features.mT  # [b, b]
-    logits = features @ weight.mT if bias is None else features @ weight.mT + bias
+    logits = _logits(features, weight, bias)
     coefficients = torch.nn.functional.one_hot(targets, weight.shape[0]).to(logits.dtype)
     shrinkage, one = torch.empty_like(gram[0]), gram.new_ones(())
     rows = zip(gram.unbind(), gram.diagonal().unbind(), logits.unbind(), coefficients.unbind(), strict=True)
@@ -255,7 +255,7 @@ def monte_carlo_weights(
     """
     check_shape("hypotheses", hypotheses, (None, None, None))
     _check_update(hypotheses[0], features, targets, gamma, bias)
-    logits = features @ hypotheses.mT if bias is None else features @ hypotheses.mT + bias  # [e, b, k]
+    logits = _logits(features, hypotheses, bias)  # [e, b, k]
     index = targets.expand(len(hypotheses), -1).unsqueeze(-1)
     likelihood = logits.log_softmax(dim=-1).gather(-1, index).squeeze(-1)  # log p(y | ...), [e, b]
     return torch.softmax(gamma * likelihood.sum(dim=1), dim=0)
@@ -277,11 +277,16 @@ def monte_carlo_probabilities(
     probabilities = features.new_empty(*hypothesis_weights.shape[:-1], len(features), num_classes)
     rows = max(1, BLOCK_ROWS * 256 // (num_hypotheses * num_classes))
     for start in range(0, len(features), rows):
-        logits = features[start : start + rows] @ hypotheses.mT  # [e, block, k]
-        outputs = (logits if bias is None else logits + bias).softmax(dim=-1)
+        outputs = _logits(features[start : start + rows], hypotheses, bias).softmax(dim=-1)  # [e, block, k]
         mean = hypothesis_weights @ outputs.flatten(1)  # [*s, block k]
         probabilities[..., start : start + rows, :] = mean.unflatten(-1, (-1, num_classes))
     return probabilities
+
+
+def _logits(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """W phi + bias.  [..., n, k]"""
+    product = features @ weight.mT
+    return product if bias is None else product + bias
 
 
 def _curvature(probabilities: Tensor) -> Tensor:

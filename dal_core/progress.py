@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -52,6 +53,6 @@ def _runs_in_a_batch() -> bool:
     """Whether this kernel was started by papermill or nbconvert."""
     with contextlib.suppress(psutil.Error):
         parent = psutil.Process().parent()
-        words = " ".join(parent.cmdline()) if parent is not None else ""
-        return any(tool in words for tool in ("papermill", "nbconvert", "dal_core"))
+        words = [] if parent is None else [Path(word).name for word in parent.cmdline()]
+        return any(word in ("papermill", "nbconvert", "jupyter-nbconvert") for word in words)
     return False

@@ -264,31 +264,22 @@ def _draw_new_samples(setting: _Setting) -> Tensor:
 def _laplace_updates(setting: _Setting, new: Tensor, device: torch.device) -> list[dict[str, Any]]:
     """The base head as it is, first-order and second-order updates, draw by draw."""
     study, base, rows = setting.study, setting.base, []
-
-    def update(method: str, gamma: float, draw: int) -> None:
-        features, targets = base.embed(setting.bank.train_features[new[draw]]), setting.bank.train_labels[new[draw]]
-        start = now(device)
-        if method == "first_order":
-            weight = first_order_update(base.weight, features, targets, gamma=gamma, bias=base.bias)
-        else:
-            weight, _ = second_order_update(
-                base.weight,
-                setting.covariance,
-                features,
-                targets,
-                likelihood=study.likelihood,
-                gamma=gamma,
-                bias=base.bias,
-            )
-        seconds = now(device) - start
-        rows.append(setting.score(setting.logits(weight), seconds, draw=draw, method=method, gamma=gamma))
-
-    for draw in range(len(new)):
+    for draw, indices in enumerate(new):
+        features, targets = base.embed(setting.bank.train_features[indices]), setting.bank.train_labels[indices]
         rows.append(setting.score(setting.base_logits, 0.0, draw=draw, method="base"))
         for gamma in study.first_order_gammas:
-            update("first_order", gamma, draw)
+            start = now(device)
+            weight = first_order_update(base.weight, features, targets, gamma=gamma, bias=base.bias)
+            seconds = now(device) - start
+            rows.append(setting.score(setting.logits(weight), seconds, draw=draw, method="first_order", gamma=gamma))
         for gamma in study.gammas:
-            update("second_order", gamma, draw)
+            start = now(device)
+            weight, _ = second_order_update(
+                base.weight, setting.covariance, features, targets,
+                likelihood=study.likelihood, gamma=gamma, bias=base.bias,
+            )  # fmt: skip
+            seconds = now(device) - start
+            rows.append(setting.score(setting.logits(weight), seconds, draw=draw, method="second_order", gamma=gamma))
     return rows
 
 

@@ -446,7 +446,7 @@ equal = []
 for (name, size, method), part in timed.groupby(["data", "initial_size", "method"], sort=False):
     update = own.loc[(name, size)]
     affordable = part[part["update_s"] <= update["update_s"]]
-    chosen = affordable.iloc[-1] if len(affordable) else part.iloc[0]
+    chosen = affordable.loc[affordable["steps"].idxmax()] if len(affordable) else part.loc[part["steps"].idxmin()]
     equal.append({
         "data": name, "initial_size": size, "method": label(method), "steps": chosen["steps"],
         "accuracy": 100 * chosen["accuracy"], "update_s": chosen["update_s"],

@@ -69,18 +69,35 @@ def test_the_committed_notebook_shows_nobodys_folders(notebooks, number, root):
     assert "/home/" not in text
 
 
+@pytest.fixture(scope="module")
+def project_states(root, tmp_path_factory):
+    """Roots with a `figures` folder: the working tree, and what is committed, where there is a checkout.
+
+    A user's own run rewrites figures/quick, on another processor with other last digits. What is committed then counts.
+    """
+    states, folder = [root], tmp_path_factory.mktemp("committed")
+    command = ["git", "-C", str(root), "archive", "--format=tar", "--output", str(folder / "a.tar"), "HEAD", "figures"]
+    with contextlib.suppress(OSError):
+        if subprocess.run(command, check=False, capture_output=True).returncode == 0:
+            shutil.unpack_archive(folder / "a.tar", folder)
+            states.append(folder)
+    return states
+
+
 @pytest.mark.parametrize("number", NUMBERS)
-def test_committed_tables_come_from_the_committed_run(notebooks, number, root):
-    shown = nbformat.read(notebooks[number].path, as_version=4)
-    markdown = {
+def test_committed_tables_come_from_the_committed_run(notebooks, number, project_states):
+    shown = {
         output["data"]["text/markdown"]
-        for cell in shown.cells
+        for cell in nbformat.read(notebooks[number].path, as_version=4).cells
         for output in cell.get("outputs", [])
         if "text/markdown" in output.get("data", {})
     }
-    for path in (root / "figures" / "quick").glob(f"{number}_*.md"):
-        if "time" not in path.name:
-            assert path.read_text() in markdown, f"{path.name} is not what the committed notebook shows"
+    tables = [
+        {path.read_text() for path in (state / "figures" / "quick").glob(f"{number}_*.md") if "time" not in path.name}
+        for state in project_states
+    ]
+    assert all(tables)
+    assert any(each <= shown for each in tables), "run the quick preset and `python -m dal_core publish`"
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -235,28 +252,10 @@ def test_readme_quotes_are_replaced_by_their_tables(tmp_path):
         rendered(text.replace("table.md", "absent.md"), tmp_path)
 
 
-def test_the_readme_quotes_the_committed_tables(root, tmp_path):
-    """A user's own run rewrites figures/quick, so what is committed counts where there is a checkout."""
+def test_the_readme_quotes_the_committed_tables(root, project_states):
     readme = (root / "README.md").read_text()
     assert readme.count("<!-- table ") >= 1
-    if rendered(readme, root) == readme:
-        return
-    shutil.copytree(root / "figures", tmp_path / "figures")
-    with contextlib.suppress(OSError):
-        command = [
-            "git",
-            "-C",
-            str(root),
-            "archive",
-            "--format=tar",
-            "--output",
-            str(tmp_path / "a.tar"),
-            "HEAD",
-            "figures",
-        ]
-        if subprocess.run(command, check=False, capture_output=True).returncode == 0:
-            shutil.unpack_archive(tmp_path / "a.tar", tmp_path)
-    assert rendered(readme, tmp_path) == readme, "run `python -m dal_core publish`"
+    assert any(rendered(readme, state) == readme for state in project_states), "run `python -m dal_core publish`"
 
 
 def test_the_first_cell_installs_only_when_the_package_is_missing(notebooks):

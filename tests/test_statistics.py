@@ -51,6 +51,9 @@ def test_verdict_says_who_is_ahead_and_how_sure_that_is():
     assert verdict((-0.5, 1.0, 3), "A", "B") == (
         "B is 0.50 ± 1.00 points ahead of A (3 seeds; within the scatter of the seeds)"
     )
+    assert verdict((2.0, float("nan"), 1), "A", "B") == (
+        "A is 2.00 points ahead of B (1 seed, which says nothing about scatter)"
+    )
 
 
 def test_tables_are_in_percent_with_names_for_readers():

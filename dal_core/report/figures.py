@@ -41,7 +41,7 @@ def curves(
 ) -> None:
     """A line of `y` (mean over seeds) against `x` for each entry of the column `by`, with 95 % confidence bands.
 
-    The column may be followed by others in `rows`; lines are drawn in the order of first appearance.
+    Lines are drawn in the order in which their names first appear.
     """
     scale = SCALES.get(y, 1.0)
     table = mean_over_seeds(rows, [by, x], [y])
@@ -66,12 +66,12 @@ def shared_legend(figure: Figure, axes: Sequence[Axes], *, columns: int = 5) -> 
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(columns, len(handles)))
 
 
-def learning_curves(rows: pd.DataFrame, *, by: str = "strategy", looks: Callable = look, y: str = "accuracy") -> Figure:
-    """Learning curves, a panel a data set."""
+def learning_curves(rows: pd.DataFrame) -> Figure:
+    """Learning curves of the strategies, a panel a data set."""
     data = list(rows["data"].drop_duplicates())
     figure, axes = panels(len(data), panel=(4.6, 3.4))
     for each, name in zip(axes, data, strict=True):
-        curves(each, rows[rows["data"] == name], x="n_labeled", y=y, by=by, looks=looks)
+        curves(each, rows[rows["data"] == name], x="n_labeled", y="accuracy", by="strategy")
         each.set(title=name, xlabel="Labelled instances")
     shared_legend(figure, axes, columns=4)
     return figure

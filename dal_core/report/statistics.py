@@ -55,10 +55,11 @@ def paired_difference(rows: pd.DataFrame, left: str, right: str, *, by: str, val
     return float(difference.mean()), half, count
 
 
-def verdict(difference: tuple[float, float, int], better: str, worse: str, *, unit: str = "points") -> str:
+def verdict(difference: tuple[float, float, int], better: str, worse: str) -> str:
     """A sentence about `paired_difference`, for values in percent: who is ahead, by how much, and how sure that is."""
     mean, half, seeds = difference
     ahead, behind = (better, worse) if mean >= 0 else (worse, better)
+    if np.isnan(half):
+        return f"{ahead} is {abs(mean):.2f} points ahead of {behind} (1 seed, which says nothing about scatter)"
     sure = "more than the seeds' scatter explains" if abs(mean) > half else "within the scatter of the seeds"
-    interval = f" ± {half:.2f}" if half == half else ""
-    return f"{ahead} is {abs(mean):.2f}{interval} {unit} ahead of {behind} ({seeds} seeds; {sure})"
+    return f"{ahead} is {abs(mean):.2f} ± {half:.2f} points ahead of {behind} ({seeds} seeds; {sure})"

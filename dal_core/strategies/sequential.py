@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dal_core.checks import check_choice, check_positive, check_whole
+from dal_core.heads import Head
 from dal_core.laplace import LIKELIHOODS, covariance_matrix, precision_matrix, second_order_update
 from dal_core.pool import Snapshot
 from dal_core.strategies.registry import Strategy, query
@@ -79,18 +80,14 @@ def select_sequentially(
 
 def _observed(snapshot: Snapshot, rest: Tensor, features: Tensor, labels: Tensor, weight: Tensor) -> Snapshot:
     """The snapshot after `features` got their `labels` and the head's last layer became `weight`."""
-
-    def logits(inputs: Tensor) -> Tensor:
-        product = inputs @ weight.mT
-        return product if snapshot.bias is None else product + snapshot.bias
-
+    head = Head(weight, snapshot.bias)
     unlabelled = snapshot.features[rest]
     labelled = torch.cat((snapshot.labelled_features, features))
     return Snapshot(
         features=unlabelled,
-        logits=logits(unlabelled),
+        logits=head.last_layer(unlabelled),
         labelled_features=labelled,
-        labelled_logits=logits(labelled),
+        labelled_logits=head.last_layer(labelled),
         labels=torch.cat((snapshot.labels, labels)),
         weight=weight,
         bias=snapshot.bias,
