@@ -1,0 +1,277 @@
+"""BAIT and its approximations (Ash et al. 2021; Huseljic et al. 2024, arXiv 2404.08981, "Fast Fishing").
+
+With x_i the factor of an instance's Fisher information F_i = x_i^T x_i (`dal_core.strategies.fisher`), F that of all
+instances and M the inverse of that of the labelled ones, BAIT picks what lowers tr(M F) most. The recursion changes
+M with each pick. Here M_0 and N_0 = M_0 F M_0 stay as they are, and what the picked rows X change follows from
+Woodbury's identity: with Y = X M_0, Z = X N_0, G = Y X^T, H = Z X^T and a new x,
+
+    M x^T   = M_0 x^T - Y^T u               u = (I + G)^-1 Y x^T
+    M F M x^T = N_0 x^T - Z^T u - Y^T v     v = (I + G)^-1 (Z x^T - H u)
+
+A step costs the rows x M_0 and x N_0, products with what was picked before, and one pass over the features: O(n k c d).
+
+Axes: n unlabelled, m labelled, b batch, k classes, d features, c rows a sample, s side of M, u rows picked so far.
+"""
+
+import dataclasses
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dal_core.checks import (
+    check_alike,
+    check_batch_size,
+    check_choice,
+    check_finite,
+    check_positive,
+    check_shape,
+    check_whole,
+)
+from dal_core.pool import Snapshot
+from dal_core.strategies.fisher import Factors
+from dal_core.strategies.fisher_diagonal import Diagonals, select_diagonal
+from dal_core.strategies.fisher_spaces import Space, Weighting, smallest_space
+from dal_core.strategies.registry import register
+from dal_core.strategies.uncertainty import highest
+
+APPROXIMATIONS = ("exact", "top", "binary", "diagonal")
+FISHERS = ("sum", "mean")
+SELECTIONS = ("forward_backward", "topk")
+BLOCK_BYTES = 128 * 2**20
+
+
+@register("bait")
+def bait(
+    snapshot: Snapshot,
+    batch_size: int,
+    generator: torch.Generator,  # noqa: ARG001
+    *,
+    approximation: str = "binary",
+    top_classes: int | None = None,
+    renormalise: bool = True,
+    fisher: str = "sum",
+    prior_precision: float = 1.0,
+    selection: str = "forward_backward",
+) -> Int[Tensor, " b"]:
+    """The batch that lowers the trace of (Fisher information of the labelled)^-1 (that of everything) most."""
+    return bait_select(
+        snapshot.features,
+        snapshot.logits,
+        snapshot.labelled_features,
+        snapshot.labelled_logits,
+        batch_size,
+        approximation=approximation,
+        top_classes=top_classes,
+        renormalise=renormalise,
+        fisher=fisher,
+        prior_precision=prior_precision,
+        selection=selection,
+    )
+
+
+def bait_select(
+    features_u: Float[Tensor, "n d"],
+    logits_u: Float[Tensor, "n k"],
+    features_l: Float[Tensor, "m d"],
+    logits_l: Float[Tensor, "m k"],
+    batch_size: int,
+    *,
+    approximation: str = "binary",
+    top_classes: int | None = None,
+    renormalise: bool = True,
+    fisher: str = "sum",
+    prior_precision: float = 1.0,
+    selection: str = "forward_backward",
+    block_bytes: int = BLOCK_BYTES,
+) -> Int[Tensor, " b"]:
+    """Positions in the order of picking, those that were removed again left out.
+
+    Forward: 2 b times the instance with the largest tr(x M F M x^T (I + x M x^T)^-1); backward: until b remain, the
+    picked instance with the smallest -tr(x M F M x^T (-I + x M x^T)^-1) is removed. Ties go to the lower position.
+
+    Set-up O((n + m) s^2 + s^3) with s = k d (d for "binary"), then O(n k c d) a step. Where all factors together have
+    fewer rows than s, (n + m) c < s, the same runs in their Gram matrix. Memory: four dense matrices of that
+    side at the most, and blocks. "diagonal" needs no matrix at all.
+
+    Args:
+        approximation: "exact"; "top", the `top_classes` most probable classes; "binary", p_max against the rest;
+            "diagonal", the diagonal of the exact Fisher information.
+        renormalise: whether the probabilities of the top classes, as weights of their rows, are made to sum to 1.
+        fisher: "sum" or "mean" over instances.
+        prior_precision: lambda, the multiple of the identity in M^-1.
+        selection: "forward_backward", or "topk": the b best scores of the first step, factors left unscaled.
+        block_bytes: size of the intermediate results that are held at a time, beside the matrices.
+
+    Raises:
+        ValueError: for a matrix whose side would be above 20,000, or that does not fit into memory, with its bytes;
+            and for bad input.
+    """
+    _check(features_u, logits_u, features_l, logits_l, batch_size)
+    check_choice("approximation", approximation, APPROXIMATIONS)
+    check_choice("fisher", fisher, FISHERS)
+    check_choice("selection", selection, SELECTIONS)
+    check_positive(prior_precision=prior_precision)
+    check_whole("block_bytes", block_bytes, 1)
+    _check_top_classes(approximation, top_classes, logits_u.shape[1])
+    n, m = len(features_u), len(features_l)
+    scaled = selection == "forward_backward"
+    weighting = Weighting(
+        prior=prior_precision,
+        labelled=m / (m + batch_size) / (m if fisher == "mean" and m else 1),
+        everything=1 / (n + m) if fisher == "mean" else 1.0,
+        candidate=(batch_size / (m + batch_size)) ** 0.5 if scaled else 1.0,
+    )
+    if approximation == "diagonal":
+        unlabelled, labelled = Diagonals.of(features_u, logits_u), Diagonals.of(features_l, logits_l)
+        return select_diagonal(unlabelled, labelled, batch_size, weighting, backward=scaled, block_bytes=block_bytes)
+
+    def factors(features: Tensor, logits: Tensor) -> Factors:
+        if approximation == "binary":
+            return Factors.binary(features, logits)
+        if top_classes is None:
+            return Factors.exact(features, logits)
+        return Factors.top(features, logits, top_classes, renormalise=renormalise)
+
+    space = smallest_space(factors(features_u, logits_u), factors(features_l, logits_l), weighting, block_bytes)
+    if not scaled:
+        return highest(_first_scores(space), batch_size)
+    return _backward(_forward(space, min(2 * batch_size, n)), batch_size)
+
+
+def _quotients(gained: Float[Tensor, "n c c"], matrices: Float[Tensor, "n c c"]) -> Float[Tensor, " n"]:
+    """tr(gained matrices^-1)."""
+    if gained.shape[1] == 1:
+        return (gained / matrices).flatten()
+    return torch.linalg.solve(matrices, gained).diagonal(dim1=1, dim2=2).sum(dim=1)
+
+
+def _downdate(matrices: Float[Tensor, "n c c"], left: Float[Tensor, "n c c"], right: Float[Tensor, "n c c"]) -> None:
+    """matrices -= left right^T, in place."""
+    if left.shape[2] == 1:
+        matrices.addcmul_(left, right.mT, value=-1)
+    else:
+        matrices.baddbmm_(left, right.mT, alpha=-1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Picked:
+    """What the forward steps leave behind: the picks, and K = (I + G)^-1 and H of their rows."""
+
+    positions: Int[Tensor, " p"]
+    inverse: Float[Tensor, "u u"]  # K
+    sandwich: Float[Tensor, "u u"]  # H
+
+
+def _forward(space: Space, count: int) -> Picked:
+    """Pick `count` candidates greedily; `covered` is x M x^T and `gained` is x M F M x^T of every candidate."""
+    covered, gained = space.curvatures()
+    c = covered.shape[1]
+    identity = torch.eye(c, dtype=covered.dtype, device=covered.device)
+    positions = torch.empty(count, dtype=torch.int64, device=covered.device)
+    pickable = torch.zeros_like(covered[:, 0, 0])  # minus infinity where picked
+    columns = covered.new_empty(count * c, 2, space.side)  # Y, Z
+    inverse, sandwich = (covered.new_zeros(count * c, count * c) for _ in range(2))  # K, H
+    for step in range(count):
+        candidate = (_quotients(gained, covered + identity) + pickable).argmax().unsqueeze(0)
+        positions[step : step + 1] = candidate
+        pickable[candidate] = -torch.inf
+
+        old, new = slice(0, step * c), slice(step * c, step * c + c)
+        columns[new] = space.columns(candidate)  # x M_0, x N_0
+        y, k = columns[old, 0], inverse[old, old]
+        g, h = space.products_of(candidate, columns[: new.stop].flatten(0, 1)).view(c, -1, 2).unbind(2)  # x Y^T, x Z^T
+        u = k @ g[:, old].mT  # [u, c]
+        v = k @ (h[:, old].mT - sandwich[old, old] @ u)
+        x_m, x_n = (columns[new].flatten(1) - u.mT @ columns[old].flatten(1)).chunk(2, dim=1)  # x M  [c, s]
+        x_n = x_n - v.mT @ y  # x M F M
+        own_covered = g[:, new] - g[:, old] @ u  # x M x^T  [c, c]
+        own_gained = h[:, new] - h[:, old] @ u - g[:, old] @ v  # x M F M x^T
+
+        root = _inverse_root(identity + own_covered)  # R^-1 with R R^T = I + x M x^T
+        weighted = root @ u.mT  # [c, u]
+        k += weighted.mT @ weighted
+        inverse[new, old] = -root.mT @ weighted
+        inverse[old, new] = inverse[new, old].mT
+        inverse[new, new] = root.mT @ root
+        sandwich[new, : new.stop], sandwich[old, new] = h, h[:, old].mT
+
+        t, w = _change(root, x_m, x_n, own_gained)  # M - t^T t, M F M - t^T w - w^T t
+        products_t, products_w = space.products(torch.cat((t, w))).chunk(2, dim=2)  # [n, c, c]
+        _downdate(covered, products_t, products_t)
+        _downdate(gained, products_t, products_w)
+        _downdate(gained, products_w, products_t)
+    return Picked(positions, inverse, sandwich)
+
+
+def _inverse_root(matrix: Float[Tensor, "c c"]) -> Float[Tensor, "c c"]:
+    """R^-1 of the Cholesky factor R; explicit because it is small and applied often."""
+    identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    return torch.linalg.solve_triangular(torch.linalg.cholesky(matrix), identity, upper=False)
+
+
+def _change(root: Tensor, covered: Tensor, gained: Tensor, own_gained: Tensor) -> tuple[Tensor, Tensor]:
+    """t and w with which a pick or a removal changes its matrices by -t^T t and -(t^T w + w^T t).
+
+    With R^-1 the `root`, t = R^-1 covered and w = R^-1 gained - (R^-1 own_gained R^-T) t / 2.
+    """
+    t = root @ covered
+    return t, root @ gained - (root @ own_gained @ root.mT) @ t / 2
+
+
+def _backward(picked: Picked, batch_size: int) -> Int[Tensor, " b"]:
+    """Remove picks until `batch_size` remain.
+
+    Only the picks' own rows X take part: I - X M X^T = K, and X M F M X^T = K H K.
+    """
+    count = len(picked.positions)
+    size = len(picked.inverse)
+    c = size // count
+    uncovered, gained = picked.inverse, picked.inverse @ picked.sandwich @ picked.inverse
+    identity = torch.eye(c, dtype=uncovered.dtype, device=uncovered.device)
+    kept = torch.zeros_like(uncovered[:count, 0])  # infinity where removed
+    for _ in range(count - batch_size):
+        losses = _quotients(_diagonal_blocks(gained, c), _diagonal_blocks(uncovered, c))
+        removed = (losses + kept).argmin().unsqueeze(0)
+        kept[removed] = torch.inf
+        own_uncovered, own_gained = (each.view(count, c, size)[removed][0] for each in (uncovered, gained))
+        rows = (removed * c + torch.arange(c, device=removed.device)).flatten()
+        root = _inverse_root(own_uncovered[:, rows])
+        t, w = _change(root, own_uncovered, own_gained, own_gained[:, rows])
+        uncovered = uncovered - t.mT @ t
+        gained = gained - t.mT @ w - w.mT @ t
+        uncovered.view(count, c, count, c)[removed, :, removed] = identity  # zero by now; keeps the quotients finite
+    return picked.positions[kept == 0]
+
+
+def _diagonal_blocks(matrix: Float[Tensor, "u u"], c: int) -> Float[Tensor, "p c c"]:
+    """The blocks of c rows on the diagonal."""
+    count = len(matrix) // c
+    return matrix.view(count, c, count, c).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+
+
+def _first_scores(space: Space) -> Float[Tensor, " n"]:
+    """Scores before anything is picked."""
+    covered, gained = space.curvatures()
+    return _quotients(gained, covered + torch.eye(covered.shape[1], dtype=covered.dtype, device=covered.device))
+
+
+def _check_top_classes(approximation: str, top_classes: int | None, num_classes: int) -> None:
+    """`top_classes` belongs to "top", and to nothing else."""
+    if approximation != "top":
+        if top_classes is not None:
+            raise ValueError(
+                f"top_classes is {top_classes}, but it belongs to 'top' and approximation is {approximation!r}"
+            )
+        return
+    if isinstance(top_classes, bool) or not isinstance(top_classes, int) or not 1 <= top_classes <= num_classes:
+        raise ValueError(f"top_classes is {top_classes}; 1 to {num_classes}, the number of classes, was expected")
+
+
+def _check(features_u: Tensor, logits_u: Tensor, features_l: Tensor, logits_l: Tensor, batch_size: int) -> None:
+    check_alike(features_u=features_u, logits_u=logits_u, features_l=features_l, logits_l=logits_l)
+    check_shape("logits_u", logits_u, (len(features_u), None))
+    check_shape("features_l", features_l, (None, features_u.shape[1]))
+    check_shape("logits_l", logits_l, (len(features_l), logits_u.shape[1]))
+    check_finite(features_u=features_u, logits_u=logits_u, features_l=features_l, logits_l=logits_l)
+    check_batch_size(batch_size, len(features_u))

@@ -1,0 +1,163 @@
+"""Where BAIT's recursion runs: the space of the last layer's parameters, or that of the rows of all factors.
+
+Axes: n candidates, c rows a sample, k classes, d features, r rows of all samples, s side of a space, v vectors.
+"""
+
+import abc
+import dataclasses
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dal_core.checks import check_memory
+from dal_core.strategies.fisher import Factors, joined
+
+LARGEST_SIDE = 20_000  # of a dense matrix
+MATRICES = 4  # of that side that are held at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighting:
+    """What the sums of Fisher information and the candidates' factors are multiplied with."""
+
+    prior: float  # lambda
+    labelled: float
+    everything: float
+    candidate: float
+
+
+class Space(abc.ABC):
+    """Rows x of the candidates, as vectors of length s, and what M_0 and N_0 = M_0 F M_0 do to them.
+
+    The pool is worked on in the dtype of its features. What comes out is float64, because the recursion subtracts
+    hundreds of such terms from each other.
+    """
+
+    @property
+    @abc.abstractmethod
+    def side(self) -> int:
+        """s."""
+
+    @abc.abstractmethod
+    def curvatures(self) -> tuple[Float[Tensor, "n c c"], Float[Tensor, "n c c"]]:
+        """x M_0 x^T and x N_0 x^T of each candidate."""
+
+    @abc.abstractmethod
+    def columns(self, candidate: Int[Tensor, " 1"]) -> Float[Tensor, "c 2 s"]:
+        """x M_0 and x N_0 of one candidate."""
+
+    @abc.abstractmethod
+    def products(self, vectors: Float[Tensor, "v s"]) -> Float[Tensor, "n c v"]:
+        """Products of each candidate's rows with the vectors."""
+
+    @abc.abstractmethod
+    def products_of(self, candidate: Int[Tensor, " 1"], vectors: Float[Tensor, "v s"]) -> Float[Tensor, "c v"]:
+        """The same for one candidate."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ParameterSpace(Space):
+    """s = k d: the rows as they are, with the Kronecker structure of classes and features."""
+
+    candidates: Factors
+    inverse: Float[Tensor, "s s"]  # M_0
+    sandwich: Float[Tensor, "s s"]  # N_0
+    block_bytes: int
+
+    @classmethod
+    def of(cls, unlabelled: Factors, labelled: Factors, weighting: Weighting, block_bytes: int) -> "ParameterSpace":
+        # In double precision: the directions that nothing labelled covers are as small as lambda beside the others.
+        precision = labelled.double().information(block_bytes).mul_(weighting.labelled)
+        precision.diagonal().add_(weighting.prior)
+        precision = torch.linalg.cholesky(precision)  # under the same name, so that one matrix less is held
+        inverse = torch.cholesky_inverse(precision).mT.to(unlabelled.features.dtype)  # .mT: row after row in memory
+        del precision
+        everything = unlabelled.information(block_bytes).add_(labelled.information(block_bytes))
+        sandwich = inverse @ everything.mul_(weighting.everything) @ inverse
+        return cls(unlabelled.scaled(weighting.candidate), inverse, sandwich, block_bytes)
+
+    @property
+    def side(self) -> int:
+        return len(self.inverse)
+
+    def curvatures(self) -> tuple[Tensor, Tensor]:
+        inverse, sandwich = (
+            self.candidates.quadratic(each, self.block_bytes).double() for each in (self.inverse, self.sandwich)
+        )
+        return inverse, sandwich
+
+    def columns(self, candidate: Tensor) -> Tensor:
+        sample = self.candidates[candidate]
+        d = sample.features.shape[1]
+        # Features first, then classes: s^2 instead of c s^2 operations.
+        partial = [(matrix.view(-1, d) @ sample.features[0]).view(1, len(matrix), -1).mT
+                   for matrix in (self.inverse, self.sandwich)]  # fmt: skip
+        return torch.cat([sample.class_products(each) for each in partial]).transpose(0, 1).double()
+
+    def products(self, vectors: Tensor) -> Tensor:
+        return self.candidates.products(vectors.to(self.inverse.dtype), self.block_bytes).double()
+
+    def products_of(self, candidate: Tensor, vectors: Tensor) -> Tensor:
+        return self.candidates[candidate].double().products(vectors, self.block_bytes)[0]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GramSpace(Space):
+    """s = r: a vector stands for its products with all rows, those of the candidates first."""
+
+    kernel: Float[Tensor, "r r"]  # X M_0 X^T over all rows X, candidates' unscaled
+    num_candidates: int
+    rows: int  # of a sample
+    weighting: Weighting
+
+    @classmethod
+    def of(cls, unlabelled: Factors, labelled: Factors, weighting: Weighting) -> "GramSpace":
+        kernel = joined(unlabelled, labelled).gram()
+        if len(labelled):
+            start = len(unlabelled) * unlabelled.rows
+            inner = kernel[start:, start:].to(torch.float64, copy=True)
+            inner.diagonal().add_(weighting.prior / weighting.labelled)
+            half = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), kernel[start:].double(), upper=False)
+            kernel = kernel.double().addmm_(half.mT, half, alpha=-1).to(kernel.dtype)  # Woodbury
+        kernel /= weighting.prior
+        return cls(kernel, len(unlabelled), unlabelled.rows, weighting)
+
+    @property
+    def side(self) -> int:
+        return len(self.kernel)
+
+    def curvatures(self) -> tuple[Tensor, Tensor]:
+        n, c, scale = self.num_candidates, self.rows, self.weighting.candidate**2
+        rows = self.kernel[: n * c].view(n, c, -1)
+        own = self.kernel[: n * c, : n * c].view(n, c, n, c).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        return own.double() * scale, (rows @ rows.mT).double().mul_(scale * self.weighting.everything)
+
+    def columns(self, candidate: Tensor) -> Tensor:
+        column = self.kernel.view(-1, self.rows, len(self.kernel))[candidate][0] * self.weighting.candidate
+        return torch.stack((column, (column @ self.kernel).mul_(self.weighting.everything)), dim=1).double()
+
+    def products(self, vectors: Tensor) -> Tensor:
+        n, c = self.num_candidates, self.rows
+        return (vectors[:, : n * c] * self.weighting.candidate).view(-1, n, c).permute(1, 2, 0)
+
+    def products_of(self, candidate: Tensor, vectors: Tensor) -> Tensor:
+        own = vectors.view(len(vectors), -1, self.rows).index_select(1, candidate)
+        return own[:, 0].mT * self.weighting.candidate
+
+
+def smallest_space(unlabelled: Factors, labelled: Factors, weighting: Weighting, block_bytes: int) -> Space:
+    """The smaller of the two, if it is small enough."""
+    num_rows = (len(unlabelled) + len(labelled)) * unlabelled.rows
+    side = min(num_rows, unlabelled.side)
+    way_out = "use approximation='binary', 'top' with fewer classes, or a smaller subset of the pool"
+    if side > LARGEST_SIDE:
+        needed = MATRICES * side**2 * unlabelled.features.element_size()
+        raise ValueError(
+            f"features_u and logits_u lead to matrices of side {side:,}, {needed:,} bytes for {MATRICES} of them; "
+            f"a side of at most {LARGEST_SIDE:,} was expected: {way_out}"
+        )
+    check_memory("the Fisher information with its inverse", (MATRICES, side, side), unlabelled.features, way_out)
+    if num_rows < unlabelled.side:
+        return GramSpace.of(unlabelled, labelled, weighting)
+    return ParameterSpace.of(unlabelled, labelled, weighting, block_bytes)

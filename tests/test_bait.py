@@ -1,0 +1,243 @@
+"""BAIT against the rule as the paper states it, and what must not matter."""
+
+import itertools
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dal_core.strategies import fisher_spaces
+from dal_core.strategies.bait import bait_select
+from dal_core.strategies.fisher import Factors
+
+VARIANTS = [
+    {"approximation": "exact"},
+    {"approximation": "top", "top_classes": 1},
+    {"approximation": "top", "top_classes": 2},
+    {"approximation": "top", "top_classes": 2, "renormalise": False},
+    {"approximation": "top", "top_classes": 4},
+    {"approximation": "binary"},
+    {"approximation": "diagonal"},
+]
+NAMES = ["-".join(str(value) for value in options.values()) for options in VARIANTS]
+variants = pytest.mark.parametrize("options", VARIANTS, ids=NAMES)
+
+
+def data(n=23, m=7, k=4, d=5, *, seed=0, dtype=torch.float64, scale=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(n + m, d, generator=generator, dtype=torch.float64) * scale
+    logits = features @ torch.randn(d, k, generator=generator, dtype=torch.float64)
+    features, logits = features.to(dtype), logits.to(dtype)
+    return features[m:], logits[m:], features[:m], logits[:m]
+
+
+def explicit_factors(features, logits, approximation, top_classes=None, renormalise=True):
+    """x_i [n, c, k d], row by row as the paper defines them."""
+    probabilities = logits.softmax(dim=1)
+    k = probabilities.shape[1]
+    samples = []
+    for phi, p in zip(features, probabilities, strict=True):
+        if approximation == "binary":
+            q = p.max()
+            rows = [(q.sqrt() * (1 - q)) * phi, -(1 - q).sqrt() * q * phi]
+        elif approximation == "diagonal":
+            rows = torch.kron(p * (1 - p), phi**2).sqrt().diag()
+        else:
+            classes = p.argsort(descending=True)[: top_classes or k]
+            weights = p[classes] / p[classes].sum() if top_classes and renormalise else p[classes]
+            rows = [w.sqrt() * torch.kron(torch.eye(k, dtype=p.dtype)[j] - p, phi)
+                    for j, w in zip(classes, weights, strict=True)]  # fmt: skip
+        samples.append(torch.stack(list(rows)))
+    return torch.stack(samples)
+
+
+def textbook(features_u, logits_u, features_l, logits_l, batch_size, *, fisher="sum", prior_precision=1.0,
+             selection="forward_backward", **options):  # fmt: skip
+    """Every score from M and F in every step."""
+    unlabelled = explicit_factors(features_u, logits_u, **options)
+    labelled = explicit_factors(features_l, logits_l, **options) if len(features_l) else unlabelled[:0]
+    n, m = len(unlabelled), len(labelled)
+    information = torch.einsum("ncs,nct->st", labelled, labelled)
+    everything = torch.einsum("ncs,nct->st", unlabelled, unlabelled) + information
+    if fisher == "mean":
+        information, everything = information / max(m, 1), everything / (n + m)
+    identity = torch.eye(unlabelled.shape[2], dtype=unlabelled.dtype)
+    M = torch.linalg.inv(prior_precision * identity + information * m / (m + batch_size))
+
+    def score(x, sign):
+        inner = torch.linalg.inv(sign * torch.eye(len(x), dtype=x.dtype) + x @ M @ x.T)
+        return torch.trace(x @ M @ everything @ M @ x.T @ inner)
+
+    if selection == "topk":
+        return torch.stack([score(x, 1) for x in unlabelled]).argsort(descending=True)[:batch_size].tolist()
+    unlabelled = unlabelled * (batch_size / (m + batch_size)) ** 0.5
+    picked = []
+    for _ in range(min(2 * batch_size, n)):
+        rest = [i for i in range(n) if i not in picked]
+        picked.append(max(rest, key=lambda i: score(unlabelled[i], 1).item()))
+        x = unlabelled[picked[-1]]
+        M = M - M @ x.T @ torch.linalg.inv(torch.eye(len(x), dtype=x.dtype) + x @ M @ x.T) @ x @ M
+    while len(picked) > batch_size:
+        worst = min(picked, key=lambda i: -score(unlabelled[i], -1).item())
+        picked.remove(worst)
+        x = unlabelled[worst]
+        M = M - M @ x.T @ torch.linalg.inv(-torch.eye(len(x), dtype=x.dtype) + x @ M @ x.T) @ x @ M
+    return picked
+
+
+@variants
+@pytest.mark.parametrize("fisher", ["sum", "mean"])
+@pytest.mark.parametrize("selection", ["forward_backward", "topk"])
+def test_picks_are_those_of_the_textbook(options, fisher, selection):
+    for seed, (batch_size, prior_precision) in enumerate(itertools.product((1, 6), (1.0, 0.1))):
+        sample = data(seed=seed)
+        more = {"fisher": fisher, "selection": selection, "prior_precision": prior_precision, **options}
+        assert bait_select(*sample, batch_size, **more).tolist() == textbook(*sample, batch_size, **more)
+
+
+@variants
+def test_fewer_rows_than_parameters(options):
+    """n + m = 9 samples of up to 4 rows, 4 * 40 parameters (40 in the binary case): the Gram matrix is the smaller."""
+    sample = data(n=7, m=2, d=40, scale=0.3)
+    assert bait_select(*sample, 3, **options).tolist() == textbook(*sample, 3, **options)
+
+
+@variants
+def test_nothing_labelled_yet(options):
+    sample = data(m=0)
+    assert bait_select(*sample, 4, **options).tolist() == textbook(*sample, 4, **options)
+
+
+@pytest.mark.parametrize("options", [VARIANTS[0], VARIANTS[2], VARIANTS[5]], ids=["exact", "top", "binary"])
+def test_both_spaces_give_the_same_picks(options, monkeypatch):
+    sample = data(n=30, m=6, k=3, d=35)
+    expected = bait_select(*sample, 5, **options)
+    built = []
+    monkeypatch.setattr(
+        fisher_spaces.GramSpace, "of", lambda *parts: built.append(1) or fisher_spaces.ParameterSpace.of(*parts, 10**6)
+    )
+    sides = [36 * factors.rows < factors.side for factors in [_factors(sample, options)]]
+    assert bait_select(*sample, 5, **options).tolist() == expected.tolist()
+    assert bool(built) == sides[0]
+
+
+def _factors(sample, options):
+    if options["approximation"] == "binary":
+        return Factors.binary(*sample[:2])
+    if options["approximation"] == "exact":
+        return Factors.exact(*sample[:2])
+    return Factors.top(*sample[:2], options["top_classes"], renormalise=True)
+
+
+def test_all_classes_on_top_are_the_exact_information():
+    sample = data()
+    exact = bait_select(*sample, 6, approximation="exact")
+    assert bait_select(*sample, 6, approximation="top", top_classes=4).tolist() == exact.tolist()
+
+
+@variants
+def test_the_size_of_blocks_does_not_matter(options):
+    sample = data(n=61, d=9)
+    expected = bait_select(*sample, 8, **options).tolist()
+    for block_bytes in (1, 5_000):
+        assert bait_select(*sample, 8, block_bytes=block_bytes, **options).tolist() == expected
+
+
+@variants
+def test_permuting_the_pool_permutes_the_picks(options):
+    features, logits, *labelled = data(n=40)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(3))
+    permuted = bait_select(features[order], logits[order], *labelled, 5, **options)
+    assert order[permuted].tolist() == bait_select(features, logits, *labelled, 5, **options).tolist()
+
+
+@variants
+@pytest.mark.parametrize("batch_size", [1, 23, 15])
+def test_batches_up_to_the_whole_pool(options, batch_size):
+    picked = bait_select(*data(), batch_size, **options)
+    assert len(set(picked.tolist())) == batch_size
+    assert set(picked.tolist()) <= set(range(23))
+
+
+@pytest.mark.parametrize("options", [VARIANTS[5], VARIANTS[1]], ids=["binary", "top"])
+def test_float32_picks_what_float64_picks_after_hundreds_of_steps(options):
+    """300 steps on carried quantities: at least 95 of 100 picks have to agree."""
+    sample = data(n=5000, m=77, k=6, d=96, scale=2.0)
+    double = bait_select(*sample, 100, **options)
+    single = bait_select(*(tensor.float() for tensor in sample), 100, **options)
+    assert len(set(double.tolist()) & set(single.tolist())) >= 95
+
+
+@pytest.mark.parametrize("name", ["exact", "binary", "top1_norm", "top1_raw", "top2_norm", "top5_raw"])
+@pytest.mark.parametrize("fisher", ["sum", "mean"])
+def test_golden_selections(golden, name, fisher):
+    options = {"approximation": name}
+    if name.startswith("top"):
+        options = {"approximation": "top", "top_classes": int(name[3]), "renormalise": name.endswith("norm")}
+    inputs = (golden[key] for key in ("x_unlabeled", "logits_unlabeled", "x_labeled", "logits_labeled"))
+    picked = bait_select(*inputs, 10, fisher=fisher, **options)
+    assert picked.tolist() == golden[f"bait/{name}/{fisher}/selected"].tolist()
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the number of elements of the largest tensor that any operation allocates."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        inputs = {tensor.untyped_storage().data_ptr() for tensor in arguments if isinstance(tensor, torch.Tensor)}
+        for tensor in torch.utils._pytree.tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in inputs:
+                self.largest = max(self.largest, tensor.untyped_storage().nbytes() // tensor.element_size())
+        return result
+
+
+@pytest.mark.parametrize("options", VARIANTS[:3], ids=NAMES[:3])
+def test_no_factor_of_the_whole_pool_is_ever_formed(options):
+    n, k, d = 3000, 5, 24
+    sample = data(n=n, k=k, d=d)
+    with LargestTensor() as seen:
+        bait_select(*sample, 4, block_bytes=10_000, **options)
+    allowed = max(n * d, 2 * n * k * k)  # features; products with t and w. A factor would be n k k d
+    assert 0 < seen.largest <= allowed
+
+
+def test_a_matrix_too_large_is_refused_before_it_is_made():
+    features, logits = torch.zeros(9000, 300), torch.zeros(9000, 100)
+    with pytest.raises(ValueError, match=r"side 30,000, 14,400,000,000 bytes.*at most 20,000.*'binary', 'top'"):
+        bait_select(features, logits, features[:0], logits[:0], 5, approximation="exact")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"approximation": "top"}, "top_classes is None; 1 to 4"),
+        ({"approximation": "top", "top_classes": 0}, "top_classes is 0; 1 to 4"),
+        ({"approximation": "top", "top_classes": 5}, "top_classes is 5; 1 to 4"),
+        ({"approximation": "top", "top_classes": True}, "top_classes is True; 1 to 4"),
+        ({"approximation": "binary", "top_classes": 2}, "top_classes is 2, but it belongs to 'top'"),
+        ({"approximation": "topp"}, "approximation is 'topp'; it has to be one of 'exact'"),
+        ({"fisher": "median"}, "fisher is 'median'; it has to be one of 'sum', 'mean'"),
+        ({"selection": "forward"}, "selection is 'forward'; it has to be one of"),
+        ({"prior_precision": 0.0}, "prior_precision is 0.0"),
+        ({"batch_size": 24}, "batch_size is 24; 1 to 23"),
+        ({"batch_size": 0}, "batch_size is 0; 1 to 23"),
+        ({"block_bytes": 0}, "block_bytes is 0"),
+    ],
+)
+def test_unknown_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        bait_select(*data(), **{"batch_size": 3, **options})
+
+
+def test_inputs_that_do_not_fit_each_other_are_refused():
+    features_u, logits_u, features_l, logits_l = data()
+    bad = logits_u.clone()
+    bad[2, 1] = torch.nan
+    with pytest.raises(ValueError, match="logits_u holds 1 values that are NaN or infinite"):
+        bait_select(features_u, bad, features_l, logits_l, 3)
+    with pytest.raises(ValueError, match="logits_u has dtype"):
+        bait_select(features_u, logits_u.float(), features_l, logits_l, 3)
+    with pytest.raises(ValueError, match="batch_size is 1; 1 to 0"):
+        bait_select(features_u[:0], logits_u[:0], features_l, logits_l, 1)
