@@ -168,6 +168,8 @@ def _(experiment: Experiment, *, data_dir: str | Path | None = None) -> pd.DataF
 
 def bank_name(study: Any) -> str:
     """The data of a study in words."""
+    if study.dataset is None:
+        return "synthetic"
     return study.dataset if study.encoder is None else f"{study.dataset} ({study.encoder})"
 
 
@@ -202,7 +204,7 @@ def _acquire(experiment: Experiment, bank: FeatureBank, head: Head, pool: Pool, 
     visible, labelled = subset.to(device), pool.labelled.to(device)
     strategy = strategies.get(experiment.strategy, experiment._strategy_options)
     generator = draw("strategy", cycle)
-    snapshot = take_snapshot(bank, head, labelled, visible)
+    snapshot = take_snapshot(bank, head, labelled, visible, experiment.training)
     if strategies.needs_oracle(experiment.strategy):
         snapshot = OracleSnapshot(
             **{field.name: getattr(snapshot, field.name) for field in dataclasses.fields(snapshot)},
@@ -236,7 +238,9 @@ def initial_head(study: Any, bank: FeatureBank, device: torch.device) -> Head:
     )
 
 
-def take_snapshot(bank: FeatureBank, head: Head, labelled: torch.Tensor, visible: torch.Tensor) -> Snapshot:
+def take_snapshot(
+    bank: FeatureBank, head: Head, labelled: torch.Tensor, visible: torch.Tensor, training: Training
+) -> Snapshot:
     """What a strategy sees when `labelled` is labelled and it may choose from `visible`."""
     features, labelled_features = head.embed(bank.train_features[visible]), head.embed(bank.train_features[labelled])
     return Snapshot(
@@ -247,6 +251,7 @@ def take_snapshot(bank: FeatureBank, head: Head, labelled: torch.Tensor, visible
         labels=bank.train_labels[labelled],
         weight=head.weight,
         bias=head.bias,
+        training=training,
     )
 
 

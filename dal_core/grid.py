@@ -20,9 +20,10 @@ from dal_core.experiment import Experiment, bank_name, canonical, configuration,
 from dal_core.files import remove_leftovers, write_atomically
 from dal_core.progress import progress
 from dal_core.provenance import git_commit, versions
+from dal_core.scaling_study import ScalingStudy
 from dal_core.update_study import UpdateStudy
 
-Study = Experiment | UpdateStudy
+Study = Experiment | UpdateStudy | ScalingStudy
 PROVENANCE = b"dal_core"  # key of the provenance in a Parquet file's metadata
 
 
@@ -137,6 +138,8 @@ class Grid:
         yield from progress(finished, what, total=len(missing))
 
     def _digest(self, study: Study) -> str:
+        if study.dataset is None:
+            return "no data"
         return datasets.load(study.dataset, encoder=study.encoder, data_dir=self.data_dir).digest
 
     def _labelled(self, key: str, study: Study, rows: pd.DataFrame | None) -> pd.DataFrame:

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dal_core.checks import check_alike, check_finite, check_labels, check_shape
+from dal_core.heads import PROTOCOLS, Training
 from dal_core.randomness import choose
 
 
@@ -58,7 +60,11 @@ class Snapshot:
 
     `features` and `logits` belong to the n unlabelled instances that the strategy chooses from; features are what the
     last layer of the head sees. `weight` and `bias` are that last layer, so that logits = features @ weight.T + bias.
-    True labels of the unlabelled instances are not in here.
+    `training` is how the head was trained, for strategies that train heads of their own. True labels of the unlabelled
+    instances are not in here.
+
+    Raises:
+        ValueError: if fields do not fit each other, labels are out of range, or a value is NaN or infinite.
     """
 
     features: Float[Tensor, "n d"]
@@ -68,6 +74,30 @@ class Snapshot:
     labels: Int[Tensor, " m"]
     weight: Float[Tensor, "k d"]
     bias: Float[Tensor, " k"] | None
+    training: Training = dataclasses.field(default=PROTOCOLS["sgd"], kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_shape("weight", self.weight, (None, None))
+        check_shape("labels", self.labels, (None,))
+        k, d = self.weight.shape
+        shapes: dict[str, tuple[int | None, ...]] = {"features": (None, d), "logits": (len(self.features), k)}
+        shapes |= {"labelled_features": (len(self.labels), d), "labelled_logits": (len(self.labels), k)}
+        floats = {name: getattr(self, name) for name in (*shapes, "weight")}
+        if self.bias is not None:
+            floats["bias"], shapes["bias"] = self.bias, (k,)
+        check_alike(**floats)
+        for name, shape in shapes.items():
+            check_shape(name, floats[name], shape)
+        check_finite(**floats)
+        self._check_labels("labels", self.labels, len(self.labelled_features))
+
+    def _check_labels(self, name: str, labels: Tensor, expected: int) -> None:
+        check_shape(name, labels, (expected,))
+        if labels.device != self.features.device:
+            raise ValueError(
+                f"{name} has device {labels.device}, but features has {self.features.device}; both have to agree"
+            )
+        check_labels(name, labels, self.num_classes)
 
     @property
     def num_classes(self) -> int:
@@ -86,3 +116,11 @@ class OracleSnapshot(Snapshot):
     hidden_labels: Int[Tensor, " n"]
     test_features: Float[Tensor, "n_test d"]
     test_labels: Int[Tensor, " n_test"]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_alike(features=self.features, test_features=self.test_features)
+        check_shape("test_features", self.test_features, (None, self.weight.shape[1]))
+        check_finite(test_features=self.test_features)
+        self._check_labels("hidden_labels", self.hidden_labels, len(self.features))
+        self._check_labels("test_labels", self.test_labels, len(self.test_features))

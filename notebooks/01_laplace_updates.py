@@ -58,7 +58,7 @@ if importlib.util.find_spec("dal_core") is None:
 preset = "quick"  # quick: minutes on a laptop; real, paper: the published protocols; tiny: a test of the cells
 seeds = None  # number of seeds
 datasets = None  # names out of the preset's data sets
-strategies = ["random", "margin", "entropy"]  # of the sequential batches, experiment (d)
+strategies = ["random", "margin", "badge", "bait"]  # of the sequential batches, experiment (d)
 device = "auto"  # auto, cpu or cuda
 jobs = None  # processes side by side; None: one a core
 data_dir = None  # folder with local data files
@@ -342,7 +342,7 @@ batches = pd.concat([
 batch_keys = list(batches["run"].unique())
 
 # %%
-figure, panels = draw.panels(len(strategies) * len(data), columns=len(strategies))
+figure, panels = draw.panels(len(strategies) * len(data), columns=2)
 for panel, (each, name) in zip(panels, [(each, name) for each in data for name in strategies], strict=True):
     part = batches[(batches["strategy"] == name) & (batches["dataset"] == each["dataset"])]
     draw.curves(panel, part, x="n_labeled", y="accuracy", by="batch")

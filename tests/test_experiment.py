@@ -190,7 +190,10 @@ def test_a_strategy_gets_labels_of_what_is_labelled_alone(monkeypatch):
     for snapshot, bought in zip(seen, rows["acquired"], strict=False):
         labelled += bought
         assert type(snapshot) is Snapshot
-        integers = [name for name, value in vars(snapshot).items() if not value.is_floating_point()]
+        others = {name for name, value in vars(snapshot).items() if not isinstance(value, torch.Tensor)}
+        assert others == {"training"}
+        assert snapshot.training == tiny("spy").training
+        integers = [name for name in vars(snapshot).keys() - others if not vars(snapshot)[name].is_floating_point()]
         assert integers == ["labels"]
         assert torch.equal(snapshot.labels, bank.train_labels[labelled])
         assert torch.equal(snapshot.labelled_features, bank.train_features[labelled])

@@ -4,14 +4,13 @@ import dataclasses
 
 import pytest
 import torch
-from sklearn.cluster import KMeans
 
 from dal_core import strategies
 from dal_core.laplace import covariance_matrix, precision_matrix, second_order_update
 from dal_core.oracles import lookahead as module
 from dal_core.oracles.lookahead import candidate_batches, candidate_losses
 from dal_core.pool import OracleSnapshot
-from dal_core.randomness import integer_seed
+from dal_core.strategies.clustering import k_means
 from dal_core.strategies.uncertainty import margin_scores
 
 N, M, N_TEST, K, D = 23, 7, 13, 3, 5
@@ -70,7 +69,7 @@ def test_second_third_has_one_instance_of_each_cluster():
     candidates = candidate_batches(taken, 4, 60, generator)[20:40]
     replay = seeded()
     torch.rand(60, N, generator=replay)
-    clusters = KMeans(4, n_init=1, random_state=integer_seed(replay)).fit_predict(taken.features.numpy())
+    clusters = k_means(taken.features, 4, replay)
     assert all(sorted(clusters[batch]) == [0, 1, 2, 3] for batch in candidates.tolist())
     assert len({tuple(sorted(batch)) for batch in candidates.tolist()}) > 10
 
@@ -95,7 +94,7 @@ def test_random_instances_fill_up_where_uncertain_ones_are_too_few():
     assert len(fillers) > 4
 
 
-@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+@pytest.mark.filterwarnings("error")
 def test_random_instances_fill_up_where_clusters_are_too_few():
     taken = dataclasses.replace(snapshot(), features=torch.ones(N, D).double().cumsum(0) // 12)  # 2 distinct points
     clusters = taken.features[:, 0].unique(return_inverse=True)[1]

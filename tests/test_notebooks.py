@@ -14,7 +14,10 @@ from dal_core.report.artefacts import check_manifest
 from dal_core.report.notebooks import Notebook, UsageError, check_parameters, choose, execute, find
 from dal_core.report.publish import publish_notebooks, rendered
 
-NUMBERS = ["01"]
+# Of each notebook its experiments, and what its progress tells a terminal.
+EXPERIMENTS = {"01": "abcdef", "02": "abcd"}
+PROGRESS = {"01": "updating study", "02": "BAIT, exact, N"}
+NUMBERS = list(EXPERIMENTS)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +62,9 @@ def test_the_committed_notebook_holds_the_outputs_of_a_whole_run(notebooks, numb
     assert not [output for output in outputs if output.output_type == "error"]
     assert "preset quick" in "".join(output.get("text", "") for output in outputs)
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 6
-    assert sum("**Reading.**" in output.get("data", {}).get("text/markdown", "") for output in outputs) >= 6
+    assert sum("**Reading.**" in output.get("data", {}).get("text/markdown", "") for output in outputs) >= len(
+        EXPERIMENTS[number]
+    )
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -119,7 +124,7 @@ def test_every_cell_runs_and_the_tables_depend_on_the_settings_alone(notebooks, 
     assert tables[0] == tables[1] == tables[2]
     assert stores["first"] == stores["redrawn"]  # drawing again computed nothing
     assert stores["first"].keys() == stores["second"].keys()
-    assert "updating study" in capfd.readouterr().err  # progress reaches the terminal
+    assert PROGRESS[number] in capfd.readouterr().err  # progress reaches the terminal
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -258,8 +263,9 @@ def test_the_readme_quotes_the_committed_tables(root, project_states):
     assert any(rendered(readme, state) == readme for state in project_states), "run `python -m dal_core publish`"
 
 
-def test_the_first_cell_installs_only_when_the_package_is_missing(notebooks):
-    first = next(cell for cell in nbformat.read(notebooks["01"].path, as_version=4).cells if cell.cell_type == "code")
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_first_cell_installs_only_when_the_package_is_missing(notebooks, number):
+    first = next(cell for cell in nbformat.read(notebooks[number].path, as_version=4).cells if cell.cell_type == "code")
     calls = []
     for present in (True, False):
         import importlib.util
@@ -276,8 +282,9 @@ def test_the_first_cell_installs_only_when_the_package_is_missing(notebooks):
     assert calls[0][-1] == "dal-core[notebooks] @ git+https://example.org/project"
 
 
-def test_manifest_of_the_committed_figures_names_this_notebooks_cells(root):
+def test_manifest_of_the_committed_figures_names_the_notebooks_cells(notebooks, root):
     manifest = json.loads((root / "figures" / "quick" / "manifest.json").read_text())
-    assert {entry["notebook"] for entry in manifest.values()} == {"01_laplace_updates"}
-    drawn = {entry["cell"][:3] for entry in manifest.values()}
-    assert drawn == {"(a)", "(b)", "(c)", "(d)", "(e)", "(f)"}
+    assert {entry["notebook"] for entry in manifest.values()} == {each.path.stem for each in notebooks.values()}
+    for number, notebook in notebooks.items():
+        drawn = {entry["cell"][1] for entry in manifest.values() if entry["notebook"] == notebook.path.stem}
+        assert drawn == set(EXPERIMENTS[number])

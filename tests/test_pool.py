@@ -109,6 +109,7 @@ def test_snapshot_is_frozen():
 def test_ground_truth_is_in_the_oracle_snapshot_alone():
     plain = {field.name for field in dataclasses.fields(Snapshot)}
     oracle = {field.name for field in dataclasses.fields(OracleSnapshot)}
-    assert plain == {"features", "logits", "labelled_features", "labelled_logits", "labels", "weight", "bias"}
+    tensors = {"features", "logits", "labelled_features", "labelled_logits", "labels", "weight", "bias"}
+    assert plain == tensors | {"training"}
     assert oracle - plain == {"hidden_labels", "test_features", "test_labels"}
     assert not hasattr(snapshot(), "hidden_labels")

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from dal_core.report.statistics import in_percent, mean_over_seeds, paired_difference, verdict
+from dal_core.report.statistics import difference_to, in_percent, mean_over_seeds, paired_difference, verdict
 
 
 def rows():
@@ -59,3 +59,21 @@ def test_verdict_says_who_is_ahead_and_how_sure_that_is():
 def test_tables_are_in_percent_with_names_for_readers():
     table = in_percent(pd.DataFrame({"strategy": ["margin"], "accuracy": [0.5], "nll": [0.7], "seed": [1]}))
     assert table.to_dict("records") == [{"strategy": "Margin", "accuracy": 50.0, "nll": 0.7, "seed": 1}]
+
+
+def test_differences_are_to_the_same_data_seed_and_cycle():
+    curves = pd.DataFrame(
+        [
+            {"data": data, "strategy": strategy, "seed": seed, "cycle": cycle, "accuracy": value}
+            for (data, strategy, seed, cycle), value in {
+                ("a", "random", 0, 0): 0.1, ("a", "random", 0, 1): 0.2, ("a", "random", 1, 0): 0.3,
+                ("a", "random", 1, 1): 0.4, ("b", "random", 0, 0): 0.5, ("a", "margin", 1, 1): 0.9,
+                ("a", "margin", 0, 1): 0.1, ("b", "margin", 0, 0): 0.5,
+            }.items()
+        ]
+    )  # fmt: skip
+    found = difference_to(curves, "random").query("strategy == 'margin'")["difference"]
+    assert found.tolist() == pytest.approx([0.5, -0.1, 0.0])
+    assert (difference_to(curves, "random").query("strategy == 'random'")["difference"] == 0).all()
+    with pytest.raises(ValueError, match="rows lack the strategy 'margin'"):
+        difference_to(curves, "margin")

@@ -2,24 +2,31 @@
 
 import dataclasses
 
+import jaxtyping
+import numpy as np
 import pytest
 import torch
 
-from dal_core import strategies
+from dal_core import datasets, strategies
 from dal_core.experiment import Experiment, run
-from dal_core.pool import Snapshot
+from dal_core.heads import PROTOCOLS
+from dal_core.pool import OracleSnapshot, Snapshot
+from dal_core.strategies.sequential import Updates, select_sequentially
 
 ORDINARY = strategies.names(oracle=False)
+ORACLES = strategies.names(oracle=True)
+ALL = [*ORDINARY, *ORACLES]
 SIZES = {"n": 37, "m": 6, "k": 3, "d": 5}
 KINDS = ["usual", "identical", "one-hot", "one class", "one feature", "duplicates of labelled"]
+NEEDS_LABELS = {"coreset": "k_center_greedy", "alfamix": "alfamix"}  # and what the message says needs them
 
 
-def snapshot_of(kind="usual", dtype=torch.float64):
-    n, m, k, d = SIZES.values()
+def snapshot_of(kind="usual", dtype=torch.float64, *, oracle=False, **sizes):
+    n, m, k, d = (SIZES | sizes).values()
     d = 1 if kind == "one feature" else d
     generator = torch.Generator().manual_seed(5)
-    features, labelled, weight = (
-        torch.randn(size, d, generator=generator, dtype=torch.float64).to(dtype) for size in (n, m, k)
+    features, labelled, weight, truth, test = (
+        torch.randn(size, d, generator=generator, dtype=torch.float64).to(dtype) for size in (n, m, k, k, 11)
     )
     labels = torch.arange(m) % k
     if kind == "identical":
@@ -30,7 +37,22 @@ def snapshot_of(kind="usual", dtype=torch.float64):
         labels = torch.ones(m, dtype=torch.int64)
     if kind == "one-hot":
         weight = weight * 1e6
-    return Snapshot(features, features @ weight.T, labelled, labelled @ weight.T, labels, weight, None)
+    plain = Snapshot(features, features @ weight.T, labelled, labelled @ weight.T, labels, weight, None)
+    if not oracle:
+        return plain
+    hidden = (features @ truth.T).argmax(dim=1) if kind != "one class" else torch.ones(n, dtype=torch.int64)
+    return OracleSnapshot(
+        **fields(plain), hidden_labels=hidden, test_features=test, test_labels=(test @ truth.T).argmax(dim=1)
+    )
+
+
+def fields(snapshot):
+    return {field.name: getattr(snapshot, field.name) for field in dataclasses.fields(snapshot)}
+
+
+def tensors(snapshot):
+    """All fields but the one that is no tensor, and a bias that is not there."""
+    return {name: value for name, value in fields(snapshot).items() if name != "training" and value is not None}
 
 
 def pick(name, snapshot, batch_size=7, seed=0):
@@ -38,43 +60,82 @@ def pick(name, snapshot, batch_size=7, seed=0):
     return strategies.query(strategies.get(name), snapshot, batch_size, generator).tolist()
 
 
+@pytest.fixture
+def unchecked():
+    """As users run the package: without the checks of shapes and types that pytest adds, which answer first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def usual(name, **changes):
+    return snapshot_of(oracle=name in ORACLES, **changes)
+
+
+def test_the_registry_knows_the_strategies_of_the_papers():
+    assert set(ORDINARY) >= {
+        "random", "margin", "entropy", "least_confident", "coreset", "badge", "typiclust", "alfamix", "dropquery",
+        "max_herding", "unc_herding", "falcun", "probcover", "bald",
+    }  # fmt: skip
+    assert set(ORACLES) >= {"typiclass", "dropqueryclass", "lookahead"}
+
+
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ORDINARY)
+@pytest.mark.parametrize("name", ALL)
 def test_picks_are_distinct_and_in_range_whatever_the_pool(name, kind, dtype):
     for batch_size in (1, 7, SIZES["n"]):
-        picked = pick(name, snapshot_of(kind, dtype), batch_size)
+        picked = pick(name, usual(name, kind=kind, dtype=dtype), batch_size)
         assert len(set(picked)) == batch_size
         assert set(picked) <= set(range(SIZES["n"]))
 
 
-@pytest.mark.parametrize("name", ORDINARY)
+@pytest.mark.parametrize("name", ALL)
 def test_the_same_generator_gives_the_same_batch(name):
-    assert pick(name, snapshot_of()) == pick(name, snapshot_of())
+    assert pick(name, usual(name)) == pick(name, usual(name))
 
 
-@pytest.mark.parametrize("name", ORDINARY)
+@pytest.mark.parametrize("name", ALL)
 def test_the_global_random_state_does_not_matter_and_is_left_alone(name):
     torch.manual_seed(1)
-    state, first = torch.get_rng_state(), pick(name, snapshot_of())
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002 - the global one
+    first = pick(name, usual(name))
     assert torch.equal(torch.get_rng_state(), state)
+    assert np.random.get_state()[1].tolist() == numpy_state  # noqa: NPY002
     torch.manual_seed(2)
-    assert pick(name, snapshot_of()) == first
+    np.random.seed(2)  # noqa: NPY002
+    assert pick(name, usual(name)) == first
 
 
-@pytest.mark.parametrize("name", ORDINARY)
+@pytest.mark.parametrize("name", ALL)
 def test_inputs_are_left_alone(name):
-    snapshot = snapshot_of()
-    before = {field.name: getattr(snapshot, field.name) for field in dataclasses.fields(snapshot)}
-    copies = {key: value.clone() for key, value in before.items() if value is not None}
+    snapshot = usual(name)
+    copies = {key: value.clone() for key, value in tensors(snapshot).items()}
     pick(name, snapshot)
+    assert set(copies) == fields(snapshot).keys() - {"training", "bias"}
     for key, copy in copies.items():
         assert torch.equal(getattr(snapshot, key), copy), key
+    assert snapshot.training == PROTOCOLS["sgd"]
 
 
-@pytest.mark.parametrize("name", ORDINARY)
+@pytest.mark.parametrize("name", ALL)
 def test_float32_picks_as_float64_does(name):
-    assert pick(name, snapshot_of(dtype=torch.float32)) == pick(name, snapshot_of(dtype=torch.float64))
+    assert pick(name, usual(name, dtype=torch.float32)) == pick(name, usual(name, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ALL)
+def test_the_number_of_threads_does_not_matter(name, dtype):
+    snapshot = usual(name, dtype=dtype, n=400, m=23, k=7, d=100)  # large enough for torch to split its work
+    before, picks = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            picks.append(pick(name, snapshot, 29))
+    finally:
+        torch.set_num_threads(before)
+    assert picks[0] == picks[1]
 
 
 @pytest.mark.parametrize("name", ORDINARY)
@@ -88,28 +149,131 @@ def test_true_labels_are_out_of_reach(name, monkeypatch):
         return original(strategy, snapshot, batch_size, generator)
 
     monkeypatch.setattr(strategies, "query", spying)
-    run(Experiment(strategy=name, cycles=1, subset_size=30, device="cpu", options={"epochs": 2}))
+    experiment = Experiment(strategy=name, cycles=1, subset_size=30, device="cpu", options={"epochs": 2})
+    run(experiment)
     (snapshot,) = seen
     assert type(snapshot) is Snapshot
-    sizes = {field.name: getattr(snapshot, field.name).shape[0] for field in dataclasses.fields(snapshot)}
+    assert {key for key, value in vars(snapshot).items() if not isinstance(value, torch.Tensor)} == {"training"}
+    assert snapshot.training == experiment.training
+    sizes = {key: value.shape[0] for key, value in tensors(snapshot).items()}
     assert sizes["labels"] == 10  # those bought at the start, and no others
     whole = [name for name in ("features", "logits") if sizes[name] == 30]
     assert whole == ["features", "logits"]
-    integers = [f.name for f in dataclasses.fields(snapshot) if not getattr(snapshot, f.name).is_floating_point()]
+    integers = [key for key, value in tensors(snapshot).items() if not value.is_floating_point()]
     assert integers == ["labels"]
 
 
-@pytest.mark.parametrize("name", ORDINARY)
+def test_how_the_head_was_trained_is_known_within_a_batch():
+    seen = []
+
+    def spy(snapshot, batch_size, generator):
+        seen.append((snapshot.training, len(snapshot.features)))
+        return torch.arange(batch_size)
+
+    taken = dataclasses.replace(snapshot_of(), training=PROTOCOLS["radam"])
+    select_sequentially(spy, taken, 3, torch.Generator(), torch.zeros_like, Updates(every=1))
+    assert seen == [(PROTOCOLS["radam"], size) for size in (37, 36, 35)]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_true_labels_matter_to_oracles_alone(name, monkeypatch):
+    """Other labels for all that is not bought: the picks of an ordinary strategy stay as they are."""
+    experiment = Experiment(
+        strategy=name, cycles=1, subset_size=60, device="cpu", allow_oracle=name in ORACLES, options={"epochs": 2}
+    )
+    initial, picked = run(experiment)["acquired"]
+    bank = datasets.load("digits")
+    poisoned = (bank.train_labels * 3 + 1) % 10
+    poisoned[initial] = bank.train_labels[initial]
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: dataclasses.replace(bank, train_labels=poisoned))
+    again_initial, again_picked = run(experiment)["acquired"]
+    assert again_initial == initial
+    assert (again_picked == picked) == (name in ORDINARY)
+
+
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("batch_size", [0, 38])
 def test_a_batch_that_the_pool_cannot_give_is_refused(name, batch_size):
     with pytest.raises(ValueError, match=f"batch_size is {batch_size}; 1 to 37"):
-        pick(name, snapshot_of(), batch_size)
+        pick(name, usual(name), batch_size)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_empty_pool_is_refused(name):
+    with pytest.raises(ValueError, match="batch_size is 7; 1 to 0, the number of unlabelled instances, was expected"):
+        pick(name, usual(name, n=0))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_without_labels_a_strategy_picks_or_says_that_it_needs_some(name):
+    snapshot = usual(name, m=0)
+    if name in NEEDS_LABELS:
+        with pytest.raises(ValueError, match=f"is empty; {NEEDS_LABELS[name]} needs at least one labelled instance"):
+            pick(name, snapshot)
+    else:
+        assert len(set(pick(name, snapshot))) == 7
+
+
+@pytest.mark.parametrize("field", ["features", "logits", "labelled_features", "labelled_logits", "weight"])
+@pytest.mark.parametrize("name", ALL)
+def test_values_that_are_not_finite_are_refused(name, field):
+    broken = getattr(usual(name), field).clone()
+    broken[2, 1] = torch.nan
+    with pytest.raises(ValueError, match=rf"^{field} holds 1 values that are NaN or infinite, the first at \(2, 1\)$"):
+        pick(name, dataclasses.replace(usual(name), **{field: broken}))
+
+
+@pytest.mark.parametrize(
+    ("field", "change", "message"),
+    [
+        ("logits", lambda x: x[1:], r"logits has shape \(36, 3\); \(37, 3\) was expected"),
+        ("features", lambda x: x[:, 1:], r"features has shape \(37, 4\); \(any, 5\) was expected"),
+        ("labels", lambda x: x[1:], r"labelled_features has shape \(6, 5\); \(5, 5\) was expected"),
+        ("labelled_logits", lambda x: x[1:], r"labelled_logits has shape \(5, 3\); \(6, 3\) was expected"),
+        ("logits", lambda x: x.float(), "logits has dtype torch.float32, but features has torch.float64"),
+        ("weight", lambda x: x.to("meta"), "weight has device meta, but features has cpu; both have to agree"),
+        ("labels", lambda x: x.to("meta"), "labels has device meta, but features has cpu; both have to agree"),
+        ("labels", lambda x: x + 1, "labels holds labels from 1 to 3; 0 to 2 was expected"),
+        ("hidden_labels", lambda x: x[1:], r"hidden_labels has shape \(36,\); \(37\) was expected"),
+        ("hidden_labels", lambda x: x - 1, "hidden_labels holds labels from -1 to 1; 0 to 2 was expected"),
+        ("test_features", lambda x: x[:, 1:], r"test_features has shape \(11, 4\); \(any, 5\) was expected"),
+        ("test_labels", lambda x: x[1:], r"test_labels has shape \(10,\); \(11\) was expected"),
+    ],
+)
+def test_a_snapshot_whose_fields_do_not_fit_is_refused(unchecked, field, change, message):
+    snapshot = snapshot_of(oracle=True)
+    with pytest.raises(ValueError, match=f"^{message}"):
+        dataclasses.replace(snapshot, **{field: change(getattr(snapshot, field))})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("alfamix", {"undefined": "nan"}, "undefined is 'nan'; it has to be one of 'published', 'limit'"),
+        ("dropquery", {"num_passes": 0}, "num_passes is 0; a whole number of at least 1 was expected"),
+        ("dropquery", {"dropout": 1.0}, r"dropout is 1\.0; a number of at least 0 and below 1 was expected"),
+        ("dropqueryclass", {"dropout": "half"}, "dropout is 'half'; a number was expected"),
+        ("typiclust", {"num_neighbours": 0}, "num_neighbours is 0; a whole number of at least 1"),
+        ("typiclust", {"max_clusters": 2.5}, r"max_clusters is 2\.5; a whole number of at least 1"),
+        ("unc_herding", {"temperature": 0.0}, r"temperature is 0\.0; a finite number above 0 was expected"),
+        ("unc_herding", {"gamma": -1.0}, r"gamma is -1\.0; a finite number above 0 was expected"),
+        ("unc_herding", {"form": "columnwise"}, "form is 'columnwise'; it has to be one of 'rowwise', 'coverage'"),
+        ("probcover", {"radius": 0.0}, r"radius is 0\.0; a finite number above 0 was expected"),
+        ("probcover", {"purity": 95.0}, r"purity is 95\.0; a number above 0 and at most 1 was expected"),
+        ("bald", {"draws": 0}, "draws is 0; a whole number of at least 1 was expected"),
+        ("bald", {"likelihood": "poisson"}, "likelihood is 'poisson'; it has to be one of 'gaussian', 'categorical'"),
+        ("falcun", {"gamma": -1.0}, r"gamma is -1\.0; a finite number of at least 0 was expected"),
+    ],
+)
+def test_options_out_of_range_are_refused(unchecked, name, options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        strategies.get(name, options)(usual(name), 7, torch.Generator())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("name", ORDINARY)
+@pytest.mark.parametrize("name", ALL)
 def test_cuda_picks_as_the_cpu_does(name):
-    snapshot = snapshot_of()
-    moved = {f.name: getattr(snapshot, f.name) for f in dataclasses.fields(snapshot)}
-    on_gpu = Snapshot(**{key: None if value is None else value.cuda() for key, value in moved.items()})
+    snapshot = usual(name)
+    on_gpu = dataclasses.replace(snapshot, **{key: value.cuda() for key, value in tensors(snapshot).items()})
+    assert strategies.get(name)(on_gpu, 7, torch.Generator().manual_seed(0)).is_cuda
     assert pick(name, on_gpu) == pick(name, snapshot)

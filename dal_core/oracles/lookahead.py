@@ -5,13 +5,12 @@ Each candidate batch is judged by what the head would be after a second-order up
 
 import torch
 from jaxtyping import Float, Int
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from dal_core.checks import check_choice, check_memory
 from dal_core.laplace import covariance_matrix, precision_matrix, second_order_weights
 from dal_core.pool import OracleSnapshot, Snapshot
-from dal_core.randomness import integer_seed
+from dal_core.strategies.clustering import k_means
 from dal_core.strategies.registry import register
 from dal_core.strategies.uncertainty import margin_scores
 
@@ -59,8 +58,7 @@ def candidate_batches(
     check_memory("the draw of candidates", (num_candidates, size), torch.empty(0), "use fewer candidates")
     keys = torch.rand(num_candidates, size, generator=generator)  # the smallest keys of a row are its batch
 
-    clusters = KMeans(min(batch_size, size), n_init=1, random_state=integer_seed(generator))
-    assignment = torch.as_tensor(clusters.fit_predict(snapshot.features.cpu().numpy()), dtype=torch.int64)
+    assignment = k_means(snapshot.features, batch_size, generator).cpu()
     clustered = slice(third, 2 * third)
     keys[clustered] += (~_is_smallest_of_its_cluster(keys[clustered], assignment)).to(keys.dtype)
 

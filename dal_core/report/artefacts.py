@@ -108,6 +108,7 @@ HEADINGS = {
     "accuracy": "accuracy (%)",
     "gain": "gain over base (points)",
     "gain of retraining": "gain of retraining (points)",
+    "difference": "over random (points)",
     "recovered": "recovered (%)",
     "second_order": "second-order (%)",
     "nll": "NLL (nats)",
@@ -116,6 +117,7 @@ HEADINGS = {
     "update_s": "time (s)",
     "second_order_s": "second-order time (s)",
     "speedup": "speed-up (times)",
+    "peak_mb": "memory (MB)",
 }
 FORMATS = {"step": "g", "steps": "g", "gamma": "g", "rate": "g", "speedup": ".1f", "recovered": ".0f"}
 
@@ -123,10 +125,17 @@ FORMATS = {"step": "g", "steps": "g", "gamma": "g", "rate": "g", "speedup": ".1f
 def markdown(table: pd.DataFrame) -> str:
     """The table as Markdown: headings with units, `±` for the half width of the 95 % interval of what is before."""
     columns = [str(column) for column in table.columns]
-    headings = ["±" if column.endswith("_ci") else HEADINGS.get(column, column.replace("_", " ")) for column in columns]
+    headings = [_heading(column) for column in columns]
     formats = [FORMATS.get(column, ".2g" if column.endswith("_s") else ".2f") for column in columns]
     cells = table.astype(object).where(table.notna(), None).to_numpy().tolist()
     return tabulate(cells, headings, "pipe", floatfmt=formats, missingval="") + "\n"
+
+
+def _heading(column: str) -> str:
+    if column.endswith("_ci"):
+        return "±"
+    plain = f"{column.removesuffix('_s')} (s)" if column.endswith("_s") else column
+    return HEADINGS.get(column, plain.replace("_", " "))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

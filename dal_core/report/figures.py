@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, NullLocator
 
 from dal_core.report.statistics import mean_over_seeds
 from dal_core.report.style import CLASS_COLOURS, CLASS_MARKERS, GREY, RED, look
@@ -16,13 +17,17 @@ PANEL = (3.4, 2.7)  # inches
 VALUE_LABELS = {
     "accuracy": "Test accuracy (%)",
     "gain": "Gain over base (points)",
+    "difference": "Difference to random (points)",
     "nll": "Test NLL (nats)",
     "flips": "Decision flips (%)",
     "update_s": "Time of an update (ms)",
     "speedup": "Speed-up (times)",
-    "query_s": "Time of an acquisition (ms)",
+    "query_s": "Time of an acquisition (s)",
+    "peak_bytes": "Memory beside the features (MB)",
 }
-SCALES = {"accuracy": 100.0, "gain": 100.0, "flips": 100.0, "update_s": 1000.0, "query_s": 1000.0}
+SCALES = {
+    "accuracy": 100.0, "gain": 100.0, "difference": 100.0, "flips": 100.0, "update_s": 1000.0, "peak_bytes": 1e-6,
+}  # fmt: skip
 
 
 def panels(count: int, *, columns: int = 3, panel: tuple[float, float] = PANEL) -> tuple[Figure, list[Axes]]:
@@ -66,13 +71,45 @@ def shared_legend(figure: Figure, axes: Sequence[Axes], *, columns: int = 5) -> 
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(columns, len(handles)))
 
 
-def learning_curves(rows: pd.DataFrame) -> Figure:
-    """Learning curves of the strategies, a panel a data set."""
+def learning_curves(rows: pd.DataFrame, *, y: str = "accuracy") -> Figure:
+    """`y` of the strategies against the number of labels, a panel a data set."""
     data = list(rows["data"].drop_duplicates())
     figure, axes = panels(len(data), panel=(4.6, 3.4))
     for each, name in zip(axes, data, strict=True):
-        curves(each, rows[rows["data"] == name], x="n_labeled", y="accuracy", by="strategy")
+        curves(each, rows[rows["data"] == name], x="n_labeled", y=y, by="strategy")
         each.set(title=name, xlabel="Labelled instances")
+    shared_legend(figure, axes, columns=4)
+    return figure
+
+
+def accuracy_against_time(rows: pd.DataFrame) -> Figure:
+    """Mean accuracy over the curve against the mean time of an acquisition, a point a strategy, a panel a data set."""
+    data = list(rows["data"].drop_duplicates())
+    figure, axes = panels(len(data), panel=(4.6, 3.4))
+    for each, title in zip(axes, data, strict=True):
+        part = rows[rows["data"] == title].assign(accuracy=100 * rows["accuracy"])
+        table = mean_over_seeds(part, ["strategy"], ["accuracy", "query_s"])
+        for name, x, y, half in table[["strategy", "query_s", "accuracy", "accuracy_ci"]].to_numpy().tolist():
+            text, colour, marker = look(name)
+            each.errorbar(x, y, half, fmt=marker, color=colour, label=text, capsize=2)
+        each.set(title=title, xlabel=VALUE_LABELS["query_s"], ylabel="Mean test accuracy (%)", xscale="log")
+    shared_legend(figure, axes, columns=4)
+    return figure
+
+
+def costs(rows: pd.DataFrame, *, y: str) -> Figure:
+    """`y` of each strategy against what was varied, a panel each, on logarithmic axes."""
+    varied = list(rows["varied"].drop_duplicates())
+    figure, axes = panels(len(varied), columns=2, panel=(4.2, 3.0))
+    for each, name in zip(axes, varied, strict=True):
+        curves(each, rows[rows["varied"] == name], x="size", y=y, by="strategy", band=False)
+        for line in each.lines:
+            line.set_markevery(1)
+        each.set(xlabel=name, xscale="log", yscale="log")
+        sizes = sorted(rows.loc[rows["varied"] == name, "size"].unique())
+        each.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        each.xaxis.set_minor_locator(NullLocator())
+        each.yaxis.set_minor_formatter(NullFormatter())
     shared_legend(figure, axes, columns=4)
     return figure
 

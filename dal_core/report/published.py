@@ -8,6 +8,8 @@ from dal_core.checks import check_choice
 
 SOURCES = {
     "laplace_updates": "Huseljic et al. 2025, arXiv 2210.06112, updating study; test accuracy in percent",
+    "fast_fishing": "Huseljic et al. 2024, arXiv 2404.08981; accuracy in percent, mean over the curve and 10 seeds; "
+    "time of an acquisition, mean (letter) or longest (snacks)",
 }
 
 

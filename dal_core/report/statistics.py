@@ -9,7 +9,7 @@ from scipy import stats
 from dal_core.report.style import label
 
 CONFIDENCE = 0.95
-SHARES = ("accuracy", "gain", "flips")
+SHARES = ("accuracy", "gain", "flips", "difference")
 NAMES = ("method", "strategy")
 
 
@@ -36,6 +36,20 @@ def mean_over_seeds(rows: pd.DataFrame, by: Sequence[str], values: Sequence[str]
     table = mean.join(half.add_suffix("_ci")).assign(seeds=count[values[0]])
     order = [name for value in values for name in (value, f"{value}_ci")]
     return table[[*order, "seeds"]].reset_index()
+
+
+def difference_to(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Learning curves as the difference in accuracy to the strategy `reference` of the same data, seed and cycle.
+
+    Raises:
+        ValueError: if rows lack their counterpart.
+    """
+    by = ["data", "seed", "cycle"]
+    others = rows[rows["strategy"] == reference].set_index(by)["accuracy"]
+    level = others.reindex(pd.MultiIndex.from_frame(rows[by])).to_numpy()
+    if np.isnan(level).any():
+        raise ValueError(f"rows lack the strategy {reference!r} of some data set, seed or cycle; all were expected")
+    return rows.assign(difference=rows["accuracy"] - level)
 
 
 def paired_difference(rows: pd.DataFrame, left: str, right: str, *, by: str, value: str) -> tuple[float, float, int]:

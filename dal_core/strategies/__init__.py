@@ -1,6 +1,21 @@
 """Selection strategies; importing the package registers them all."""
 
-from dal_core.strategies import coverage, gradient, uncertainty
+from dal_core.strategies import bait, class_aware, coverage, falcun, gradient, mixing, posterior, uncertainty
 from dal_core.strategies.registry import get, names, needs_oracle, option_names, query, register
 
-__all__ = ["coverage", "get", "gradient", "names", "needs_oracle", "option_names", "query", "register", "uncertainty"]
+__all__ = [
+    "bait",
+    "class_aware",
+    "coverage",
+    "falcun",
+    "get",
+    "gradient",
+    "mixing",
+    "names",
+    "needs_oracle",
+    "option_names",
+    "posterior",
+    "query",
+    "register",
+    "uncertainty",
+]

@@ -2,13 +2,11 @@
 
 With x_i the factor of an instance's Fisher information F_i = x_i^T x_i (`dal_core.strategies.fisher`), F that of all
 instances and M the inverse of that of the labelled ones, BAIT picks what lowers tr(M F) most. The recursion changes
-M with each pick. Here M_0 and N_0 = M_0 F M_0 stay as they are, and what the picked rows X change follows from
-Woodbury's identity: with Y = X M_0, Z = X N_0, G = Y X^T, H = Z X^T and a new x,
+M with each pick by a matrix of rank c. Here M_0 and N_0 = M_0 F M_0 stay as they are, and the changes are kept as rows,
 
-    M x^T   = M_0 x^T - Y^T u               u = (I + G)^-1 Y x^T
-    M F M x^T = N_0 x^T - Z^T u - Y^T v     v = (I + G)^-1 (Z x^T - H u)
+    M = M_0 - T^T T,        M F M = N_0 - T^T W - W^T T,
 
-A step costs the rows x M_0 and x N_0, products with what was picked before, and one pass over the features: O(n k c d).
+so that a step costs x M_0 and x N_0 of one instance, products with the rows so far, and one pass over the features.
 
 Axes: n unlabelled, m labelled, b batch, k classes, d features, c rows a sample, s side of M, u rows picked so far.
 """
@@ -156,11 +154,11 @@ def _downdate(matrices: Float[Tensor, "n c c"], left: Float[Tensor, "n c c"], ri
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Picked:
-    """What the forward steps leave behind: the picks, and K = (I + G)^-1 and H of their rows."""
+    """What the forward steps leave behind: the picks, and what M and M F M do to their rows X."""
 
     positions: Int[Tensor, " p"]
-    inverse: Float[Tensor, "u u"]  # K
-    sandwich: Float[Tensor, "u u"]  # H
+    covered: Float[Tensor, "u u"]  # X M X^T
+    gained: Float[Tensor, "u u"]  # X M F M X^T
 
 
 def _forward(space: Space, count: int) -> Picked:
@@ -170,65 +168,46 @@ def _forward(space: Space, count: int) -> Picked:
     identity = torch.eye(c, dtype=covered.dtype, device=covered.device)
     positions = torch.empty(count, dtype=torch.int64, device=covered.device)
     pickable = torch.zeros_like(covered[:, 0, 0])  # minus infinity where picked
-    columns = covered.new_empty(count * c, 2, space.side)  # Y, Z
-    inverse, sandwich = (covered.new_zeros(count * c, count * c) for _ in range(2))  # K, H
+    Y, Z, T, W = covered.new_empty(4, count * c, space.side)  # X M_0 and X N_0 of the picks; the changes
     for step in range(count):
         candidate = (_quotients(gained, covered + identity) + pickable).argmax().unsqueeze(0)
         positions[step : step + 1] = candidate
         pickable[candidate] = -torch.inf
 
         old, new = slice(0, step * c), slice(step * c, step * c + c)
-        columns[new] = space.columns(candidate)  # x M_0, x N_0
-        y, k = columns[old, 0], inverse[old, old]
-        g, h = space.products_of(candidate, columns[: new.stop].flatten(0, 1)).view(c, -1, 2).unbind(2)  # x Y^T, x Z^T
-        u = k @ g[:, old].mT  # [u, c]
-        v = k @ (h[:, old].mT - sandwich[old, old] @ u)
-        x_m, x_n = (columns[new].flatten(1) - u.mT @ columns[old].flatten(1)).chunk(2, dim=1)  # x M  [c, s]
-        x_n = x_n - v.mT @ y  # x M F M
-        own_covered = g[:, new] - g[:, old] @ u  # x M x^T  [c, c]
-        own_gained = h[:, new] - h[:, old] @ u - g[:, old] @ v  # x M F M x^T
+        Y[new], Z[new] = space.columns(candidate)
+        x_t, x_w = (space.products_of(candidate, rows[old]) for rows in (T, W))  # [c, u]
+        by_t, by_w = (torch.cat((x_t, x_w)) @ T[old]).chunk(2)  # [c, s]
+        x_m, x_n = Y[new] - by_t, Z[new] - x_t @ W[old] - by_w  # x M, x M F M
+        own_covered, own_gained = space.products_of(candidate, torch.cat((x_m, x_n))).chunk(2, dim=1)  # [c, c]
+        T[new], W[new] = _change(identity + own_covered, x_m, x_n, own_gained)
 
-        root = _inverse_root(identity + own_covered)  # R^-1 with R R^T = I + x M x^T
-        weighted = root @ u.mT  # [c, u]
-        k += weighted.mT @ weighted
-        inverse[new, old] = -root.mT @ weighted
-        inverse[old, new] = inverse[new, old].mT
-        inverse[new, new] = root.mT @ root
-        sandwich[new, : new.stop], sandwich[old, new] = h, h[:, old].mT
-
-        t, w = _change(root, x_m, x_n, own_gained)  # M - t^T t, M F M - t^T w - w^T t
-        products_t, products_w = space.products(torch.cat((t, w))).chunk(2, dim=2)  # [n, c, c]
+        products_t, products_w = space.products(torch.cat((T[new], W[new]))).chunk(2, dim=2)  # [n, c, c]
         _downdate(covered, products_t, products_t)
-        _downdate(gained, products_t, products_w)
-        _downdate(gained, products_w, products_t)
-    return Picked(positions, inverse, sandwich)
+        _downdate(gained, products_t, 2 * products_w)  # the trace knows no more than the symmetric part
+    by_y, by_z, by_t, by_w = (space.products_of(positions, rows) for rows in (Y, Z, T, W))
+    mixed = by_t @ by_w.mT
+    return Picked(positions, by_y - by_t @ by_t.mT, by_z - mixed - mixed.mT)
 
 
-def _inverse_root(matrix: Float[Tensor, "c c"]) -> Float[Tensor, "c c"]:
-    """R^-1 of the Cholesky factor R; explicit because it is small and applied often."""
-    identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    return torch.linalg.solve_triangular(torch.linalg.cholesky(matrix), identity, upper=False)
-
-
-def _change(root: Tensor, covered: Tensor, gained: Tensor, own_gained: Tensor) -> tuple[Tensor, Tensor]:
+def _change(inner: Tensor, covered: Tensor, gained: Tensor, own_gained: Tensor) -> tuple[Tensor, Tensor]:
     """t and w with which a pick or a removal changes its matrices by -t^T t and -(t^T w + w^T t).
 
-    With R^-1 the `root`, t = R^-1 covered and w = R^-1 gained - (R^-1 own_gained R^-T) t / 2.
+    With the Cholesky factor R of `inner`: t = R^-1 covered and w = R^-1 gained - (R^-1 own_gained R^-T) t / 2.
     """
+    identity = torch.eye(len(inner), dtype=inner.dtype, device=inner.device)
+    # Explicit, because it is small and applied four times.
+    root = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), identity, upper=False)
     t = root @ covered
     return t, root @ gained - (root @ own_gained @ root.mT) @ t / 2
 
 
 def _backward(picked: Picked, batch_size: int) -> Int[Tensor, " b"]:
-    """Remove picks until `batch_size` remain.
-
-    Only the picks' own rows X take part: I - X M X^T = K, and X M F M X^T = K H K.
-    """
-    count = len(picked.positions)
-    size = len(picked.inverse)
+    """Remove picks until `batch_size` remain; only their own rows take part, in X M X^T and X M F M X^T."""
+    count, size = len(picked.positions), len(picked.covered)
     c = size // count
-    uncovered, gained = picked.inverse, picked.inverse @ picked.sandwich @ picked.inverse
-    identity = torch.eye(c, dtype=uncovered.dtype, device=uncovered.device)
+    identity = torch.eye(size, dtype=picked.covered.dtype, device=picked.covered.device)
+    uncovered, gained = identity - picked.covered, picked.gained.clone()
     kept = torch.zeros_like(uncovered[:count, 0])  # infinity where removed
     for _ in range(count - batch_size):
         losses = _quotients(_diagonal_blocks(gained, c), _diagonal_blocks(uncovered, c))
@@ -236,11 +215,11 @@ def _backward(picked: Picked, batch_size: int) -> Int[Tensor, " b"]:
         kept[removed] = torch.inf
         own_uncovered, own_gained = (each.view(count, c, size)[removed][0] for each in (uncovered, gained))
         rows = (removed * c + torch.arange(c, device=removed.device)).flatten()
-        root = _inverse_root(own_uncovered[:, rows])
-        t, w = _change(root, own_uncovered, own_gained, own_gained[:, rows])
-        uncovered = uncovered - t.mT @ t
-        gained = gained - t.mT @ w - w.mT @ t
-        uncovered.view(count, c, count, c)[removed, :, removed] = identity  # zero by now; keeps the quotients finite
+        # I - X M X^T is the inverse of I + X M_0 X^T: leaving out rows there is a Schur complement here.
+        t, w = _change(own_uncovered[:, rows], own_uncovered, own_gained, own_gained[:, rows])
+        uncovered.addmm_(t.mT, t, alpha=-1)
+        gained.addmm_(t.mT, w, alpha=-1).addmm_(w.mT, t, alpha=-1)
+        uncovered.view(count, c, count, c)[removed, :, removed] = identity[:c, :c]  # of zeros: for finite quotients
     return picked.positions[kept == 0]
 
 

@@ -104,7 +104,7 @@ class Factors:
         results = []
         for block in self._blocks(3 * v * k, block_bytes):
             projected = vectors.view(v * k, d) @ block.features.mT  # faster than its transpose for few vectors
-            results.append(block.class_products(projected.view(v, k, -1).permute(2, 1, 0)))
+            results.append(block.class_products(projected.view(v, k, len(block)).permute(2, 1, 0)))
         return torch.cat(results) if len(results) > 1 else results[0]
 
     def information(self, block_bytes: int) -> Float[Tensor, "s s"]:
@@ -146,7 +146,7 @@ class Factors:
 
     def _blocks(self, numbers: int, block_bytes: int) -> Iterator["Factors"]:
         """Consecutive samples, as many as fit if each of them needs room for so many numbers."""
-        size = max(1, block_bytes // (numbers * self.features.element_size()))
+        size = max(1, block_bytes // max(1, numbers * self.features.element_size()))
         if size >= len(self):
             yield self
             return

@@ -44,7 +44,7 @@ class Space(abc.ABC):
         """x M_0 x^T and x N_0 x^T of each candidate."""
 
     @abc.abstractmethod
-    def columns(self, candidate: Int[Tensor, " 1"]) -> Float[Tensor, "c 2 s"]:
+    def columns(self, candidate: Int[Tensor, " 1"]) -> Float[Tensor, "2 c s"]:
         """x M_0 and x N_0 of one candidate."""
 
     @abc.abstractmethod
@@ -52,8 +52,8 @@ class Space(abc.ABC):
         """Products of each candidate's rows with the vectors."""
 
     @abc.abstractmethod
-    def products_of(self, candidate: Int[Tensor, " 1"], vectors: Float[Tensor, "v s"]) -> Float[Tensor, "c v"]:
-        """The same for one candidate."""
+    def products_of(self, candidates: Int[Tensor, " p"], vectors: Float[Tensor, "v s"]) -> Float[Tensor, "pc v"]:
+        """The same for the rows of some candidates, one after another."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,13 +93,13 @@ class ParameterSpace(Space):
         # Features first, then classes: s^2 instead of c s^2 operations.
         partial = [(matrix.view(-1, d) @ sample.features[0]).view(1, len(matrix), -1).mT
                    for matrix in (self.inverse, self.sandwich)]  # fmt: skip
-        return torch.cat([sample.class_products(each) for each in partial]).transpose(0, 1).double()
+        return torch.cat([sample.class_products(each) for each in partial]).double()
 
     def products(self, vectors: Tensor) -> Tensor:
         return self.candidates.products(vectors.to(self.inverse.dtype), self.block_bytes).double()
 
-    def products_of(self, candidate: Tensor, vectors: Tensor) -> Tensor:
-        return self.candidates[candidate].double().products(vectors, self.block_bytes)[0]
+    def products_of(self, candidates: Tensor, vectors: Tensor) -> Tensor:
+        return self.candidates[candidates].double().products(vectors, self.block_bytes).flatten(0, 1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,15 +135,15 @@ class GramSpace(Space):
 
     def columns(self, candidate: Tensor) -> Tensor:
         column = self.kernel.view(-1, self.rows, len(self.kernel))[candidate][0] * self.weighting.candidate
-        return torch.stack((column, (column @ self.kernel).mul_(self.weighting.everything)), dim=1).double()
+        return torch.stack((column, (column @ self.kernel).mul_(self.weighting.everything))).double()
 
     def products(self, vectors: Tensor) -> Tensor:
         n, c = self.num_candidates, self.rows
         return (vectors[:, : n * c] * self.weighting.candidate).view(-1, n, c).permute(1, 2, 0)
 
-    def products_of(self, candidate: Tensor, vectors: Tensor) -> Tensor:
-        own = vectors.view(len(vectors), -1, self.rows).index_select(1, candidate)
-        return own[:, 0].mT * self.weighting.candidate
+    def products_of(self, candidates: Tensor, vectors: Tensor) -> Tensor:
+        own = vectors.view(len(vectors), self.side // self.rows, self.rows).index_select(1, candidates)  # [v, p, c]
+        return own.flatten(1).mT * self.weighting.candidate
 
 
 def smallest_space(unlabelled: Factors, labelled: Factors, weighting: Weighting, block_bytes: int) -> Space:

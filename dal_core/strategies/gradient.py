@@ -1,7 +1,7 @@
 """BADGE: diverse gradients of the last layer (Ash et al. 2020, arXiv 1906.03671)."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dal_core.checks import check_alike, check_batch_size, check_finite, check_shape
@@ -52,11 +52,13 @@ def badge_select(
         to_last = (squared_norms + squared_norms[last] - 2 * products).clamp_min_(0)  # rounding may leave less
         torch.minimum(distances, to_last, out=distances)
         left[last] = False
-        picked[i] = _draw(distances * left, left, draws[i])
+        picked[i] = draw_in_proportion(distances * left, left, draws[i])
     return picked
 
 
-def _draw(weights: Tensor, left: Tensor, uniform: Tensor) -> Tensor:
+def draw_in_proportion(
+    weights: Float[Tensor, " n"], left: Bool[Tensor, " n"], uniform: Float[Tensor, ""]
+) -> Int[Tensor, ""]:
     """A position drawn in proportion to `weights`, by inversion of `uniform`; among those `left` if all are zero."""
     weights = torch.where(weights.any(), weights, left.to(weights.dtype))
     cumulated = weights.cumsum(dim=0, dtype=torch.float64)

@@ -91,4 +91,5 @@ def _observed(snapshot: Snapshot, rest: Tensor, features: Tensor, labels: Tensor
         labels=torch.cat((snapshot.labels, labels)),
         weight=weight,
         bias=snapshot.bias,
+        training=snapshot.training,
     )

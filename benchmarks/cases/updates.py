@@ -1,22 +1,22 @@
-"""What is measured: each case builds its data, checks that both ways agree, and says what it aims for.
+"""Updates of a head, and training one or many.
 
-Axes: n pool, m labelled, b new samples, k classes, d features, t candidate batches.
+Axes: m labelled, b new samples, k classes, d features, t candidate batches.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from benchmarks import textbook
-from benchmarks.timing import Timing, check_agreement
+from benchmarks.case import Case, Goal
+from benchmarks.data import NUM_CLASSES, NUM_FEATURES, clustered
+from benchmarks.timing import check_agreement
 from dal_core.heads import PROTOCOLS, Head, Training, train_head, train_heads
 from dal_core.laplace import covariance_matrix, precision_matrix, second_order_update, second_order_weights
 from dal_core.randomness import choose, generator_for
 
-NUM_FEATURES, NUM_CLASSES = 384, 77
 NUM_LABELLED = 377
 GAMMA = 10.0
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}  # relative to the largest entry
@@ -24,35 +24,6 @@ HEADS_MEASURED = 5  # of the plain loop over many heads
 
 
 Updated = tuple[Tensor, Tensor]  # weight, covariance
-
-
-@dataclasses.dataclass(frozen=True)
-class Goal:
-    """At most so many seconds, at least so many times faster than the textbook; None: no such goal."""
-
-    seconds: float | None = None
-    ratio: float | None = None
-
-    def met(self, timing: Timing) -> bool:
-        fast_enough = self.seconds is None or timing.ours < self.seconds
-        return fast_enough and (self.ratio is None or timing.ratio >= self.ratio)
-
-    def __str__(self) -> str:
-        seconds = None if self.seconds is None else f"< {self.seconds:g} s"
-        ratio = None if self.ratio is None else f">= {self.ratio:g}x"
-        return ", ".join(filter(None, (seconds, ratio))) or "none"
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """The textbook's seconds are multiplied by `scale` where it is measured on a part of the work, as `note` says."""
-
-    size: str
-    ours: Callable[[], object]
-    textbook: Callable[[], object]
-    goal: Goal
-    scale: float = 1.0
-    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,15 +39,6 @@ class Learned:
         assert self.head.bias is not None
         head = Head(self.head.weight.to(dtype), self.head.bias.to(dtype))
         return Learned(self.features.to(dtype), self.labels, head, self.covariance.to(dtype))
-
-
-def clustered(num_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Features [n, d] around a centre a class, of length sqrt(d) as a layer norm leaves them, and labels [n]."""
-    centres = torch.randn(NUM_CLASSES, NUM_FEATURES, generator=generator, dtype=torch.float64)
-    labels = torch.randint(NUM_CLASSES, (num_samples,), generator=generator)
-    noise = torch.randn(num_samples, NUM_FEATURES, generator=generator, dtype=torch.float64)
-    directions = torch.nn.functional.normalize(centres[labels] + 1.5 * noise, dim=-1)
-    return math.sqrt(NUM_FEATURES) * directions, labels
 
 
 def learned(num_samples: int, likelihood: str = "gaussian") -> Learned:
@@ -152,7 +114,7 @@ def many_heads() -> Case:
 
     size = f"{num_heads} heads, m={num_labelled}, d={NUM_FEATURES}, k={NUM_CLASSES}, {training.epochs} epochs"
     note = f"{HEADS_MEASURED} of {num_heads} heads, scaled"
-    return Case(size, ours, plain, Goal(seconds=8, ratio=5), num_heads / HEADS_MEASURED, note)
+    return Case(size, ours, plain, Goal(seconds=8, ratio=5), scale=num_heads / HEADS_MEASURED, note=note)
 
 
 def _untrained(num_samples: int) -> tuple[Head, Tensor, Tensor]:
@@ -207,10 +169,10 @@ def candidate_heads() -> Case:
         check_agreement(f"candidate heads in {dtype}", [mine], [plains], tolerance)
     size = f"t={num_candidates}, b={num_new}, d={NUM_FEATURES}, k={NUM_CLASSES}, float32"
     ours, plain = both(torch.float32)
-    return Case(size, ours, plain, Goal())
+    return Case(size, ours, plain)
 
 
-CASES: dict[str, Callable[[], Case]] = {
+CASES = {
     "update-gaussian": lambda: update("gaussian"),
     "update-categorical": lambda: update("categorical"),
     "one-head": one_head,
