@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dal_core.strategies import fisher_spaces
+from dal_core.strategies import bait
 from dal_core.strategies.bait import bait_select
-from dal_core.strategies.fisher import Factors
+from dal_core.strategies.fisher_spaces import GramSpace, ParameterSpace
 
 VARIANTS = [
     {"approximation": "exact"},
@@ -108,25 +108,36 @@ def test_nothing_labelled_yet(options):
     assert bait_select(*sample, 4, **options).tolist() == textbook(*sample, 4, **options)
 
 
-@pytest.mark.parametrize("options", [VARIANTS[0], VARIANTS[2], VARIANTS[5]], ids=["exact", "top", "binary"])
+@pytest.mark.parametrize("options", VARIANTS[:6], ids=NAMES[:6])
 def test_both_spaces_give_the_same_picks(options, monkeypatch):
-    sample = data(n=30, m=6, k=3, d=35)
-    expected = bait_select(*sample, 5, **options)
-    built = []
-    monkeypatch.setattr(
-        fisher_spaces.GramSpace, "of", lambda *parts: built.append(1) or fisher_spaces.ParameterSpace.of(*parts, 10**6)
-    )
-    sides = [36 * factors.rows < factors.side for factors in [_factors(sample, options)]]
-    assert bait_select(*sample, 5, **options).tolist() == expected.tolist()
-    assert bool(built) == sides[0]
+    sample = data(n=30, m=6, k=4, d=8)
+    spaces = {
+        "parameters": lambda *parts: ParameterSpace.of(*parts[:3], block_bytes=10**6),
+        "rows": lambda *parts: GramSpace.of(*parts[:3]),
+    }
+    picked = {}
+    for name, space in spaces.items():
+        monkeypatch.setattr(bait, "cheaper_space", space)
+        picked[name] = bait_select(*sample, 5, **options).tolist()
+    assert picked["parameters"] == picked["rows"] == textbook(*sample, 5, **options)
 
 
-def _factors(sample, options):
-    if options["approximation"] == "binary":
-        return Factors.binary(*sample[:2])
-    if options["approximation"] == "exact":
-        return Factors.exact(*sample[:2])
-    return Factors.top(*sample[:2], options["top_classes"], renormalise=True)
+@pytest.mark.parametrize(
+    ("options", "n", "space"),
+    [
+        (VARIANTS[5], 400, ParameterSpace),  # 407 rows, 50 parameters
+        (VARIANTS[5], 30, GramSpace),  # 37 rows
+        (VARIANTS[1], 400, GramSpace),  # 407 rows, 200 parameters: twice as many, but far less work
+        (VARIANTS[1], 700, ParameterSpace),  # more than three times as many
+        (VARIANTS[0], 400, ParameterSpace),  # 1628 rows, 200 parameters
+    ],
+)
+def test_the_cheaper_space_is_chosen(options, n, space, monkeypatch):
+    chosen = []
+    original = bait.cheaper_space
+    monkeypatch.setattr(bait, "cheaper_space", lambda *parts: chosen.append(original(*parts)) or chosen[-1])
+    bait_select(*data(n=n, m=7, k=4, d=50), 3, **options)
+    assert [type(each) for each in chosen] == [space]
 
 
 def test_all_classes_on_top_are_the_exact_information():

@@ -126,7 +126,7 @@ def markdown(table: pd.DataFrame) -> str:
     """The table as Markdown: headings with units, `±` for the half width of the 95 % interval of what is before."""
     columns = [str(column) for column in table.columns]
     headings = [_heading(column) for column in columns]
-    formats = [FORMATS.get(column, ".2g" if column.endswith("_s") else ".2f") for column in columns]
+    formats = [FORMATS.get(column, ".3g" if column.endswith("_s") else ".2f") for column in columns]
     cells = table.astype(object).where(table.notna(), None).to_numpy().tolist()
     return tabulate(cells, headings, "pipe", floatfmt=formats, missingval="") + "\n"
 

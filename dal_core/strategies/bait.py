@@ -29,7 +29,7 @@ from dal_core.checks import (
 from dal_core.pool import Snapshot
 from dal_core.strategies.fisher import Factors
 from dal_core.strategies.fisher_diagonal import Diagonals, select_diagonal
-from dal_core.strategies.fisher_spaces import Space, Weighting, smallest_space
+from dal_core.strategies.fisher_spaces import Space, Weighting, cheaper_space
 from dal_core.strategies.registry import register
 from dal_core.strategies.uncertainty import highest
 
@@ -89,8 +89,8 @@ def bait_select(
     picked instance with the smallest -tr(x M F M x^T (-I + x M x^T)^-1) is removed. Ties go to the lower position.
 
     Set-up O((n + m) s^2 + s^3) with s = k d (d for "binary"), then O(n k c d) a step. Where all factors together have
-    fewer rows than s, (n + m) c < s, the same runs in their Gram matrix. Memory: four dense matrices of that
-    side at the most, and blocks. "diagonal" needs no matrix at all.
+    fewer rows than s, (n + m) c < s, or not many more, the same runs in their Gram matrix, and no s-by-s matrix is
+    formed. Memory: four dense matrices of that side at the most, and blocks. "diagonal" needs no matrix at all.
 
     Args:
         approximation: "exact"; "top", the `top_classes` most probable classes; "binary", p_max against the rest;
@@ -131,7 +131,9 @@ def bait_select(
             return Factors.exact(features, logits)
         return Factors.top(features, logits, top_classes, renormalise=renormalise)
 
-    space = smallest_space(factors(features_u, logits_u), factors(features_l, logits_l), weighting, block_bytes)
+    space = cheaper_space(
+        factors(features_u, logits_u), factors(features_l, logits_l), weighting, batch_size, block_bytes
+    )
     if not scaled:
         return highest(_first_scores(space), batch_size)
     return _backward(_forward(space, min(2 * batch_size, n)), batch_size)

@@ -15,6 +15,7 @@ from dal_core.strategies.fisher import Factors, joined
 
 LARGEST_SIDE = 20_000  # of a dense matrix
 MATRICES = 4  # of that side that are held at a time
+LARGEST_RATIO = 3  # of the sides, up to which memory is given for time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,18 +147,29 @@ class GramSpace(Space):
         return own.flatten(1).mT * self.weighting.candidate
 
 
-def smallest_space(unlabelled: Factors, labelled: Factors, weighting: Weighting, block_bytes: int) -> Space:
-    """The smaller of the two, if it is small enough."""
-    num_rows = (len(unlabelled) + len(labelled)) * unlabelled.rows
-    side = min(num_rows, unlabelled.side)
+def cheaper_space(
+    unlabelled: Factors, labelled: Factors, weighting: Weighting, batch_size: int, block_bytes: int
+) -> Space:
+    """The space in which a selection takes less time, of those whose matrices are small enough.
+
+    Raises:
+        ValueError: if no matrix is, with the bytes that the smaller one needs.
+    """
+    n, m, b, c = len(unlabelled), len(labelled), batch_size, unlabelled.rows
+    k, d, s, r = unlabelled.num_classes, unlabelled.features.shape[1], unlabelled.side, (n + m) * c
     way_out = "use approximation='binary', 'top' with fewer classes, or a smaller subset of the pool"
-    if side > LARGEST_SIDE:
-        needed = MATRICES * side**2 * unlabelled.features.element_size()
+    if min(r, s) > LARGEST_SIDE:
+        needed = MATRICES * min(r, s) ** 2 * unlabelled.features.element_size()
         raise ValueError(
-            f"features_u and logits_u lead to matrices of side {side:,}, {needed:,} bytes for {MATRICES} of them; "
+            f"features_u and logits_u lead to matrices of side {min(r, s):,}, {needed:,} bytes for {MATRICES} of them; "
             f"a side of at most {LARGEST_SIDE:,} was expected: {way_out}"
         )
+    # Operations; reading a number of a large matrix in each of the 2 b steps takes as long as about ten of them.
+    in_parameters = 10 * s**3 + 6 * n * s**2 + 40 * b * s**2
+    in_rows = 2 * r**2 * (k + d + 4 * m * c) + 20 * b * r**2
+    rows_fit = r <= LARGEST_SIDE and r <= LARGEST_RATIO * s
+    side, in_gram = (r, True) if r < s or (rows_fit and in_rows < in_parameters) else (s, False)
     check_memory("the Fisher information with its inverse", (MATRICES, side, side), unlabelled.features, way_out)
-    if num_rows < unlabelled.side:
+    if in_gram:
         return GramSpace.of(unlabelled, labelled, weighting)
     return ParameterSpace.of(unlabelled, labelled, weighting, block_bytes)
