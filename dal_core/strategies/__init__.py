@@ -1,6 +1,17 @@
 """Selection strategies; importing the package registers them all."""
 
-from dal_core.strategies import bait, class_aware, coverage, falcun, gradient, mixing, posterior, uncertainty
+from dal_core.strategies import (
+    bait,
+    class_aware,
+    coverage,
+    falcun,
+    gradient,
+    mixing,
+    posterior,
+    probcover,
+    typiclust,
+    uncertainty,
+)
 from dal_core.strategies.registry import get, names, needs_oracle, option_names, query, register
 
 __all__ = [
@@ -15,7 +26,9 @@ __all__ = [
     "needs_oracle",
     "option_names",
     "posterior",
+    "probcover",
     "query",
     "register",
+    "typiclust",
     "uncertainty",
 ]

@@ -1,8 +1,4 @@
-"""Strategies that cover the pool: core-set (Sener & Savarese 2018), herding (Bae et al. 2024, 2025), TypiClust
-(Hacohen et al. 2022) and ProbCover (Yehuda et al. 2022).
-"""
-
-import heapq
+"""Strategies that cover the pool: core-set (Sener & Savarese 2018) and herding (Bae et al. 2024, 2025)."""
 
 import torch
 from jaxtyping import Float, Int
@@ -13,25 +9,17 @@ from dal_core.checks import (
     check_batch_size,
     check_choice,
     check_finite,
-    check_labels,
-    check_number,
     check_positive,
     check_shape,
-    check_whole,
 )
-from dal_core.heads import Head, train_head
-from dal_core.metrics import CALIBRATION_BINS
 from dal_core.pool import Snapshot
-from dal_core.randomness import choose
-from dal_core.strategies.clustering import first_of_smallest, k_means, most_typical
+from dal_core.strategies.calibration import held_out_temperature
+from dal_core.strategies.lazy import lazy_argmax
 from dal_core.strategies.registry import register
 from dal_core.strategies.uncertainty import margin_scores
 
 BLOCK_BYTES = 64 * 2**20  # of distances or kernel values held at a time
 HERDING_FORMS = ("rowwise", "coverage")
-TIE = 64  # units of the last place, relative to the best gain, within which gains count as equal
-CHECKED_AT_ONCE = 64  # candidates whose gain is brought up to date together
-TEMPERATURES = torch.arange(10, 201, dtype=torch.float64) / 10  # 1.0, 1.1, ..., 20.0
 DUPLICATE = 1e-12  # squared distance between vectors of length 1 up to which they are the same
 
 
@@ -141,38 +129,24 @@ def herding_select(
         raise ValueError(f"uncertainty holds values down to {float(uncertainty.min())}; none below 0 was expected")
 
     covered = _coverage(features_u, features_l, gamma)
-    bounds = torch.empty_like(covered)
+
+    def gains(rows: Tensor) -> Tensor:
+        return _herding_gains(features_u, rows, covered, uncertainty, gamma, form)
+
     size = max(1, BLOCK_BYTES // (len(features_u) * features_u.element_size()))
     everything = torch.arange(len(features_u), device=features_u.device)
-    for rows in everything.split(size):
-        bounds[rows] = _herding_gains(features_u, rows, covered, uncertainty, gamma, form)
+    bounds = torch.cat([gains(rows) for rows in everything.split(size)])
     picked = torch.empty(batch_size, dtype=torch.int64, device=features_u.device)
     fresh = torch.ones_like(covered, dtype=torch.bool)  # whether a bound is the gain of this step
     for i in range(batch_size):
-        picked[i] = best = _lazy_argmax(features_u, bounds, fresh, covered, uncertainty, gamma, form)
-        torch.maximum(covered, _kernel(features_u, features_u[best].unsqueeze(0), gamma).squeeze(1), out=covered)
+        picked[i] = best = lazy_argmax(bounds, fresh, gains)
+        by_best = _kernel(features_u, features_u[best].unsqueeze(0), gamma).squeeze(1)
+        # A rowwise gain changes with the coverage of its own instance only.
+        fresh = fresh & (by_best <= covered) if form == "rowwise" else torch.zeros_like(fresh)
+        torch.maximum(covered, by_best, out=covered)
         bounds[best] = -torch.inf
-        fresh = bounds <= 0  # what is picked, and what cannot gain any more
+        fresh |= bounds <= 0  # what is picked, and what cannot gain any more
     return picked
-
-
-def _lazy_argmax(
-    features: Tensor, bounds: Tensor, fresh: Tensor, covered: Tensor, uncertainty: Tensor, gamma: float, form: str
-) -> Tensor:
-    """Position of the largest gain; brings `bounds` and `fresh` up to date where that is needed to know it."""
-    while True:
-        stale = bounds.masked_fill(fresh, -torch.inf)
-        best = bounds.masked_fill(~fresh, -torch.inf).max()
-        # In the coverage form two instances that cover each other often gain the same: without a tolerance the rounding
-        # of sums would choose between them, and with it the size of blocks and the number of threads.
-        threshold = best - TIE * torch.finfo(best.dtype).eps * best.abs()
-        waiting = (stale >= threshold).logical_and_(~fresh)
-        if not waiting.any():
-            positions = torch.arange(len(bounds), device=bounds.device)
-            return torch.where(bounds >= threshold, positions, len(bounds)).min()
-        rows = stale.masked_fill(~waiting, -torch.inf).topk(min(CHECKED_AT_ONCE, int(waiting.sum()))).indices
-        bounds[rows] = _herding_gains(features, rows, covered, uncertainty, gamma, form)
-        fresh[rows] = True
 
 
 def _herding_gains(
@@ -227,55 +201,6 @@ def unc_herding(
     return herding_select(unlabelled, labelled, batch_size, gamma=gamma, uncertainty=uncertainty, form=form)
 
 
-def held_out_temperature(snapshot: Snapshot, generator: torch.Generator) -> float:
-    """The temperature that calibrates a last layer on a fifth of the labelled instances that it was not trained on.
-
-    The layer starts from new weights and is trained on the other four fifths as the head was. 1 where fewer than 5
-    instances are labelled.
-    """
-    features, labels = snapshot.labelled_features, snapshot.labels
-    if len(labels) < 5:
-        return 1.0
-    order = choose(len(labels), len(labels), generator).to(features.device)
-    held_out, rest = order[: len(labels) // 5], order[len(labels) // 5 :]
-    initial = Head.initial(
-        "linear", features.shape[1], snapshot.num_classes, generator, dtype=features.dtype, device=features.device
-    )
-    head = train_head(initial, features, labels, rest, snapshot.training, generator)
-    return calibrating_temperature(head.logits(features[held_out]), labels[held_out])
-
-
-def calibrating_temperature(
-    logits: Float[Tensor, "n k"], labels: Int[Tensor, " n"], temperatures: Float[Tensor, " t"] = TEMPERATURES
-) -> float:
-    """Of `temperatures` the one with the smallest expected calibration error of softmax(logits / T).
-
-    The error is `metrics.ece`'s, here for all temperatures at once: the predicted class does not depend on T, and its
-    confidence is 1 / sum_k exp((logit_k - logit_max) / T). O(n k t) time, in float64 and in blocks. Ties go to the
-    temperature named first.
-
-    Raises:
-        ValueError: if there are no samples, or the arguments do not fit each other.
-    """
-    check_shape("labels", labels, (len(logits),))
-    check_labels("labels", labels, logits.shape[1])
-    check_finite(logits=logits)
-    if len(logits) == 0:
-        raise ValueError("logits is empty; at least one sample was expected")
-    highest, prediction = logits.double().max(dim=1, keepdim=True)
-    below = logits.double() - highest  # [n, k]
-    right = (prediction.squeeze(1) == labels).double()
-    inverse = 1 / temperatures.double().to(logits.device).view(-1, 1, 1)
-    gaps = below.new_zeros(len(temperatures), CALIBRATION_BINS)  # n_bin (accuracy - confidence)
-    rows = max(1, BLOCK_BYTES // (8 * len(temperatures) * logits.shape[1]))
-    for start in range(0, len(logits), rows):
-        confidence = 1 / (below[start : start + rows] * inverse).exp_().sum(dim=-1)  # [t, r]
-        index = (confidence * CALIBRATION_BINS).long().clamp_(max=CALIBRATION_BINS - 1)
-        gaps.scatter_add_(1, index, right[start : start + rows] - confidence)
-    errors = gaps.abs().sum(dim=1) / len(logits)
-    return float(temperatures[int(first_of_smallest(errors, errors.new_tensor(1e-12)))])
-
-
 def nearest_pair_gamma(features_l: Float[Tensor, "m d"]) -> float:
     """1 / (smallest distance between two L2-normalised instances)^2, duplicates left out; 1 without two distinct ones.
 
@@ -290,163 +215,3 @@ def nearest_pair_gamma(features_l: Float[Tensor, "m d"]) -> float:
     return 1 / float(smallest) if smallest < torch.inf else 1.0
 
 
-@register("typiclust")
-def typiclust(
-    snapshot: Snapshot,
-    batch_size: int,
-    generator: torch.Generator,
-    *,
-    num_neighbours: int = 20,
-    max_clusters: int = 500,
-    min_cluster_size: int = 5,
-) -> Int[Tensor, " b"]:
-    """The most typical instance of each cluster without labels, largest first (`typiclust_select`)."""
-    return typiclust_select(
-        snapshot.features, snapshot.labelled_features, batch_size, generator,
-        num_neighbours=num_neighbours, max_clusters=max_clusters, min_cluster_size=min_cluster_size,
-    )  # fmt: skip
-
-
-def typiclust_select(
-    features_u: Float[Tensor, "n d"],
-    features_l: Float[Tensor, "m d"],
-    batch_size: int,
-    generator: torch.Generator,
-    *,
-    num_neighbours: int = 20,
-    max_clusters: int = 500,
-    min_cluster_size: int = 5,
-) -> Int[Tensor, " b"]:
-    """Typical instances of k-means clusters, from the cluster with the fewest labels first (Hacohen et al. 2022).
-
-    The labelled and the unlabelled instances together are clustered into min(m + b, `max_clusters`) clusters. Then,
-    one after another, the cluster with the fewest labelled or picked instances (the largest one of several) gives its
-    most typical unlabelled instance, the one with the smallest mean distance to its nearest neighbours among the
-    cluster's unlabelled ones (`most_typical`). Clusters of fewer than `min_cluster_size` instances are asked when no
-    other has any left. O((n + m) (m + b) d) time for a step of k-means.
-
-    Raises:
-        ValueError: if an option is below 1, `batch_size` is not in 1..n, the two differ in dtype or device, or hold
-            NaN or infinite values.
-    """
-    check_alike(features_u=features_u, features_l=features_l)
-    check_finite(features_u=features_u, features_l=features_l)
-    check_batch_size(batch_size, len(features_u))
-    options = {"num_neighbours": num_neighbours, "max_clusters": max_clusters, "min_cluster_size": min_cluster_size}
-    for name, value in options.items():
-        check_whole(name, value, 1)
-    num_clusters = min(len(features_l) + batch_size, max_clusters)
-    assignment = k_means(torch.cat((features_u, features_l)), num_clusters, generator)
-    of_unlabelled, of_labelled = assignment[: len(features_u)], assignment[len(features_u) :]
-    num_clusters = int(assignment.max()) + 1
-    unlabelled = torch.bincount(of_unlabelled, minlength=num_clusters).tolist()
-    labelled = torch.bincount(of_labelled, minlength=num_clusters).tolist()
-    members = list(of_unlabelled.argsort(stable=True).split(unlabelled))
-
-    queue: list[tuple[bool, int, int, int]] = []  # smallest first
-    for cluster in range(num_clusters):
-        size = unlabelled[cluster] + labelled[cluster]
-        if unlabelled[cluster]:
-            heapq.heappush(queue, (size < min_cluster_size, labelled[cluster], -size, cluster))
-    picked = torch.empty(batch_size, dtype=torch.int64, device=features_u.device)
-    for i in range(batch_size):
-        small, seen, order, cluster = heapq.heappop(queue)
-        picked[i] = members[cluster][most_typical(features_u[members[cluster]], num_neighbours)]
-        members[cluster] = members[cluster][members[cluster] != picked[i]]
-        if len(members[cluster]):
-            heapq.heappush(queue, (small, seen + 1, order, cluster))
-    return picked
-
-
-@register("probcover")
-def probcover(
-    snapshot: Snapshot,
-    batch_size: int,
-    generator: torch.Generator,
-    *,
-    radius: float | None = None,
-    purity: float = 0.95,
-) -> Int[Tensor, " b"]:
-    """Balls of a fixed radius on L2-normalised features that cover the most of the pool (Yehuda et al. 2022).
-
-    Args:
-        radius: of the balls; None: the largest with which a share `purity` of them holds instances of one k-means
-            cluster only, with as many clusters as classes (`pure_radius`).
-        purity: see `radius`.
-    """
-    check_number("purity", purity)
-    if not 0 < purity <= 1:
-        raise ValueError(f"purity is {purity}; a number above 0 and at most 1 was expected")
-    unit = torch.nn.functional.normalize
-    unlabelled, labelled = unit(snapshot.features, dim=1), unit(snapshot.labelled_features, dim=1)
-    if radius is None:
-        radius = pure_radius(unlabelled, k_means(unlabelled, snapshot.num_classes, generator), purity)
-    return probcover_select(unlabelled, labelled, batch_size, generator, radius=radius)
-
-
-def pure_radius(features: Float[Tensor, "n d"], assignment: Int[Tensor, " n"], purity: float) -> float:
-    """The largest radius with which a share `purity` of the balls around instances holds one cluster only.
-
-    A ball is pure up to the distance to the nearest instance of another cluster, so that the radius is just below the
-    1 - `purity` quantile of these distances. `features` are L2-normalised. O(n^2 d) time, in blocks.
-    """
-    distances = torch.empty_like(features[:, 0])
-    rows = max(1, BLOCK_BYTES // (len(features) * features.element_size()))
-    for start in range(0, len(features), rows):
-        block = slice(start, start + rows)
-        other = assignment[block].unsqueeze(1) != assignment
-        squared = 2 - 2 * (features[block] @ features.mT).masked_fill_(~other, -1)  # 4: none is farther
-        distances[block] = squared.amin(dim=1).clamp_min_(0).sqrt_()
-    quantile = distances.sort().values[min(len(distances) - 1, int((1 - purity) * len(distances) + 1e-9))]
-    return max(
-        1e-3, float(quantile) * (1 - 1e-4)
-    )  # off the instance at that distance, so that rounding decides nothing
-
-
-def probcover_select(
-    features_u: Float[Tensor, "n d"],
-    features_l: Float[Tensor, "m d"],
-    batch_size: int,
-    generator: torch.Generator,
-    *,
-    radius: float,
-) -> Int[Tensor, " b"]:
-    """Pick, one after another, the instance with the most uncovered instances within `radius` (algorithm 1).
-
-    Covered is what lies within `radius` of a labelled or picked instance. Ties go to the lower position; where all is
-    covered, the rest is drawn uniformly. Features are L2-normalised. Every instance becomes covered once, so that the
-    counts are kept in O(n^2 d) time for any batch size, and in blocks.
-
-    Raises:
-        ValueError: if `radius` is not positive, `batch_size` is not in 1..n, the two differ in dtype or device, or
-            hold NaN or infinite values.
-    """
-    check_alike(features_u=features_u, features_l=features_l)
-    check_finite(features_u=features_u, features_l=features_l)
-    check_positive(radius=radius)
-    check_batch_size(batch_size, len(features_u))
-    closeness = 1 - radius**2 / 2  # the product of two vectors of length 1 at that distance
-    covered = _counts_within(features_u, features_l, closeness) > 0
-    counts = _counts_within(features_u, features_u[~covered], closeness)
-    left = torch.ones_like(covered)
-    picked: list[int] = []
-    while len(picked) < batch_size and int((counts * left).max()) > 0:
-        best = int((counts * left).argmax())
-        picked.append(best)
-        left[best] = False
-        fresh = ((features_u @ features_u[best]) >= closeness).logical_and_(~covered)
-        fresh[best] = ~covered[best]
-        counts -= _counts_within(features_u, features_u[fresh], closeness)
-        covered |= fresh
-    order = choose(len(left), len(left), generator).to(left.device)
-    rest = order[left[order]][: batch_size - len(picked)]
-    return torch.cat((torch.tensor(picked, dtype=torch.int64, device=left.device), rest))
-
-
-def _counts_within(features: Tensor, centres: Tensor, closeness: float) -> Tensor:
-    """Of how many centres each instance is within reach.  [n] int64"""
-    counts = torch.zeros(len(features), dtype=torch.int64, device=features.device)
-    rows = max(1, BLOCK_BYTES // (max(1, len(centres)) * features.element_size()))
-    for start in range(0, len(features), rows):
-        counts[start : start + rows] = (features[start : start + rows] @ centres.mT >= closeness).sum(dim=1)
-    return counts

@@ -1,0 +1,32 @@
+"""Small random inputs that tests of several strategies share."""
+
+import torch
+
+from dal_core.pool import Snapshot
+
+
+def points(n=23, m=4, d=5, seed=0, dtype=torch.float64):
+    """Unlabelled and labelled features."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, d, generator=generator, dtype=dtype), torch.randn(m, d, generator=generator, dtype=dtype)
+
+
+def unit_points(**sizes):
+    """The same, L2-normalised."""
+    return tuple(torch.nn.functional.normalize(each, dim=1) for each in points(**sizes))
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def snapshot_of(n=31, m=13, k=3, d=5, **changes):
+    """A snapshot whose labels follow from a linear rule that its head does not know."""
+    draw = seeded(7)
+    features, labelled, weight, truth = (
+        torch.randn(size, d, generator=draw, dtype=torch.float64) for size in (n, m, k, k)
+    )
+    labels = (labelled @ truth.T).argmax(dim=1)
+    values = {"features": features, "logits": features @ weight.T, "labelled_features": labelled}
+    values |= {"labelled_logits": labelled @ weight.T, "labels": labels, "weight": weight, "bias": None}
+    return Snapshot(**(values | changes))
