@@ -44,7 +44,7 @@ def test_markdown_formats_by_column_and_leaves_missing_numbers_empty():
     rows = pd.DataFrame({"step": [0.001, float("nan")], "update_s": [0.000123, 2.0], "nll": [1.0, 2.0]})
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown(rows).splitlines()]
     assert cells[0] == ["step", "time (s)", "NLL (nats)"]
-    assert cells[2] == ["0.001", "0.00012", "1.00"]
+    assert cells[2] == ["0.001", "0.000123", "1.00"]
     assert cells[3] == ["", "2", "2.00"]
 
 

@@ -25,6 +25,7 @@ VALUE_LABELS = {
     "query_s": "Time of an acquisition (s)",
     "peak_bytes": "Memory beside the features (MB)",
 }
+SIZES = {"N": "Pool size N", "D": "Features D", "K": "Classes K", "b": "Batch size b"}
 SCALES = {
     "accuracy": 100.0, "gain": 100.0, "difference": 100.0, "flips": 100.0, "update_s": 1000.0, "peak_bytes": 1e-6,
 }  # fmt: skip
@@ -105,7 +106,7 @@ def costs(rows: pd.DataFrame, *, y: str) -> Figure:
         curves(each, rows[rows["varied"] == name], x="size", y=y, by="strategy", band=False)
         for line in each.lines:
             line.set_markevery(1)
-        each.set(xlabel=name, xscale="log", yscale="log")
+        each.set(xlabel=SIZES.get(name, name), xscale="log", yscale="log")
         sizes = sorted(rows.loc[rows["varied"] == name, "size"].unique())
         each.set_xticks(sizes, [f"{size:,}" for size in sizes])
         each.xaxis.set_minor_locator(NullLocator())

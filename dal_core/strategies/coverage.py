@@ -213,5 +213,3 @@ def nearest_pair_gamma(features_l: Float[Tensor, "m d"]) -> float:
         squared = 2 - 2 * unit[start : start + rows] @ unit.mT
         smallest = torch.minimum(smallest, squared.masked_fill_(squared <= DUPLICATE, torch.inf).min())
     return 1 / float(smallest) if smallest < torch.inf else 1.0
-
-
