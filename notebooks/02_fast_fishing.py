@@ -194,9 +194,9 @@ def beside_the_paper(rows, experiment):
     paper = paper[paper["experiment"] == experiment].copy()
     paper["difference"] = paper["accuracy"] - paper["accuracy"].iloc[0]  # random comes first
     paper["strategy"] = paper["strategy"].map(label)
-    columns = ["source", "data", "strategy", "accuracy", "difference", "seeds"]
+    columns = ["source", "data", "strategy", "accuracy", "accuracy_ci", "difference", "difference_ci", "seeds"]
     measured = accuracy_table(rows).assign(source="measured")
-    return pd.concat([paper.assign(source="published", seeds=10)[columns], measured[columns]])
+    return pd.concat([paper.assign(source="published", seeds=10), measured])[columns]
 
 
 def keys(rows):
