@@ -234,7 +234,7 @@ def time_table(rows, experiment):
     paper = in_percent(paper[paper["experiment"] == experiment].drop(columns="accuracy"))
     measured = in_percent(rows).groupby(["data", "strategy"], sort=False)["query_s"]
     measured = measured.agg(query_s="mean", longest_s="max").reset_index().sort_values("data", kind="stable")
-    return pd.concat([paper, measured.assign(source="measured")])[
+    return pd.concat([paper.assign(source="published"), measured.assign(source="measured")])[
         ["source", "data", "strategy", "query_s", "longest_s"]
     ]
 
@@ -332,7 +332,7 @@ display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n
 # %%
 BASES = {
     "bait": {"num_unlabelled": 2000, "num_features": 128, "num_classes": 10, "batch_size": 40},
-    "bait_top_1": {"num_unlabelled": 1000, "num_features": 128, "num_classes": 10, "batch_size": 40},
+    "bait_top_1": {"num_unlabelled": 1000, "num_features": 512, "num_classes": 10, "batch_size": 40},
     "bait_diagonal": {"num_unlabelled": 1000, "num_features": 128, "num_classes": 10, "batch_size": 40},
     "bait_exact": {"num_unlabelled": 1000, "num_features": 32, "num_classes": 10, "batch_size": 10},
 }

@@ -120,20 +120,17 @@ def bait_select(
         everything=1 / (n + m) if fisher == "mean" else 1.0,
         candidate=(batch_size / (m + batch_size)) ** 0.5 if scaled else 1.0,
     )
-    with (
-        torch.inference_mode()
-    ):  # without the bookkeeping for gradients, which costs small operations a fifth of their time
+    # Without the bookkeeping for gradients, which costs small operations a fifth of their time.
+    with torch.inference_mode():
         if approximation == "diagonal":
-            unlabelled, labelled = Diagonals.of(features_u, logits_u), Diagonals.of(features_l, logits_l)
+            diagonals_u, diagonals_l = Diagonals.of(features_u, logits_u), Diagonals.of(features_l, logits_l)
             picked = select_diagonal(
-                unlabelled, labelled, batch_size, weighting, backward=scaled, block_bytes=block_bytes
+                diagonals_u, diagonals_l, batch_size, weighting, backward=scaled, block_bytes=block_bytes
             )
         else:
-            unlabelled, labelled = (
-                _factors(*pair, approximation, top_classes, renormalise)
-                for pair in ((features_u, logits_u), (features_l, logits_l))
-            )
-            space = cheaper_space(unlabelled, labelled, weighting, batch_size, block_bytes)
+            factors_u = _factors(features_u, logits_u, approximation, top_classes, renormalise)
+            factors_l = _factors(features_l, logits_l, approximation, top_classes, renormalise)
+            space = cheaper_space(factors_u, factors_l, weighting, batch_size, block_bytes)
             if scaled:
                 picked = _backward(_forward(space, min(2 * batch_size, n)), batch_size)
             else:
