@@ -289,7 +289,7 @@ display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n
 # ## (c) Benchmark
 #
 # **Question.** How does BAIT compare with other strategies when nothing is subsampled? **Protocol.** As in (a), but every
-# strategy sees the whole pool. On the right scale: the difference to random selection, paired by seed.
+# strategy sees the whole pool. The second figure has the differences to random selection, paired by seed.
 
 # %%
 benchmark = curves(lambda each: dict.fromkeys(["random", *strategies]), None)
@@ -327,7 +327,7 @@ display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n
 # varied at a time; the others are those in the tables below, with the exponent $a$ of the growth $\sim N^a$, fitted to the upper
 # half of the sizes. Expected for binary BAIT: $O((N + m) D^2)$ once and $O(N D)$ in each of $2b$ steps, nothing in $K$; for exact
 # BAIT $O((N + m) (KD)^2 + (KD)^3)$ once and $O(N K^2 D)$ a step. With one row an instance ($c = 1$) a small pool is worked on
-# in the Gram matrix of all rows, which no $K$ or $D$ enters.
+# in the Gram matrix of all rows, whose side depends on neither $K$ nor $D$.
 
 # %%
 BASES = {
