@@ -78,7 +78,7 @@ READING = f"{2 * BATCH_SIZE} products of the features with two vectors and nothi
 
 
 def reading(at: Snapshot) -> Callable[[], None]:
-    """The fastest order of the features as they are given, [n, d]; features @ [d, 2] takes 4 to 8 times as long."""
+    """A single product in the faster order of its factors; features @ [d, 2] takes 4 to 8 times as long."""
     vectors = torch.ones(2, at.features.shape[1])
 
     def products() -> None:

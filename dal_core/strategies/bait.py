@@ -155,12 +155,14 @@ def _quotients(gained: Float[Tensor, "n c c"], matrices: Float[Tensor, "n c c"])
     return torch.linalg.solve(matrices, gained).diagonal(dim1=1, dim2=2).sum(dim=1)
 
 
-def _downdate(matrices: Float[Tensor, "n c c"], left: Float[Tensor, "n c c"], right: Float[Tensor, "n c c"]) -> None:
-    """matrices -= left right^T, in place."""
+def _add_products(
+    matrices: Float[Tensor, "n c c"], left: Float[Tensor, "n c c"], right: Float[Tensor, "n c c"], scale: float
+) -> None:
+    """matrices += scale left right^T, in place."""
     if left.shape[2] == 1:
-        matrices.addcmul_(left, right.mT, value=-1)
+        matrices.addcmul_(left, right.mT, value=scale)
     else:
-        matrices.baddbmm_(left, right.mT, alpha=-1)
+        matrices.baddbmm_(left, right.mT, alpha=scale)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -173,32 +175,39 @@ class Picked:
 
 
 def _forward(space: Space, count: int) -> Picked:
-    """Pick `count` candidates greedily; `covered` is x M x^T and `gained` is x M F M x^T of every candidate."""
-    covered, gained = space.curvatures()
-    c = covered.shape[1]
-    identity = torch.eye(c, dtype=covered.dtype, device=covered.device)
-    positions = torch.empty(count, dtype=torch.int64, device=covered.device)
-    pickable = torch.zeros_like(covered[:, 0, 0])  # minus infinity where picked
-    Y, Z, T, W = covered.new_empty(4, count * c, space.side)  # X M_0 and X N_0 of the picks; the changes
+    """Pick `count` candidates greedily; `inner` is I + x M x^T and `gained` is x M F M x^T of every candidate."""
+    inner, gained = space.curvatures()
+    c, s = inner.shape[1], space.side
+    identity = torch.eye(c, dtype=inner.dtype, device=inner.device)
+    inner += identity
+    positions = torch.empty(count, dtype=torch.int64, device=inner.device)
+    pickable = torch.zeros_like(inner[:, 0, 0])  # minus infinity where picked
+    starts, changes = inner.new_empty(2, count, 2, c, s)  # x M_0 and x N_0 of each pick; its T and W
     for step in range(count):
-        candidate = (_quotients(gained, covered + identity) + pickable).argmax().unsqueeze(0)
+        candidate = (_quotients(gained, inner) + pickable).argmax().unsqueeze(0)
         positions[step : step + 1] = candidate
-        pickable[candidate] = -torch.inf
+        pickable.index_fill_(0, candidate, -torch.inf)
 
-        old, new = slice(0, step * c), slice(step * c, step * c + c)
-        Y[new], Z[new] = space.columns(candidate)
-        x_t, x_w = (space.products_of(candidate, rows[old]) for rows in (T, W))  # [c, u]
-        by_t, by_w = (torch.cat((x_t, x_w)) @ T[old]).chunk(2)  # [c, s]
-        x_m, x_n = Y[new] - by_t, Z[new] - x_t @ W[old] - by_w  # x M, x M F M
-        own_covered, own_gained = space.products_of(candidate, torch.cat((x_m, x_n))).chunk(2, dim=1)  # [c, c]
-        T[new], W[new] = _change(identity + own_covered, x_m, x_n, own_gained)
+        rows, earlier = space.rows_of(candidate), changes[:step].view(-1, s)
+        starts[step] = rows.columns()
+        of_change = rows.products(earlier).view(c, step, 2, c)  # x T^T, x W^T
+        weights = of_change.new_zeros(2, c, step, 2, c)
+        weights[0, :, :, 0] = of_change[:, :, 0]  # x M = x M_0 - x T^T T
+        weights[1] = of_change.flip(2)  # x M F M = x N_0 - x W^T T - x T^T W
+        now = torch.addmm(starts[step].view(-1, s), weights.view(2 * c, -1), earlier, alpha=-1)
+        own_covered, own_gained = rows.products(now).chunk(2, dim=1)  # [c, c]
+        t, w = _change(identity + own_covered, now[:c], now[c:], own_gained)
+        changes[step, 0], changes[step, 1] = t, w
 
-        products_t, products_w = space.products(torch.cat((T[new], W[new]))).chunk(2, dim=2)  # [n, c, c]
-        _downdate(covered, products_t, products_t)
-        _downdate(gained, products_t, 2 * products_w)  # the trace knows no more than the symmetric part
-    by_y, by_z, by_t, by_w = (space.products_of(positions, rows) for rows in (Y, Z, T, W))
-    mixed = by_t @ by_w.mT
-    return Picked(positions, by_y - by_t @ by_t.mT, by_z - mixed - mixed.mT)
+        products_t, products_w = space.products(changes[step].view(-1, s)).chunk(2, dim=2)  # [n, c, c]
+        _add_products(inner, products_t, products_t, -1)
+        _add_products(gained, products_t, products_w, -2)  # the trace knows no more than the symmetric part
+    rows = space.rows_of(positions)
+    by_start, by_change = (
+        rows.products(each.view(-1, s)).view(-1, count, 2, c).movedim(2, 0).flatten(2) for each in (starts, changes)
+    )
+    mixed = by_change[0] @ by_change[1].mT
+    return Picked(positions, by_start[0] - by_change[0] @ by_change[0].mT, by_start[1] - mixed - mixed.mT)
 
 
 def _change(inner: Tensor, covered: Tensor, gained: Tensor, own_gained: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,7 +221,7 @@ def _change(inner: Tensor, covered: Tensor, gained: Tensor, own_gained: Tensor) 
         identity = torch.eye(len(inner), dtype=inner.dtype, device=inner.device)
         root = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), identity, upper=False)
     t = root @ covered
-    return t, root @ gained - (root @ own_gained @ root.mT) @ t / 2
+    return t, torch.addmm(root @ gained, root @ own_gained @ root.mT, t, alpha=-0.5)
 
 
 def _backward(picked: Picked, batch_size: int) -> Int[Tensor, " b"]:

@@ -14,6 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+PIECES = 32  # of the features, in a product with at most so many vectors:
+FEW = 8
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Factors:
@@ -89,7 +92,7 @@ class Factors:
             return weights * values
         mean = self.probabilities.unsqueeze(1) @ values  # [n, 1, v]
         if self.classes is not None:
-            values = values.gather(1, self.classes.unsqueeze(2).expand(-1, -1, values.shape[2]))
+            values = values.gather(1, self.classes.unsqueeze(2).expand(len(values), -1, values.shape[2]))
         return weights * (values - mean)
 
     def class_vectors(self) -> Float[Tensor, "n c k"]:
@@ -103,7 +106,7 @@ class Factors:
         v, k, d = len(vectors), self.num_classes, self.features.shape[1]
         results = []
         for block in self._blocks(3 * v * k, block_bytes):
-            projected = vectors.view(v * k, d) @ block.features.mT  # faster than its transpose for few vectors
+            projected = _projections(vectors.view(v * k, d), block.features)
             results.append(block.class_products(projected.view(v, k, len(block)).permute(2, 1, 0)))
         return torch.cat(results) if len(results) > 1 else results[0]
 
@@ -152,6 +155,20 @@ class Factors:
             return
         for start in range(0, len(self), size):
             yield self[start : start + size]
+
+
+def _projections(vectors: Float[Tensor, "v d"], features: Float[Tensor, "n d"]) -> Float[Tensor, "v n"]:
+    """vectors features^T: for few vectors in pieces, because BLAS runs such a product on one thread."""
+    end = len(features) - len(features) % PIECES
+    if len(vectors) > FEW or end == 0:
+        return vectors @ features.mT
+    pieces = features[:end].view(PIECES, -1, features.shape[1])
+    projected = features.new_empty(len(vectors), len(features))
+    by_piece = torch.bmm(vectors.expand(PIECES, -1, -1), pieces.mT)
+    projected[:, :end].view(len(vectors), PIECES, -1).copy_(by_piece.movedim(0, 1))
+    if end < len(features):
+        torch.mm(vectors, features[end:].mT, out=projected[:, end:])
+    return projected
 
 
 def joined(one: Factors, other: Factors) -> Factors:

@@ -45,16 +45,24 @@ class Space(abc.ABC):
         """x M_0 x^T and x N_0 x^T of each candidate."""
 
     @abc.abstractmethod
-    def columns(self, candidate: Int[Tensor, " 1"]) -> Float[Tensor, "2 c s"]:
-        """x M_0 and x N_0 of one candidate."""
-
-    @abc.abstractmethod
     def products(self, vectors: Float[Tensor, "v s"]) -> Float[Tensor, "n c v"]:
         """Products of each candidate's rows with the vectors."""
 
     @abc.abstractmethod
-    def products_of(self, candidates: Int[Tensor, " p"], vectors: Float[Tensor, "v s"]) -> Float[Tensor, "pc v"]:
-        """The same for the rows of some candidates, one after another."""
+    def rows_of(self, candidates: Int[Tensor, " p"]) -> "Rows":
+        """The rows of some candidates, one candidate after another."""
+
+
+class Rows(abc.ABC):
+    """Some candidates' rows, fetched once for all that a step does with them."""
+
+    @abc.abstractmethod
+    def columns(self) -> Float[Tensor, "2 c s"]:
+        """x M_0 and x N_0, of a single candidate."""
+
+    @abc.abstractmethod
+    def products(self, vectors: Float[Tensor, "v s"]) -> Float[Tensor, "pc v"]:
+        """Products with the vectors."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,8 +70,7 @@ class ParameterSpace(Space):
     """s = k d: the rows as they are, with the Kronecker structure of classes and features."""
 
     candidates: Factors
-    inverse: Float[Tensor, "s s"]  # M_0
-    sandwich: Float[Tensor, "s s"]  # N_0
+    matrices: Float[Tensor, "2 s s"]  # M_0, N_0
     block_bytes: int
 
     @classmethod
@@ -72,35 +79,47 @@ class ParameterSpace(Space):
         precision = labelled.double().information(block_bytes).mul_(weighting.labelled)
         precision.diagonal().add_(weighting.prior)
         precision = torch.linalg.cholesky(precision)  # under the same name, so that one matrix less is held
-        inverse = torch.cholesky_inverse(precision).mT.to(unlabelled.features.dtype)  # .mT: row after row in memory
+        precision = torch.cholesky_inverse(precision)
+        matrices = unlabelled.features.new_empty(2, *precision.shape)
+        inverse, sandwich = matrices
+        inverse.copy_(precision)
         del precision
         everything = unlabelled.information(block_bytes).add_(labelled.information(block_bytes))
-        sandwich = inverse @ everything.mul_(weighting.everything) @ inverse
-        return cls(unlabelled.scaled(weighting.candidate), inverse, sandwich, block_bytes)
+        torch.mm(inverse @ everything.mul_(weighting.everything), inverse, out=sandwich)
+        return cls(unlabelled.scaled(weighting.candidate), matrices, block_bytes)
 
     @property
     def side(self) -> int:
-        return len(self.inverse)
+        return self.matrices.shape[1]
 
     def curvatures(self) -> tuple[Tensor, Tensor]:
-        inverse, sandwich = (
-            self.candidates.quadratic(each, self.block_bytes).double() for each in (self.inverse, self.sandwich)
-        )
+        inverse, sandwich = (self.candidates.quadratic(each, self.block_bytes).double() for each in self.matrices)
         return inverse, sandwich
 
-    def columns(self, candidate: Tensor) -> Tensor:
-        sample = self.candidates[candidate]
-        d = sample.features.shape[1]
+    def products(self, vectors: Tensor) -> Tensor:
+        return self.candidates.products(vectors.to(self.matrices.dtype), self.block_bytes).double()
+
+    def rows_of(self, candidates: Tensor) -> "ParameterRows":
+        samples = self.candidates[candidates]
+        return ParameterRows(samples, samples.double(), self.matrices, self.block_bytes)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ParameterRows(Rows):
+    """Rows as factors, in the dtype of the features and in double precision."""
+
+    samples: Factors
+    exact: Factors
+    matrices: Float[Tensor, "2 s s"]
+    block_bytes: int
+
+    def columns(self) -> Tensor:
         # Features first, then classes: s^2 instead of c s^2 operations.
-        partial = [(matrix.view(-1, d) @ sample.features[0]).view(1, len(matrix), -1).mT
-                   for matrix in (self.inverse, self.sandwich)]  # fmt: skip
-        return torch.cat([sample.class_products(each) for each in partial]).double()
+        partial = self.matrices.view(-1, self.samples.features.shape[1]) @ self.samples.features[0]
+        return self.samples.class_products(partial.view(2, self.matrices.shape[1], -1).mT).double()
 
     def products(self, vectors: Tensor) -> Tensor:
-        return self.candidates.products(vectors.to(self.inverse.dtype), self.block_bytes).double()
-
-    def products_of(self, candidates: Tensor, vectors: Tensor) -> Tensor:
-        return self.candidates[candidates].double().products(vectors, self.block_bytes).flatten(0, 1)
+        return self.exact.products(vectors, self.block_bytes).flatten(0, 1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -134,17 +153,29 @@ class GramSpace(Space):
         own = self.kernel[: n * c, : n * c].view(n, c, n, c).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         return own.double() * scale, (rows @ rows.mT).double().mul_(scale * self.weighting.everything)
 
-    def columns(self, candidate: Tensor) -> Tensor:
-        column = self.kernel.view(-1, self.rows, len(self.kernel))[candidate][0] * self.weighting.candidate
-        return torch.stack((column, (column @ self.kernel).mul_(self.weighting.everything))).double()
-
     def products(self, vectors: Tensor) -> Tensor:
         n, c = self.num_candidates, self.rows
         return (vectors[:, : n * c] * self.weighting.candidate).view(-1, n, c).permute(1, 2, 0)
 
-    def products_of(self, candidates: Tensor, vectors: Tensor) -> Tensor:
-        own = vectors.view(len(vectors), self.side // self.rows, self.rows).index_select(1, candidates)  # [v, p, c]
-        return own.flatten(1).mT * self.weighting.candidate
+    def rows_of(self, candidates: Tensor) -> "GramRows":
+        return GramRows(candidates, self)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GramRows(Rows):
+    """Rows as positions: a product with a vector is one of its entries."""
+
+    candidates: Int[Tensor, " p"]
+    space: GramSpace
+
+    def columns(self) -> Tensor:
+        kernel, weighting = self.space.kernel, self.space.weighting
+        column = kernel.view(-1, self.space.rows, len(kernel))[self.candidates][0] * weighting.candidate
+        return torch.stack((column, (column @ kernel).mul_(weighting.everything))).double()
+
+    def products(self, vectors: Tensor) -> Tensor:
+        own = vectors.view(len(vectors), self.space.side // self.space.rows, self.space.rows)  # [v, r / c, c]
+        return own.index_select(1, self.candidates).flatten(1).mT * self.space.weighting.candidate
 
 
 def cheaper_space(
