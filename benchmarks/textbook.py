@@ -3,7 +3,7 @@
 Symbols as in `dal_core.laplace`: W weight [k, d], S covariance [d, d], b new samples, m labelled samples.
 """
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterable, Iterator, Sized
 
 import torch
 from torch import Tensor
@@ -92,3 +92,26 @@ def _error(probabilities: Tensor, target: Tensor) -> Tensor:
 def _curvature(probabilities: Tensor) -> Tensor:
     """p_max (1 - p_max)."""
     return probabilities.max() * (1 - probabilities.max())
+
+
+def judge(
+    initial: Head,
+    known: tuple[Tensor, Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    test: tuple[Tensor, Tensor],
+    training: Training,
+    seed: int,
+    loss: str = "zero_one",
+) -> Tensor:
+    """Test losses of heads that are trained one after another on the `known` features and labels and one batch more."""
+    losses = []
+    for features, labels in batches:
+        both = torch.cat((known[0], features)), torch.cat((known[1], labels))
+        sampler = SameShuffle(both[1], torch.Generator().manual_seed(seed))
+        weight, bias = train_head(initial, *both, training, sampler)
+        logits = test[0] @ weight.mT + bias
+        if loss == "zero_one":
+            losses.append((logits.argmax(dim=1) != test[1]).to(logits.dtype).mean())
+        else:
+            losses.append(torch.nn.functional.cross_entropy(logits, test[1]))
+    return torch.stack(losses)

@@ -5,7 +5,7 @@ import functools
 import json
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pandas as pd
 import torch
@@ -16,7 +16,7 @@ from dal_core.checks import check_choice, check_whole
 from dal_core.features import FeatureBank
 from dal_core.heads import KINDS, OPTIMISERS, PROTOCOLS, Head, Training, train_head
 from dal_core.metrics import evaluate
-from dal_core.pool import OracleSnapshot, Pool, Snapshot
+from dal_core.pool import LabelledSet, OracleSnapshot, Pool, Snapshot
 from dal_core.randomness import fixed_threads, generator_for
 from dal_core.strategies.sequential import Updates, select_sequentially
 
@@ -24,6 +24,11 @@ DEVICES = ("auto", "cpu", "cuda")
 # Option names that belong to the training and to updates within a batch; all others are the strategy's.
 TRAINING_OPTIONS = {"learning_rate", "weight_decay", "training_batch_size", "epochs", "drop_last"}
 UPDATE_OPTIONS = {f"update_{field.name}" for field in dataclasses.fields(Updates)}
+VALIDATION_SIZE = "validation_size"
+OTHER_OPTIONS = {*TRAINING_OPTIONS, *UPDATE_OPTIONS, VALIDATION_SIZE}
+COLUMNS = (
+    "cycle", "n_labeled", "accuracy", "nll", "brier", "ece", "ace", "query_s", "train_s", "acquired",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +46,9 @@ class Experiment:
         device: "auto" takes CUDA where there is one.
         allow_oracle: has to be True for a strategy that looks at true labels.
         options: the strategy's own options; changes to the training (`learning_rate`, `weight_decay`,
-            `training_batch_size`, `epochs`, `drop_last`); and `update_every`, with `update_gamma`,
-            `update_likelihood` and `update_prior_precision`, to update the head within a batch.
+            `training_batch_size`, `epochs`, `drop_last`); `update_every`, with `update_gamma`, `update_likelihood` and
+            `update_prior_precision`, to update the head within a batch; and `validation_size`, instances of the train
+            split that are never bought, for oracles that judge by a validation set.
 
     Raises:
         ValueError: on anything unknown or out of range; lists what exists.
@@ -61,9 +67,6 @@ class Experiment:
     device: str = "auto"
     allow_oracle: bool = False
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    columns: ClassVar[tuple[str, ...]] = (
-        "cycle", "n_labeled", "accuracy", "nll", "brier", "ece", "ace", "query_s", "train_s", "acquired",
-    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check_choice("head", self.head, KINDS)
@@ -81,8 +84,26 @@ class Experiment:
             raise ValueError(f"update_every is given, but the oracle {self.strategy!r} picks whole batches")
         if self.updates is None and (lost := UPDATE_OPTIONS & set(self.options)):
             raise ValueError(f"options holds {sorted(lost)}, which have no effect without update_every")
+        if strategies.plans_ahead(self.strategy):
+            planned = self.cycles * self.batch_size
+            if self.subset_size is not None and self.subset_size < planned:
+                raise ValueError(
+                    f"subset_size is {self.subset_size}; at least {planned} was expected, because {self.strategy!r} "
+                    "plans all acquisitions on the first subset"
+                )
+        check_whole(VALIDATION_SIZE, self.validation_size, 0)
         strategies.get(self.strategy, self._strategy_options)
         self.training  # noqa: B018 - validates the options of the training
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of the run's rows."""
+        return (*COLUMNS, strategies.RECORD) if strategies.records(self.strategy) else COLUMNS
+
+    @property
+    def validation_size(self) -> int:
+        """Instances that are set aside."""
+        return self.options.get(VALIDATION_SIZE, 0)
 
     def __hash__(self) -> int:
         return hash((self.dataset, self.strategy, self.seed))  # options are a dict, and cannot take part
@@ -101,7 +122,7 @@ class Experiment:
 
     @property
     def _strategy_options(self) -> dict[str, Any]:
-        return {k: v for k, v in self.options.items() if k not in TRAINING_OPTIONS | UPDATE_OPTIONS}
+        return {k: v for k, v in self.options.items() if k not in OTHER_OPTIONS}
 
 
 def training_protocol(optimiser: str, changes: dict[str, Any]) -> Training:
@@ -145,8 +166,9 @@ def run(experiment: Any, *, data_dir: str | Path | None = None) -> pd.DataFrame:
     """Run an experiment; a row for the initial labelled set and one for each acquisition.
 
     Columns: cycle, n_labeled, accuracy, nll (nats), brier, ece, ace on the test split; query_s and train_s (seconds);
-    acquired, the instances bought since the row before, as positions in the train split, in the order of picking.
-    Rows but for the two times are the same bit by bit for the same configuration and data on one CPU.
+    acquired, the instances bought since the row before, as positions in the train split, in the order of picking; and
+    where the strategy tells about its choice, record, as JSON. Rows but for the two times are the same bit by bit for
+    the same configuration and data on one CPU.
 
     Raises:
         ValueError: if the pool is too small for the experiment.
@@ -159,7 +181,8 @@ def run(experiment: Any, *, data_dir: str | Path | None = None) -> pd.DataFrame:
 def _(experiment: Experiment, *, data_dir: str | Path | None = None) -> pd.DataFrame:
     device = resolve_device(experiment.device)
     bank = datasets.load(experiment.dataset, encoder=experiment.encoder, data_dir=data_dir)
-    needed, size = experiment.initial_size + experiment.cycles * experiment.batch_size, len(bank.train_labels)
+    needed = experiment.initial_size + experiment.cycles * experiment.batch_size
+    size = len(bank.train_labels) - experiment.validation_size
     if needed > size:
         raise ValueError(f"the experiment buys {needed} instances, but the pool of {bank_name(experiment)} has {size}")
     with fixed_threads():
@@ -173,57 +196,91 @@ def bank_name(study: Any) -> str:
     return study.dataset if study.encoder is None else f"{study.dataset} ({study.encoder})"
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Run:
+    """What stays the same from cycle to cycle."""
+
+    experiment: Experiment
+    bank: FeatureBank
+    initial: Head
+    validation: torch.Tensor  # positions in the train split that are set aside
+
+    def draw(self, *purpose: str | int) -> torch.Generator:
+        return generator_for(self.experiment.seed, *purpose)
+
+
 def _learning_curve(experiment: Experiment, bank: FeatureBank, device: torch.device) -> pd.DataFrame:
     draw = functools.partial(generator_for, experiment.seed)
-    initial = initial_head(experiment, bank, device)
     pool = Pool.start(len(bank.train_labels), experiment.initial_size, draw("initial labelled set"))
-    acquired, query_seconds, rows = pool.labelled, float("nan"), []
+    validation = pool.subset(experiment.validation_size, draw("validation set"))
+    pool = pool.without(validation)
+    course = _Run(experiment, bank, initial_head(experiment, bank, device), validation)
+    planned, acquired, query_seconds, rows = pool.labelled[:0], pool.labelled, float("nan"), []
+    told: dict[str, Any] = {}
     for cycle in range(experiment.cycles + 1):
         start = now(device)
         indices, shuffle = pool.labelled.to(device), draw("minibatches", cycle)
-        head = train_head(initial, bank.train_features, bank.train_labels, indices, experiment.training, shuffle)
+        head = train_head(course.initial, bank.train_features, bank.train_labels, indices, experiment.training, shuffle)
         train_seconds = now(device) - start
         scores = evaluate(head.logits(bank.test_features), bank.test_labels)
         rows.append(
             {"cycle": cycle, "n_labeled": len(pool.labelled), **scores}
             | {"query_s": query_seconds, "train_s": train_seconds, "acquired": acquired.tolist()}
+            | {strategies.RECORD: json.dumps(told)}
         )
         if cycle < experiment.cycles:
-            start = now(device)
-            acquired = _acquire(experiment, bank, head, pool, cycle)
+            start, told = now(device), {}
+            if not len(planned):
+                planned = _acquire(course, head, pool, cycle, told)
+            acquired, planned = planned[: experiment.batch_size], planned[experiment.batch_size :]
             query_seconds = now(device) - start
             pool = pool.buy(acquired)
-    return pd.DataFrame(rows, columns=Experiment.columns)
+    return pd.DataFrame(rows, columns=experiment.columns)
 
 
-def _acquire(experiment: Experiment, bank: FeatureBank, head: Head, pool: Pool, cycle: int) -> torch.Tensor:
-    """The instances that the strategy picks, as positions in the train split, on the CPU."""
-    draw = functools.partial(generator_for, experiment.seed)
-    device = bank.train_features.device
-    subset = pool.subset(experiment.subset_size, draw("pool subset", cycle))
+def _acquire(course: _Run, head: Head, pool: Pool, cycle: int, told: dict[str, Any]) -> torch.Tensor:
+    """The instances that the strategy picks, as positions in the train split, on the CPU; fills `told`."""
+    experiment, bank, device = course.experiment, course.bank, course.bank.train_features.device
+    subset = pool.subset(experiment.subset_size, course.draw("pool subset", cycle))
     visible, labelled = subset.to(device), pool.labelled.to(device)
-    strategy = strategies.get(experiment.strategy, experiment._strategy_options)
-    generator = draw("strategy", cycle)
-    snapshot = take_snapshot(bank, head, labelled, visible, experiment.training)
+    strategy, batch_size = strategies.get(experiment.strategy, experiment._strategy_options), experiment.batch_size
+    if strategies.records(experiment.strategy):
+        strategy = functools.partial(strategy, **{strategies.RECORD: told})
+    if strategies.plans_ahead(experiment.strategy):
+        strategy = functools.partial(strategy, **{strategies.ACQUISITION_SIZE: batch_size})
+        batch_size *= experiment.cycles - cycle
+    generator = course.draw("strategy", cycle)
+    snapshot = take_snapshot(bank, head, labelled, visible, experiment.training, course.initial)
     if strategies.needs_oracle(experiment.strategy):
-        snapshot = OracleSnapshot(
-            **{field.name: getattr(snapshot, field.name) for field in dataclasses.fields(snapshot)},
-            hidden_labels=bank.train_labels[visible],
-            test_features=head.embed(bank.test_features),
-            test_labels=bank.test_labels,
-        )
+        snapshot = _with_truth(snapshot, course, head, visible)
     if experiment.updates is None:
-        positions = strategies.query(strategy, snapshot, experiment.batch_size, generator)
+        positions = strategies.query(strategy, snapshot, batch_size, generator)
     else:
         positions = select_sequentially(
             strategy,
             snapshot,
-            experiment.batch_size,
+            batch_size,
             generator,
             annotate=lambda picked: bank.train_labels[visible[picked]],
             updates=experiment.updates,
         )
     return subset[positions.cpu()]
+
+
+def _with_truth(snapshot: Snapshot, course: _Run, head: Head, visible: torch.Tensor) -> OracleSnapshot:
+    """The snapshot for an oracle, with the labels of what is visible, the test set and the validation set."""
+    bank = course.bank
+
+    def labelled_set(features: torch.Tensor, labels: torch.Tensor) -> LabelledSet:
+        return LabelledSet(head.embed(features), labels, None if head.hidden_weight is None else features)
+
+    aside = course.validation.to(visible.device)
+    return OracleSnapshot(
+        **{field.name: getattr(snapshot, field.name) for field in dataclasses.fields(snapshot)},
+        hidden_labels=bank.train_labels[visible],
+        test=labelled_set(bank.test_features, bank.test_labels),
+        validation=labelled_set(bank.train_features[aside], bank.train_labels[aside]) if len(aside) else None,
+    )
 
 
 def initial_head(study: Any, bank: FeatureBank, device: torch.device) -> Head:
@@ -239,10 +296,17 @@ def initial_head(study: Any, bank: FeatureBank, device: torch.device) -> Head:
 
 
 def take_snapshot(
-    bank: FeatureBank, head: Head, labelled: torch.Tensor, visible: torch.Tensor, training: Training
+    bank: FeatureBank,
+    head: Head,
+    labelled: torch.Tensor,
+    visible: torch.Tensor,
+    training: Training,
+    initial: Head | None = None,
 ) -> Snapshot:
     """What a strategy sees when `labelled` is labelled and it may choose from `visible`."""
-    features, labelled_features = head.embed(bank.train_features[visible]), head.embed(bank.train_features[labelled])
+    inputs, labelled_inputs = bank.train_features[visible], bank.train_features[labelled]
+    features, labelled_features = head.embed(inputs), head.embed(labelled_inputs)
+    hidden = head.hidden_weight is not None
     return Snapshot(
         features=features,
         logits=head.last_layer(features),
@@ -252,6 +316,9 @@ def take_snapshot(
         weight=head.weight,
         bias=head.bias,
         training=training,
+        initial=initial,
+        inputs=inputs if hidden else None,
+        labelled_inputs=labelled_inputs if hidden else None,
     )
 
 

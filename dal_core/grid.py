@@ -144,12 +144,16 @@ class Grid:
 
     def _labelled(self, key: str, study: Study, rows: pd.DataFrame | None) -> pd.DataFrame:
         assert rows is not None, "a run that was computed is in the store"
-        settings = {"run": key, "data": bank_name(study)}
+        settings: dict[str, Any] = {"run": key, "data": bank_name(study)}
         for name, value in dataclasses.asdict(study).items():
             if name not in rows.columns and not isinstance(value, (dict, tuple)):
                 settings[name] = value
         # Options that set two curves of one strategy apart become columns of their own.
-        settings |= {name: value for name, value in study.options.items() if name not in rows.columns}
+        settings |= {
+            name: value if isinstance(value, (str, int, float, type(None))) else json.dumps(value)
+            for name, value in study.options.items()
+            if name not in rows.columns
+        }
         return pd.concat([pd.DataFrame(settings, index=rows.index), rows], axis=1)
 
 

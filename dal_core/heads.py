@@ -18,6 +18,7 @@ from dal_core.checks import (
     check_memory,
     check_number,
     check_positive,
+    check_shape,
     check_whole,
 )
 
@@ -62,8 +63,8 @@ class Head:
         hidden_bias = uniform(HIDDEN_UNITS, fan_in=num_features)
         return cls(uniform(num_classes, HIDDEN_UNITS, fan_in=HIDDEN_UNITS), None, hidden_weight, hidden_bias)
 
-    def unstacked(self, i: int) -> "Head":
-        """Head i of a stack."""
+    def unstacked(self, i: int | slice) -> "Head":
+        """Head i of a stack, or a part of the stack."""
 
         def part(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor[i]
@@ -115,7 +116,7 @@ class Training:
 def train_heads(
     initial: Head,
     features: Float[Tensor, "n d"],
-    labels: Int[Tensor, " n"],
+    labels: Int[Tensor, " n"] | Int[Tensor, "e m"],
     index_sets: Int[Tensor, "e m"],
     training: Training,
     generators: Sequence[torch.Generator],
@@ -130,6 +131,7 @@ def train_heads(
 
     Args:
         initial: one head, the start of all, or a stack of e heads. Not modified.
+        labels: of the instances; or of the entries of `index_sets`, where heads are told different labels.
         index_sets: positions in `features`; all sets have the same size.
         generators: one a head, on the CPU whatever the device, so that minibatches are the same on every device.
 
@@ -144,6 +146,8 @@ def train_heads(
         raise ValueError(
             f"generators has {len(generators)} entries; {num_heads} were expected, one a row of index_sets"
         )
+    if labels.ndim == 2:
+        check_shape("labels", labels, (num_heads, num_samples))
     if num_samples == 0 or num_heads == 0:
         raise ValueError(f"index_sets has shape {tuple(index_sets.shape)}; at least one non-empty set was expected")
     if int(index_sets.min()) < 0 or int(index_sets.max()) >= len(features):
@@ -160,7 +164,7 @@ def train_heads(
     inputs = features.new_zeros(len(used), width)  # [u, w]
     inputs[:, : features.shape[1]] = features[used]
     inputs[:, features.shape[1]] = 1
-    targets = labels[used]
+    targets = labels if labels.ndim == 2 else labels[index_sets]  # [e, m]
 
     head_bytes = 4 * sum(tensor[0].nbytes for tensor in parameters)
     budget = block_bytes or BLOCK_BYTES.get(features.device.type, BLOCK_BYTES["cpu"])
@@ -168,7 +172,7 @@ def train_heads(
     for start in range(0, num_heads, heads_a_block):
         block = slice(start, start + heads_a_block)
         views = [tensor[block] for tensor in parameters]
-        _train_block(views, inputs, targets, local_sets[block], training, generators[block])
+        _train_block(views, inputs, targets[block], local_sets[block], training, generators[block])
     return _without_bias_column(parameters, initial, features.shape[1])
 
 
@@ -231,12 +235,14 @@ def _train_block(
     for epoch in range(training.epochs):
         rate = training.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / training.epochs))
         order = torch.stack([torch.randperm(num_samples, generator=generator) for generator in generators])
-        shuffled = index_sets.gather(1, order.to(index_sets.device))  # [e, m]
+        order = order.to(index_sets.device)
+        shuffled, shuffled_targets = index_sets.gather(1, order), targets.gather(1, order)  # [e, m]
         for batch in slices:
             rows = shuffled[:, batch]  # [e, b]
             # index_select copies whole rows, several times faster than inputs[rows] does.
             batch_inputs = inputs.index_select(0, rows.flatten()).view(*rows.shape, -1)  # [e, b, w]
-            _cross_entropy_gradient(parameters, gradients, batch_inputs, targets[rows], training.weight_decay)
+            batch_targets = shuffled_targets[:, batch]
+            _cross_entropy_gradient(parameters, gradients, batch_inputs, batch_targets, training.weight_decay)
             step(rate)
 
 

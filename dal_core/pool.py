@@ -2,14 +2,17 @@
 
 import dataclasses
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from dal_core.checks import check_alike, check_finite, check_labels, check_shape
-from dal_core.heads import PROTOCOLS, Training
+from dal_core.heads import PROTOCOLS, Head, Training
 from dal_core.randomness import choose
+
+S = TypeVar("S", bound="Snapshot")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,8 +47,11 @@ class Pool:
         known = torch.isin(instances, self.unlabelled)
         if not known.all():
             raise ValueError(f"instances holds {instances[~known].tolist()}; only unlabelled instances can be bought")
-        rest = self.unlabelled[~torch.isin(self.unlabelled, instances)]
-        return Pool(torch.cat((self.labelled, instances)), rest)
+        return Pool(torch.cat((self.labelled, instances)), self.without(instances).unlabelled)
+
+    def without(self, instances: Int[Tensor, " s"]) -> "Pool":
+        """The pool in which `instances` cannot be bought."""
+        return Pool(self.labelled, self.unlabelled[~torch.isin(self.unlabelled, instances)])
 
     def subset(self, size: int | None, generator: torch.Generator) -> Int[Tensor, " s"]:
         """`size` unlabelled instances drawn uniformly, ascending; all of them if there are fewer or `size` is None."""
@@ -60,8 +66,11 @@ class Snapshot:
 
     `features` and `logits` belong to the n unlabelled instances that the strategy chooses from; features are what the
     last layer of the head sees. `weight` and `bias` are that last layer, so that logits = features @ weight.T + bias.
-    `training` is how the head was trained, for strategies that train heads of their own. True labels of the unlabelled
-    instances are not in here.
+    True labels of the unlabelled instances are not in here.
+
+    For strategies that train heads of their own, `training` is how the head was trained, and `initial` what it was
+    trained from; without it a linear layer is drawn. `inputs` and `labelled_inputs` are what a head with a hidden
+    layer takes; the inputs of a linear head are the features.
 
     Raises:
         ValueError: if fields do not fit each other, labels are out of range, or a value is NaN or infinite.
@@ -74,7 +83,11 @@ class Snapshot:
     labels: Int[Tensor, " m"]
     weight: Float[Tensor, "k d"]
     bias: Float[Tensor, " k"] | None
-    training: Training = dataclasses.field(default=PROTOCOLS["sgd"], kw_only=True)
+    _: dataclasses.KW_ONLY
+    training: Training = PROTOCOLS["sgd"]
+    initial: Head | None = None
+    inputs: Float[Tensor, "n d_in"] | None = None
+    labelled_inputs: Float[Tensor, "m d_in"] | None = None
 
     def __post_init__(self) -> None:
         check_shape("weight", self.weight, (None, None))
@@ -82,9 +95,14 @@ class Snapshot:
         k, d = self.weight.shape
         shapes: dict[str, tuple[int | None, ...]] = {"features": (None, d), "logits": (len(self.features), k)}
         shapes |= {"labelled_features": (len(self.labels), d), "labelled_logits": (len(self.labels), k)}
-        floats = {name: getattr(self, name) for name in (*shapes, "weight")}
+        if self.initial is not None and self.initial.hidden_weight is not None:
+            d_in = self.initial.hidden_weight.shape[1]
+            if self.inputs is None or self.labelled_inputs is None:
+                raise ValueError("inputs or labelled_inputs is None; initial has a hidden layer, which takes them")
+            shapes |= {"inputs": (len(self.features), d_in), "labelled_inputs": (len(self.labels), d_in)}
         if self.bias is not None:
-            floats["bias"], shapes["bias"] = self.bias, (k,)
+            shapes["bias"] = (k,)
+        floats = {name: getattr(self, name) for name in (*shapes, "weight")}
         check_alike(**floats)
         for name, shape in shapes.items():
             check_shape(name, floats[name], shape)
@@ -108,19 +126,43 @@ class Snapshot:
         """Softmax of `logits`, computed when first asked for."""
         return self.logits.softmax(dim=-1)
 
+    def at(self: S, positions: Int[Tensor, " p"]) -> S:
+        """The same cycle for a strategy that chooses from the instances at `positions` only."""
+        of_pool = ("features", "logits", "inputs", "hidden_labels")
+        parts = {name: getattr(self, name, None) for name in of_pool}
+        return dataclasses.replace(self, **{name: part[positions] for name, part in parts.items() if part is not None})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelledSet:
+    """Instances and their true labels, to measure heads on; `features` and `inputs` are as in a Snapshot."""
+
+    features: Float[Tensor, "n d"]
+    labels: Int[Tensor, " n"]
+    inputs: Float[Tensor, "n d_in"] | None = None
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OracleSnapshot(Snapshot):
-    """A snapshot with ground truth: for upper baselines, which ask for this type and are marked where they appear."""
+    """A snapshot with ground truth: for upper baselines, which ask for this type and are marked where they appear.
+
+    `hidden_labels` belong to the unlabelled instances; the test set and the validation set are what they judge by.
+    """
 
     hidden_labels: Int[Tensor, " n"]
-    test_features: Float[Tensor, "n_test d"]
-    test_labels: Int[Tensor, " n_test"]
+    test: LabelledSet | None = None
+    validation: LabelledSet | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_alike(features=self.features, test_features=self.test_features)
-        check_shape("test_features", self.test_features, (None, self.weight.shape[1]))
-        check_finite(test_features=self.test_features)
         self._check_labels("hidden_labels", self.hidden_labels, len(self.features))
-        self._check_labels("test_labels", self.test_labels, len(self.test_features))
+        for name, labelled in {"test": self.test, "validation": self.validation}.items():
+            if labelled is not None:
+                check_shape(f"{name}.features", labelled.features, (None, self.weight.shape[1]))
+                check_alike(features=self.features, **{f"{name}.features": labelled.features})
+                check_finite(**{f"{name}.features": labelled.features})
+                self._check_labels(f"{name}.labels", labelled.labels, len(labelled.features))
+
+    def without_truth(self) -> Snapshot:
+        """What an ordinary strategy may see of it."""
+        return Snapshot(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Snapshot)})

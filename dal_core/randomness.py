@@ -25,6 +25,11 @@ def integer_seed(generator: torch.Generator) -> int:
     return int(torch.randint(2**31 - 1, (), generator=generator))
 
 
+def generators_from(generator: torch.Generator, count: int) -> list[torch.Generator]:
+    """`count` generators of their own, so that what one of them is used for does not shift what the others draw."""
+    return [torch.Generator().manual_seed(integer_seed(generator)) for _ in range(count)]
+
+
 def choose(population: int, count: int, generator: torch.Generator) -> torch.Tensor:
     """`count` distinct positions of `range(population)`, uniformly, in random order.  [count] int64
 

@@ -4,9 +4,9 @@ import importlib.util
 from collections.abc import Callable
 
 from benchmarks.case import Case
-from benchmarks.cases import bait, coverage, updates
+from benchmarks.cases import bait, coverage, oracles, updates
 
-CASES: dict[str, Callable[[], Case]] = {**updates.CASES, **bait.CASES, **coverage.CASES}
+CASES: dict[str, Callable[[], Case]] = {**updates.CASES, **bait.CASES, **coverage.CASES, **oracles.CASES}
 if importlib.util.find_spec("skactiveml"):  # of the tests' dependencies
     from benchmarks.cases import activeml
 

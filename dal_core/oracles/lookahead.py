@@ -4,18 +4,15 @@ Each candidate batch is judged by what the head would be after a second-order up
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from dal_core.checks import check_choice, check_memory
-from dal_core.laplace import covariance_matrix, precision_matrix, second_order_weights
+from dal_core.checks import check_memory
+from dal_core.oracles.judging import Judgement, best_of, judge
 from dal_core.pool import OracleSnapshot, Snapshot
 from dal_core.strategies.clustering import k_means
 from dal_core.strategies.registry import register
 from dal_core.strategies.uncertainty import margin_scores
-
-LOSSES = ("cross_entropy", "zero_one")
-BLOCK_BYTES = 64 * 2**20  # of test logits judged at a time
 
 
 @register("lookahead")
@@ -29,19 +26,14 @@ def lookahead(
     prior_precision: float = 1.0,
     loss: str = "cross_entropy",
 ) -> Int[Tensor, " b"]:
-    """The candidate batch with the smallest test loss after the update; ties go to the earlier candidate.
+    """The candidate batch with the smallest test loss after the update; the generator decides between equal ones.
 
     Raises:
-        ValueError: if `num_candidates` is below 3 or `loss` is unknown.
+        ValueError: if `num_candidates` is below 3, `loss` is unknown, or the snapshot has no test set.
     """
-    check_choice("loss", loss, LOSSES)
+    judgement = Judgement(loss=loss, retraining="laplace_update", gamma=gamma, prior_precision=prior_precision)
     candidates = candidate_batches(snapshot, batch_size, num_candidates, generator)
-    covariance = covariance_matrix(precision_matrix(snapshot.labelled_features, prior_precision=prior_precision))
-    weights = second_order_weights(
-        snapshot.weight, covariance, snapshot.features[candidates], snapshot.hidden_labels[candidates],
-        gamma=gamma, bias=snapshot.bias,
-    )  # [t, k, d]  # fmt: skip
-    return candidates[candidate_losses(snapshot, weights, loss).argmin()]
+    return candidates[best_of(judge(snapshot, candidates, judgement, generator), generator)]
 
 
 def candidate_batches(
@@ -72,20 +64,3 @@ def _is_smallest_of_its_cluster(keys: Tensor, assignment: Tensor) -> Tensor:
     index = assignment.expand_as(keys)
     smallest = keys.new_full((len(keys), int(assignment.max()) + 1), torch.inf).scatter_reduce(1, index, keys, "amin")
     return keys == smallest.gather(1, index)
-
-
-def candidate_losses(snapshot: OracleSnapshot, weights: Float[Tensor, "t k d"], loss: str) -> Float[Tensor, " t"]:
-    """Mean test loss of t last layers, a block of them at a time."""
-    features, labels = snapshot.test_features, snapshot.test_labels
-    rows = max(1, BLOCK_BYTES // (len(features) * weights.shape[1] * features.element_size()))
-    losses = weights.new_empty(len(weights))
-    for start in range(0, len(weights), rows):
-        logits = features @ weights[start : start + rows].mT  # [block, n_test, k]
-        if snapshot.bias is not None:
-            logits = logits + snapshot.bias
-        if loss == "zero_one":
-            values = (logits.argmax(dim=-1) != labels).to(weights.dtype)
-        else:
-            values = -logits.log_softmax(dim=-1).gather(-1, labels.expand(len(logits), -1).unsqueeze(-1)).squeeze(-1)
-        losses[start : start + rows] = values.mean(dim=1)
-    return losses

@@ -119,7 +119,7 @@ HEADINGS = {
     "speedup": "speed-up (times)",
     "peak_mb": "memory (MB)",
 }
-FORMATS = {"step": "g", "steps": "g", "gamma": "g", "rate": "g", "speedup": ".1f", "recovered": ".0f"}
+FORMATS = {"seeds": ".0f", "step": "g", "steps": "g", "gamma": "g", "rate": "g", "speedup": ".1f", "recovered": ".0f"}
 
 
 def markdown(table: pd.DataFrame) -> str:

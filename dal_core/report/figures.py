@@ -1,6 +1,6 @@
 """The figures of the notebooks. Each takes tidy rows and returns a matplotlib figure; nothing is computed here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from dal_core.report.statistics import mean_over_seeds
-from dal_core.report.style import CLASS_COLOURS, CLASS_MARKERS, GREY, RED, look
+from dal_core.report.style import BLUE, CLASS_COLOURS, CLASS_MARKERS, GREY, RED, look
 
 PANEL = (3.4, 2.7)  # inches
 VALUE_LABELS = {
@@ -112,6 +112,47 @@ def costs(rows: pd.DataFrame, *, y: str) -> Figure:
         each.xaxis.set_minor_locator(NullLocator())
         each.yaxis.set_minor_formatter(NullFormatter())
     shared_legend(figure, axes, columns=4)
+    return figure
+
+
+def shares(table: pd.DataFrame, *, expected: float) -> Figure:
+    """Bars of the shares in percent, a panel a data set: a group of bars a strategy, in it one bar a budget.
+
+    `table` has the index data, budget and a column a strategy; `expected` is drawn as a dashed line.
+    """
+    data = list(table.index.get_level_values("data").unique())
+    figure, axes = panels(len(data), columns=2, panel=(5.6, 3.4))
+    for each, name in zip(axes, data, strict=True):
+        part = table.loc[name]
+        width = 0.8 / len(part)
+        for i, (budget, values) in enumerate(part.iterrows()):
+            places = np.arange(len(values)) + (i - (len(part) - 1) / 2) * width
+            each.bar(places, values, width, color=plt.get_cmap("viridis")(0.15 + 0.35 * i), label=f"{budget} budget")
+        each.axhline(expected, color="black", linestyle="--", linewidth=0.8, label="if all were equally good")
+        each.set(title=name, ylabel="Share of the bought batches (%)")
+        names = [look(strategy)[0].removesuffix(" (oracle)") for strategy in part.columns]
+        each.set_xticks(range(len(names)), names, rotation=40, ha="right")
+    shared_legend(figure, axes, columns=4)
+    return figure
+
+
+def ablation(sources: Mapping[str, pd.DataFrame], *, x: str, label: str, log: bool = True) -> Figure:
+    """Mean accuracy over the curve against the setting `x`, a panel a data set of each source, with 95 % intervals."""
+    parts = [
+        (f"{data}, {source}", part)
+        for source, rows in sources.items()
+        for data, part in rows.groupby("data", sort=False)
+    ]  # fmt: skip
+    figure, axes = panels(len(parts))
+    for each, (title, part) in zip(axes, parts, strict=True):
+        table = mean_over_seeds(part, [x], ["accuracy"]).sort_values(x)
+        half = 100 * table["accuracy_ci"].fillna(0)
+        each.errorbar(table[x], 100 * table["accuracy"], half, color=BLUE, marker="o", capsize=2)
+        each.set(title=title, xlabel=label, ylabel="Mean test accuracy (%)")
+        if log:
+            each.set_xscale("log")
+            each.xaxis.set_minor_locator(NullLocator())
+        each.set_xticks(table[x], [f"{value:,}" for value in table[x]])
     return figure
 
 

@@ -10,6 +10,9 @@ SOURCES = {
     "laplace_updates": "Huseljic et al. 2025, arXiv 2210.06112, updating study; test accuracy in percent",
     "fast_fishing": "Huseljic et al. 2024, arXiv 2404.08981; accuracy in percent, mean over the curve and 10 seeds; "
     "time of an acquisition, mean (letter) or longest (snacks)",
+    "boss_dinov2": "Huseljic et al., BoSS, arXiv 2603.13109, DINOv2-S; mean accuracy, as a share, over the cycles 0-6 "
+    "(low), 7-13 (mid) and 14-20 (high)",
+    "boss_ablations": "Huseljic et al., BoSS, arXiv 2603.13109; accuracy in percent, mean over the curve",
 }
 
 

@@ -12,9 +12,22 @@ from dal_core.strategies import (
     typiclust,
     uncertainty,
 )
-from dal_core.strategies.registry import get, names, needs_oracle, option_names, query, register
+from dal_core.strategies.registry import (
+    ACQUISITION_SIZE,
+    RECORD,
+    get,
+    names,
+    needs_oracle,
+    option_names,
+    plans_ahead,
+    query,
+    records,
+    register,
+)
 
 __all__ = [
+    "ACQUISITION_SIZE",
+    "RECORD",
     "bait",
     "class_aware",
     "coverage",
@@ -25,9 +38,11 @@ __all__ = [
     "names",
     "needs_oracle",
     "option_names",
+    "plans_ahead",
     "posterior",
     "probcover",
     "query",
+    "records",
     "register",
     "typiclust",
     "uncertainty",

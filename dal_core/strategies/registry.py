@@ -3,6 +3,9 @@
 A strategy is a function `strategy(snapshot, batch_size, generator, **options) -> LongTensor [b]` of distinct positions
 in the snapshot's unlabelled instances, in the order of picking. One whose snapshot argument is annotated
 `OracleSnapshot` needs ground truth, and is refused wherever that was not asked for.
+
+A strategy with something to tell about its choice has the keyword `record`, a dictionary that it fills. One with the
+keyword `acquisition_size` plans a whole run ahead: its batch is an order, to be bought so many instances at a time.
 """
 
 import functools
@@ -18,6 +21,7 @@ from dal_core.checks import check_batch_size, check_choice
 from dal_core.pool import OracleSnapshot, Snapshot
 
 Strategy = Callable[..., Tensor]
+RECORD, ACQUISITION_SIZE = "record", "acquisition_size"  # keywords that are no options
 
 _STRATEGIES: dict[str, Strategy] = {}
 
@@ -54,7 +58,17 @@ def needs_oracle(name: str) -> bool:
 
 def option_names(name: str) -> list[str]:
     """The options that the strategy knows beyond snapshot, batch size and generator."""
-    return [*inspect.signature(_find(name)).parameters][3:]
+    return [option for option in _parameters(name)[3:] if option not in (RECORD, ACQUISITION_SIZE)]
+
+
+def records(name: str) -> bool:
+    """Whether the strategy tells about its choice in `record`."""
+    return RECORD in _parameters(name)
+
+
+def plans_ahead(name: str) -> bool:
+    """Whether the strategy returns a whole run's acquisitions at once, `acquisition_size` of them at a time."""
+    return ACQUISITION_SIZE in _parameters(name)
 
 
 def get(name: str, options: Mapping[str, Any] | None = None) -> Strategy:
@@ -86,6 +100,10 @@ def query(strategy: Strategy, snapshot: Snapshot, batch_size: int, generator: to
             f"the strategy returned {picked.tolist()}; {batch_size} distinct positions below {size} were expected"
         )
     return picked
+
+
+def _parameters(name: str) -> list[str]:
+    return [*inspect.signature(_find(name)).parameters]
 
 
 def _find(name: str) -> Strategy:

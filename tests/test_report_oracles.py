@@ -1,0 +1,90 @@
+"""Budgets, leads and records of oracles."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from dal_core import strategies
+from dal_core.report.oracles import leads, records, with_budget
+from dal_core.report.published import published
+from dal_core.report.style import label
+
+
+def curve(strategy, seed, accuracies, data="letters"):
+    rows = [{"data": data, "strategy": strategy, "seed": seed, "run": f"{strategy} {seed}", "cycle": cycle,
+             "accuracy": value} for cycle, value in enumerate(accuracies)]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("acquisitions", "counts"),
+    [
+        (20, {"low": 7, "mid": 7, "high": 7}),
+        (10, {"low": 4, "mid": 4, "high": 3}),
+        (2, {"low": 1, "mid": 1, "high": 1}),
+    ],
+)
+def test_budgets_are_thirds_of_the_curve(acquisitions, counts):
+    rows = with_budget(curve("margin", 0, [0.5] * (acquisitions + 1)))
+    assert rows["budget"].value_counts(sort=False).to_dict() == counts
+    assert rows["budget"].tolist() == [name for name, count in counts.items() for _ in range(count)]
+
+
+def test_budgets_of_the_paper():
+    rows = with_budget(curve("margin", 0, [0.5] * 21)).set_index("cycle")["budget"]
+    assert [rows[cycle] for cycle in (0, 6, 7, 13, 14, 20)] == ["low", "low", "mid", "mid", "high", "high"]
+
+
+def test_leads_are_over_the_strategy_that_is_best_on_average():
+    rows = pd.concat([
+        curve("margin", 0, [0.1, 0.6, 0.5]), curve("margin", 1, [0.3, 0.2, 0.5]),  # mid: .6 and .2
+        curve("badge", 0, [0.2, 0.5, 0.7]), curve("badge", 1, [0.4, 0.5, 0.7]),  # mid: .5 and .5, better on average
+        curve("boss", 0, [0.3, 0.7, 0.6]), curve("boss", 1, [0.3, 0.8, 0.9]),
+    ])  # fmt: skip
+    table = leads(with_budget(rows), "boss").set_index(["budget", "seed"])
+    assert set(table["strategy"]) == {"badge"}
+    expected = {
+        ("low", 0): 0.1,
+        ("low", 1): -0.1,
+        ("mid", 0): 0.2,
+        ("mid", 1): 0.3,
+        ("high", 0): -0.1,
+        ("high", 1): 0.2,
+    }
+    assert table["difference"].to_dict() == pytest.approx(expected)
+
+
+def test_records_are_columns_beside_their_place():
+    rows = curve("boss", 3, [0.5, 0.6, 0.7])
+    told = [{}, {"supplier": "margin", "loss_after": 0.4}, {"supplier": "badge", "loss_after": 0.3}]
+    table = records(rows.assign(record=[json.dumps(each) for each in told]))
+    assert table["cycle"].tolist() == [1, 2]
+    assert table["supplier"].tolist() == ["margin", "badge"]
+    assert table["loss_after"].tolist() == [0.4, 0.3]
+    assert set(table["seed"]) == {3}
+
+
+def test_rows_without_records_are_refused():
+    with pytest.raises(ValueError, match="rows lack the column record"):
+        records(curve("margin", 0, [0.5, 0.6]))
+
+
+def test_published_tables_name_strategies_as_the_registry_does():
+    table = published("boss_dinov2")
+    assert set(table["strategy"]) <= set(strategies.names())
+    assert len(table) == 3 * 9 * 10
+    assert table["accuracy"].between(0.3, 1).all()
+    lead = leads(table.assign(seed=0), "boss").set_index(["data", "budget"])
+    assert lead.loc[("CIFAR-10", "low"), "difference"] == pytest.approx(0.829 - 0.796)
+    assert lead.loc[("CIFAR-10", "low"), "strategy"] == "bait"
+
+
+@pytest.mark.parametrize("name", strategies.names(oracle=True))
+def test_the_label_of_every_oracle_says_so(name):
+    assert label(name).endswith("(oracle)")
+
+
+@pytest.mark.parametrize("name", strategies.names(oracle=False))
+def test_no_other_label_does(name):
+    assert "oracle" not in label(name)
