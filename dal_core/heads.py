@@ -71,6 +71,11 @@ class Head:
 
         return Head(self.weight[i], part(self.bias), part(self.hidden_weight), part(self.hidden_bias))
 
+    @property
+    def largest_layer(self) -> Tensor:
+        """The weight with the most entries."""
+        return self.weight if self.hidden_weight is None else max(self.weight, self.hidden_weight, key=torch.numel)
+
     def embed(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "... n d_last"]:
         """What the last layer sees: the features themselves, or the hidden activations."""
         if self.hidden_weight is None or self.hidden_bias is None:
@@ -146,16 +151,15 @@ def train_heads(
         raise ValueError(
             f"generators has {len(generators)} entries; {num_heads} were expected, one a row of index_sets"
         )
-    if labels.ndim == 2:
-        check_shape("labels", labels, (num_heads, num_samples))
+    check_shape("labels", labels, (num_heads, num_samples) if labels.ndim == 2 else (len(features),))
     if num_samples == 0 or num_heads == 0:
         raise ValueError(f"index_sets has shape {tuple(index_sets.shape)}; at least one non-empty set was expected")
     if int(index_sets.min()) < 0 or int(index_sets.max()) >= len(features):
         found = f"{int(index_sets.min())} to {int(index_sets.max())}"
         raise ValueError(f"index_sets holds positions from {found}; 0 to {len(features) - 1} was expected")
 
-    # The largest layer; the optimiser's state is made a block of heads at a time.
-    layer = initial.weight if initial.hidden_weight is None else initial.hidden_weight
+    # The optimiser's state is made a block of heads at a time.
+    layer = initial.largest_layer
     check_memory("the stack of heads", (num_heads, *layer.shape[-2:]), layer, "train fewer heads at once")
     parameters = _with_bias_column(initial, num_heads)
     # Only the rows in use are gathered and get the constant 1 that the bias is the weight of.

@@ -161,6 +161,13 @@ class OracleSnapshot(Snapshot):
                 check_shape(f"{name}.features", labelled.features, (None, self.weight.shape[1]))
                 check_alike(features=self.features, **{f"{name}.features": labelled.features})
                 check_finite(**{f"{name}.features": labelled.features})
+                if self.initial is not None and self.initial.hidden_weight is not None:
+                    if labelled.inputs is None:
+                        raise ValueError(f"{name}.inputs is None; initial has a hidden layer, which takes them")
+                    d_in = self.initial.hidden_weight.shape[1]
+                    check_shape(f"{name}.inputs", labelled.inputs, (len(labelled.features), d_in))
+                    check_alike(features=self.features, **{f"{name}.inputs": labelled.inputs})
+                    check_finite(**{f"{name}.inputs": labelled.inputs})
                 self._check_labels(f"{name}.labels", labelled.labels, len(labelled.features))
 
     def without_truth(self) -> Snapshot:

@@ -102,7 +102,7 @@ settings = {
     },
     "real": {
         "data": [banking | {"ablations": True}, clinc, letter], "seeds": 5, "fewer": 10, "candidates": (5, 10, 25, 50, 100),
-        "sas": (400, 100),
+        "sas": (200, 50),
     },
     "paper": {"data": images, "seeds": 10, "fewer": 100, "sas": (25_000, 5000)},
     "tiny": {

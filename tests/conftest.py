@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import jaxtyping
 from jaxtyping import install_import_hook
 
 # Before anything of dal_core is imported. Users do not pay for these checks. An int passes for a float, as PEP 484 has
@@ -48,3 +49,11 @@ def golden() -> dict[str, torch.Tensor]:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def unchecked():
+    """As users run the package: without the checks of shapes and types that pytest adds, which answer first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

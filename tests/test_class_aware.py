@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dal_core import strategies
-from dal_core.pool import OracleSnapshot
+from dal_core.pool import LabelledSet, OracleSnapshot
 from dal_core.strategies import class_aware
 from dal_core.strategies.class_aware import class_balanced_select
 from dal_core.strategies.mixing import dropquery_candidates
@@ -22,7 +22,7 @@ def snapshot_of(seed=0):
     hidden = (features @ truth.T).argmax(dim=1)
     return OracleSnapshot(
         features, features @ weight.T, labelled, labelled @ weight.T, torch.tensor([0, 0, 1, 3, 3, 3]), weight, None,
-        hidden_labels=hidden, test_features=labelled, test_labels=torch.zeros(M, dtype=torch.int64),
+        hidden_labels=hidden, test=LabelledSet(labelled, torch.zeros(M, dtype=torch.int64)),
     )  # fmt: skip
 
 

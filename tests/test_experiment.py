@@ -13,11 +13,14 @@ from dal_core import datasets, strategies
 from dal_core.experiment import Experiment, canonical, configuration, resolve_device, run
 from dal_core.features import FeatureBank
 from dal_core.heads import PROTOCOLS
+from dal_core.oracles.annealing import sas
 from dal_core.pool import OracleSnapshot, Snapshot
 from dal_core.strategies import registry
 from dal_core.strategies.sequential import Updates
 
 TIMES = ["query_s", "train_s"]
+BOSS = {"num_candidates": 5, "retraining_epochs": 2}
+SAS = {"steps": 20, "greedy_steps": 10, "retraining_epochs": 2}
 
 
 def tiny(strategy: str = "margin", **changes) -> Experiment:
@@ -84,8 +87,12 @@ def test_seeds_differ():
         tiny("margin", head="mlp", optimiser="radam"),
         tiny("margin", options={"update_every": 1}),
         tiny("lookahead", allow_oracle=True, options={"num_candidates": 30}),
+        tiny("boss", allow_oracle=True, options=BOSS),
+        tiny("boss", allow_oracle=True, head="mlp", options=BOSS),
+        tiny("cdo", allow_oracle=True, options={"num_candidates": 3, "retraining_epochs": 2}),
+        tiny("sas", allow_oracle=True, options=SAS),
     ],
-    ids=["random", "mlp", "updates", "lookahead"],
+    ids=["random", "mlp", "updates", "lookahead", "boss", "boss, mlp", "cdo", "sas"],
 )
 def test_same_configuration_same_rows_whatever_the_process_did_before(experiment):
     threads = torch.get_num_threads()
@@ -191,7 +198,9 @@ def test_a_strategy_gets_labels_of_what_is_labelled_alone(monkeypatch):
         labelled += bought
         assert type(snapshot) is Snapshot
         others = {name for name, value in vars(snapshot).items() if not isinstance(value, torch.Tensor)}
-        assert others == {"training"}
+        assert others == {"training", "initial", "inputs", "labelled_inputs"}
+        assert snapshot.inputs is None  # a linear head takes the features
+        assert snapshot.labelled_inputs is None
         assert snapshot.training == tiny("spy").training
         integers = [name for name in vars(snapshot).keys() - others if not vars(snapshot)[name].is_floating_point()]
         assert integers == ["labels"]
@@ -212,7 +221,162 @@ def test_an_oracle_gets_the_labels_of_what_it_chooses_from(monkeypatch):
     for snapshot, bought in zip(seen, rows["acquired"][1:], strict=True):
         assert torch.equal(snapshot.hidden_labels[:4], bank.train_labels[bought])
         assert torch.equal(snapshot.features[:4], bank.train_features[bought])
-        assert torch.equal(snapshot.test_labels, bank.test_labels)
+        assert torch.equal(snapshot.test.labels, bank.test_labels)
+
+
+# --- oracles
+
+
+def oracle(strategy: str, **changes) -> Experiment:
+    options = {"boss": BOSS, "sas": SAS}[strategy] | changes.pop("options", {})
+    return tiny(strategy, allow_oracle=True, options=options, **changes)
+
+
+def test_a_strategy_with_something_to_tell_has_a_column_for_it():
+    assert oracle("boss").columns == (*tiny().columns, "record")
+    assert oracle("sas").columns == tiny("cdo", allow_oracle=True).columns == oracle("boss").columns
+    assert tiny("lookahead", allow_oracle=True).columns == tiny().columns
+    assert tiny().columns == (
+        "cycle", "n_labeled", "accuracy", "nll", "brier", "ece", "ace", "query_s", "train_s", "acquired",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_boss_tells_in_every_row_but_the_first_who_supplied_the_batch(head):
+    rows = run(oracle("boss", head=head))
+    assert tuple(rows.columns) == oracle("boss").columns
+    first, *others = map(json.loads, rows["record"])
+    assert first == {}
+    assert len(others) == 2
+    for told in others:
+        assert told["supplier"] in told["strategies"]
+        assert told["loss_after"] == min(told["losses"])
+        assert len(told["losses"]) == 5
+    assert others[0] != others[1]
+
+
+def test_the_loss_before_is_that_of_the_run():
+    rows = run(oracle("boss"))
+    losses = [json.loads(told)["loss_before"] for told in rows["record"][1:]]
+    assert losses == pytest.approx((1 - rows["accuracy"][:2]).tolist(), abs=1e-6)  # zero-one, on the test split
+
+
+def test_candidates_are_retrained_as_the_run_trains():
+    # As many epochs as the run has and a minibatch that holds everything: what the oracle foresees comes true.
+    options = {"retraining_epochs": 3, "training_batch_size": 100}
+    for head, optimiser in (("linear", "sgd"), ("linear", "radam"), ("mlp", "radam")):
+        rows = run(oracle("boss", head=head, optimiser=optimiser, options=options))
+        losses = [json.loads(told)["loss_after"] for told in rows["record"][1:]]
+        assert losses == pytest.approx((1 - rows["accuracy"][1:]).tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("strategy", ["boss", "cdo", "sas", "lookahead", "typiclass"])
+def test_oracles_have_to_be_allowed(strategy):
+    with pytest.raises(ValueError, match=f"'{strategy}' looks at true labels: allow_oracle is False, True was expect"):
+        tiny(strategy)
+
+
+# --- instances that are set aside
+
+
+def test_instances_set_aside_are_never_bought_and_change_nothing_about_the_start():
+    aside = set()
+    for strategy in ("random", "margin"):
+        plain = run(tiny(strategy, batch_size=400, cycles=3, subset_size=None))
+        rows = run(tiny(strategy, batch_size=400, cycles=3, subset_size=None, options={"validation_size": 137}))
+        assert rows["acquired"][0] == plain["acquired"][0]
+        assert rows["nll"][0] == plain["nll"][0]
+        bought = {instance for row in rows["acquired"] for instance in row}
+        assert len(bought) == 1210  # all but what is set aside
+        aside |= {tuple(sorted(set(range(1347)) - bought))}
+    assert len(aside) == 1  # the same for all strategies of a seed
+    assert len(aside.pop()) == 137
+
+
+def test_an_oracle_sees_what_is_set_aside_as_its_validation_set(monkeypatch):
+    seen: list[OracleSnapshot] = []
+
+    def spy(snapshot: OracleSnapshot, batch_size, generator):
+        seen.append(snapshot)
+        return torch.arange(batch_size)
+
+    monkeypatch.setitem(registry._STRATEGIES, "spy", spy)
+    run(tiny("spy", allow_oracle=True, subset_size=None, options={"validation_size": 11}))
+    bank = datasets.load("digits")
+    first, second = seen
+    assert first.validation.features.shape == (11, 64)
+    assert torch.equal(first.validation.features, second.validation.features)
+    places = [int((bank.train_features == row).all(dim=1).nonzero()[0]) for row in first.validation.features]
+    assert torch.equal(first.validation.labels, bank.train_labels[places])
+    for snapshot in seen:
+        everything = torch.cat((snapshot.features, snapshot.labelled_features))
+        assert len(everything) == 1347 - 11
+        assert not (everything.unsqueeze(1) == first.validation.features).all(dim=2).any()
+
+
+def test_without_any_set_aside_an_oracle_has_no_validation_set():
+    message = "snapshot.validation is None; instances to judge heads by were expected"
+    with pytest.raises(ValueError, match=message):
+        run(oracle("boss", options={"performance_on": "validation"}))
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_boss_can_judge_by_the_validation_set(head):
+    options = {"performance_on": "validation", "validation_size": 50}
+    rows = run(oracle("boss", head=head, options=options))
+    losses = torch.tensor([json.loads(told)["losses"] for told in rows["record"][1:]])
+    torch.testing.assert_close(losses * 50, (losses * 50).round(), atol=1e-4, rtol=0)  # wrong ones of 50
+    assert (losses > 0).all()
+
+
+def test_a_share_of_the_pool_is_no_validation_size(unchecked):
+    with pytest.raises(ValueError, match=r"validation_size is 0\.2; a whole number of at least 0 was expected"):
+        tiny(options={"validation_size": 0.2})
+
+
+def test_run_refuses_to_set_aside_what_is_to_be_bought():
+    with pytest.raises(ValueError, match="the experiment buys 18 instances, but the pool of digits has 17"):
+        run(tiny(options={"validation_size": 1330}))
+
+
+# --- a plan made ahead
+
+
+@pytest.mark.parametrize("subset_size", [50, None])
+def test_a_plan_of_the_first_cycle_is_bought_batch_by_batch(monkeypatch, subset_size):
+    asked = []
+
+    def spying(snapshot: OracleSnapshot, batch_size, generator, *, acquisition_size=None, record=None, **options):
+        plan = sas(snapshot, batch_size, generator, acquisition_size=acquisition_size, record=record, **options)
+        asked.append((batch_size, acquisition_size, snapshot.features[plan]))
+        return plan
+
+    def steps_as_options(snapshot: OracleSnapshot, batch_size, generator, *, steps=1, greedy_steps=1,
+                         retraining_epochs=1, acquisition_size=None, record=None):  # fmt: skip
+        options = {"steps": steps, "greedy_steps": greedy_steps, "retraining_epochs": retraining_epochs}
+        return spying(snapshot, batch_size, generator, acquisition_size=acquisition_size, record=record, **options)
+
+    monkeypatch.setitem(registry._STRATEGIES, "sas", steps_as_options)
+    rows = run(oracle("sas", cycles=3, subset_size=subset_size))
+    ((batch_size, acquisition_size, features),) = asked  # one query
+    assert (batch_size, acquisition_size) == (12, 4)
+    assert [len(bought) for bought in rows["acquired"]] == [10, 4, 4, 4]
+    bought = [instance for row in rows["acquired"][1:] for instance in row]
+    assert torch.equal(datasets.load("digits").train_features[bought], features)
+    told = [json.loads(record) for record in rows["record"]]
+    assert set(told[1]) == {"first_accuracy", "best_accuracy", "kept"}
+    assert told[0] == told[2] == told[3] == {}
+
+
+def test_a_plan_needs_a_subset_that_holds_it():
+    assert oracle("sas", subset_size=8).subset_size == 8
+    message = "subset_size is 7; at least 8 was expected, because 'sas' plans all acquisitions on the first subset"
+    with pytest.raises(ValueError, match=message):
+        oracle("sas", subset_size=7)
+
+
+def test_a_plan_of_no_cycles_is_no_plan():
+    assert run(oracle("sas", cycles=0))["record"].tolist() == ["{}"]
 
 
 # --- configurations
@@ -290,6 +454,15 @@ def test_auto_is_the_device_that_it_stands_for(monkeypatch):
         ({"options": {"gamma": 1.0}}, "strategy 'margin' has no option 'gamma'"),
         ({"options": {"epoch": 3}}, "strategy 'margin' has no option 'epoch'"),
         ({"options": {"epochs": -3}}, "epochs is -3; a whole number of at least 0"),
+        ({"options": {"validation_size": -1}}, "validation_size is -1; a whole number of at least 0"),
+        (
+            {"strategy": "boss", "allow_oracle": True, "options": {"record": {}}},
+            "strategy 'boss' has no option 'record'; it has num_candidates, ",
+        ),
+        (
+            {"strategy": "sas", "allow_oracle": True, "options": {"acquisition_size": 2}},
+            "strategy 'sas' has no option 'acquisition_size'; it has steps, greedy_steps, ",
+        ),
         ({"options": {"learning_rate": 0.0}}, r"learning_rate is 0\.0; a finite number above 0"),
         ({"options": {"update_every": 0}}, "update_every is 0; a whole number of at least 1"),
         (

@@ -53,6 +53,21 @@ def test_rows_come_in_the_order_asked_for_with_their_settings(tmp_path):
     assert set(rows["data"]) == {"digits"}
 
 
+def test_a_list_among_the_options_is_one_value_in_every_row(tmp_path):
+    options = {"epochs": 3, "num_candidates": 2, "retraining_epochs": 2, "strategies": ["random", "margin"]}
+    study = Experiment(strategy="boss", allow_oracle=True, **TINY | {"options": options})
+    rows = Grid(tmp_path, jobs=1).rows([study, *experiments(seeds=1)], "runs")
+    assert rows["n_labeled"].tolist() == [10, 20, 30] * 3
+    assert rows["strategies"][:3].map(json.loads).tolist() == [["random", "margin"]] * 3
+    assert rows["num_candidates"][:3].tolist() == [2, 2, 2]
+    assert rows["strategies"][3:].isna().all()
+    assert [json.loads(told).get("supplier") in ("random", "margin") for told in rows["record"][:3]] == [
+        False, True, True,
+    ]  # fmt: skip
+    again = Grid(tmp_path, jobs=1).rows([study, *experiments(seeds=1)], "runs")
+    pd.testing.assert_frame_equal(again, rows, check_exact=True)
+
+
 def test_nothing_is_computed_twice(tmp_path, computed):
     first = Grid(tmp_path, jobs=1).rows(experiments(), "runs")
     assert len(computed) == 4

@@ -124,6 +124,37 @@ def test_a_stack_of_initial_heads_starts_each_from_its_own(kind, data):
         assert_heads_close(together.unstacked(i), alone, 1e-10)
 
 
+@pytest.mark.parametrize("block_bytes", [None, 1], ids=["one block", "a head a block"])
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_heads_told_different_labels_equal_heads_trained_on_relabelled_copies(kind, optimiser, block_bytes, data):
+    features, sets, training = data[0], index_sets(), brief(optimiser)
+    told = torch.randint(K, (HEADS, M), generator=torch.Generator().manual_seed(3))
+    together = train_heads(initial(kind), features, told, sets, training, seeded(HEADS), block_bytes=block_bytes)
+    for i, generator in enumerate(seeded(HEADS)):
+        copy, labels = features[sets[i]], told[i]
+        alone = train_head(initial(kind), copy, labels, torch.arange(M), training, generator)
+        assert_heads_close(together.unstacked(i), alone, 1e-10)
+
+
+def test_one_instance_can_have_several_labels_in_a_set(data):
+    features = data[0]
+    sets = torch.tensor([[0, 0, 1, 5], [7, 7, 7, 7]])
+    told = torch.tensor([[0, 1, 2, 2], [0, 1, 2, 0]])
+    together = train_heads(initial("linear"), features, told, sets, brief("sgd"), seeded(2))
+    for i, generator in enumerate(seeded(2)):
+        alone = train_head(initial("linear"), features[sets[i]], told[i], torch.arange(4), brief("sgd"), generator)
+        assert_heads_close(together.unstacked(i), alone, 1e-10)
+
+
+def test_labels_of_the_entries_equal_labels_of_the_instances_where_they_agree(data):
+    features, labels = data
+    sets = index_sets()
+    of_instances = train_heads(initial("linear"), features, labels, sets, brief("sgd"), seeded(HEADS))
+    of_entries = train_heads(initial("linear"), features, labels[sets], sets, brief("sgd"), seeded(HEADS))
+    assert_heads_close(of_entries, of_instances, 0)
+
+
 def test_same_generator_same_head_and_another_generator_another_head(data):
     def trained(seed: int) -> torch.Tensor:
         draw = torch.Generator().manual_seed(seed)
@@ -276,6 +307,7 @@ def out_of_range(value: int) -> torch.Tensor:
         ({"initial": initial("linear", torch.float32)}, r"weight has dtype torch\.float32, but features has torch"),
         ({"initial": stack([initial("linear")] * 2)}, "initial stacks 2 heads; 1 or 4 were expected"),
         ({"labels": torch.full((N,), K)}, "labels holds labels from 3 to 3; 0 to 2 was expected"),
+        ({"labels": torch.full((HEADS, M), K)}, "labels holds labels from 3 to 3; 0 to 2 was expected"),
     ],
 )
 def test_train_heads_refuses_what_does_not_fit(changes, message, data):
@@ -289,3 +321,16 @@ def test_train_heads_refuses_what_does_not_fit(changes, message, data):
     }
     with pytest.raises(ValueError, match=message):
         train_heads(**(arguments | changes))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((HEADS, M - 1), r"^labels has shape \(4, 22\); \(4, 23\) was expected"),
+        ((1, M), r"^labels has shape \(1, 23\); \(4, 23\) was expected"),
+    ],
+)
+def test_labels_of_another_shape_are_refused(unchecked, shape, message, data):
+    labels = torch.zeros(shape, dtype=torch.int64)
+    with pytest.raises(ValueError, match=message):
+        train_heads(initial("linear"), data[0], labels, index_sets(), brief("sgd"), seeded(HEADS))

@@ -15,8 +15,8 @@ from dal_core.report.notebooks import Notebook, UsageError, check_parameters, ch
 from dal_core.report.publish import publish_notebooks, rendered
 
 # Of each notebook its experiments, and what its progress tells a terminal.
-EXPERIMENTS = {"01": "abcdef", "02": "abcd"}
-PROGRESS = {"01": "updating study", "02": "BAIT, exact, N"}
+EXPERIMENTS = {"01": "abcdef", "02": "abcd", "03": "abcd"}
+PROGRESS = {"01": "updating study", "02": "BAIT, exact, N", "03": "BoSS (oracle)"}
 NUMBERS = list(EXPERIMENTS)
 
 

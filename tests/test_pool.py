@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from dal_core.pool import OracleSnapshot, Pool, Snapshot
+from dal_core.heads import PROTOCOLS, Head
+from dal_core.pool import LabelledSet, OracleSnapshot, Pool, Snapshot
 
 
 def test_start_labels_distinct_instances_and_leaves_the_rest_ascending(generator):
@@ -110,6 +111,97 @@ def test_ground_truth_is_in_the_oracle_snapshot_alone():
     plain = {field.name for field in dataclasses.fields(Snapshot)}
     oracle = {field.name for field in dataclasses.fields(OracleSnapshot)}
     tensors = {"features", "logits", "labelled_features", "labelled_logits", "labels", "weight", "bias"}
-    assert plain == tensors | {"training"}
-    assert oracle - plain == {"hidden_labels", "test_features", "test_labels"}
+    assert plain == tensors | {"training", "initial", "inputs", "labelled_inputs"}
+    assert oracle - plain == {"hidden_labels", "test", "validation"}
     assert not hasattr(snapshot(), "hidden_labels")
+
+
+def oracle_snapshot(*, hidden_layer: bool = False, **changes) -> OracleSnapshot:
+    """With what a head of 7 hidden units takes, or a linear one."""
+    draw = torch.Generator().manual_seed(1)
+    plain = snapshot(training=PROTOCOLS["radam"])
+    values = {field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)}
+    values |= {"hidden_labels": torch.arange(11) % 3}
+    inputs = torch.randn(6, 2, generator=draw)
+    values["test"] = LabelledSet(
+        torch.randn(6, 5, generator=draw), torch.arange(6) % 3, inputs if hidden_layer else None
+    )
+    if hidden_layer:
+        hidden = {"hidden_weight": torch.randn(5, 2, generator=draw), "hidden_bias": torch.randn(5, generator=draw)}
+        values |= {"initial": Head(plain.weight, None, **hidden)}
+        values |= {"inputs": torch.randn(11, 2, generator=draw), "labelled_inputs": torch.randn(4, 2, generator=draw)}
+    return OracleSnapshot(**(values | changes))
+
+
+def test_a_part_of_a_snapshot_has_the_rows_of_its_positions_and_nothing_else_changed():
+    taken, positions = oracle_snapshot(hidden_layer=True), torch.tensor([7, 0, 9])
+    part = taken.at(positions)
+    assert type(part) is OracleSnapshot
+    of_pool = {"features", "logits", "inputs", "hidden_labels"}
+    for field in dataclasses.fields(taken):
+        whole, found = getattr(taken, field.name), getattr(part, field.name)
+        if field.name in of_pool:
+            assert torch.equal(found, whole[positions]), field.name
+        else:
+            assert found is whole, field.name
+
+
+def test_probabilities_of_a_part_are_its_own():
+    taken, positions = snapshot(), torch.tensor([7, 0, 9])
+    whole = taken.probabilities  # kept by the snapshot from now on
+    assert type(taken.at(positions)) is Snapshot
+    torch.testing.assert_close(taken.at(positions).probabilities, whole[positions], atol=0, rtol=0)
+
+
+def test_without_truth_an_oracle_snapshot_is_a_plain_one():
+    taken = oracle_snapshot(hidden_layer=True)
+    plain = taken.without_truth()
+    assert type(plain) is Snapshot
+    for field in dataclasses.fields(Snapshot):
+        assert getattr(plain, field.name) is getattr(taken, field.name), field.name
+    assert not {"hidden_labels", "test", "validation"} & set(vars(plain))
+
+
+def test_a_head_with_a_hidden_layer_needs_its_inputs():
+    taken = oracle_snapshot(hidden_layer=True)
+    for name in ("inputs", "labelled_inputs"):
+        with pytest.raises(ValueError, match="inputs or labelled_inputs is None; initial has a hidden layer, which ta"):
+            dataclasses.replace(taken, **{name: None})
+
+
+@pytest.mark.parametrize("name", ["test", "validation"])
+def test_a_head_with_a_hidden_layer_needs_the_inputs_of_labelled_sets_too(name):
+    features, labels = torch.zeros(6, 5), torch.zeros(6, dtype=torch.int64)
+    with pytest.raises(ValueError, match=f"^{name}.inputs is None; initial has a hidden layer, which takes them"):
+        oracle_snapshot(hidden_layer=True, **{name: LabelledSet(features, labels)})
+    with pytest.raises(ValueError, match=rf"^{name}.inputs has shape \(6, 3\); \(6, 2\) was expected"):
+        oracle_snapshot(hidden_layer=True, **{name: LabelledSet(features, labels, torch.zeros(6, 3))})
+
+
+def labelled_set(d: int = 5, highest: int = 2, dtype: torch.dtype = torch.float32) -> LabelledSet:
+    return LabelledSet(torch.zeros(6, d, dtype=dtype), torch.full((6,), highest))
+
+
+@pytest.mark.parametrize("name", ["test", "validation"])
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (labelled_set(d=4), r"features has shape \(6, 4\); \(any, 5\) was expected"),
+        (labelled_set(highest=3), "labels holds labels from 3 to 3; 0 to 2 was expected"),
+        (labelled_set(dtype=torch.float64), "features has dtype torch.float64, but features has torch.float32"),
+        (LabelledSet(torch.full((1, 5), torch.nan), torch.zeros(1).long()), "features holds 5 values that are NaN"),
+    ],
+)
+def test_a_labelled_set_that_does_not_fit_is_refused(name, broken, message):
+    with pytest.raises(ValueError, match=rf"^{name}\.{message}"):
+        oracle_snapshot(**{name: broken})
+
+
+def test_instances_left_out_of_a_pool_cannot_be_bought():
+    pool = Pool(torch.tensor([9, 2]), torch.tensor([0, 1, 3, 4, 5]))
+    smaller = pool.without(torch.tensor([4, 0]))
+    assert smaller.labelled.tolist() == [9, 2]
+    assert smaller.unlabelled.tolist() == [1, 3, 5]
+    assert pool.unlabelled.tolist() == [0, 1, 3, 4, 5]
+    with pytest.raises(ValueError, match=r"instances holds \[4\]; only unlabelled instances can be bought"):
+        smaller.buy(torch.tensor([3, 4]))

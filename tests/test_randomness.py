@@ -6,7 +6,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from dal_core.randomness import choose, fixed_threads, generator_for, integer_seed
+from dal_core.randomness import choose, fixed_threads, generator_for, generators_from, integer_seed
 
 
 def first_numbers(generator: torch.Generator) -> list[float]:
@@ -37,6 +37,15 @@ def test_integer_seed_is_a_python_integer_and_moves_on(generator):
     assert all(type(seed) is int and 0 <= seed < 2**31 - 1 for seed in seeds)
     assert len(set(seeds)) == 50
     assert seeds[0] == integer_seed(torch.Generator().manual_seed(0))
+
+
+def test_generators_from_one_are_independent_and_fewer_are_the_first_of_more(generator):
+    def streams(count: int) -> list[list[float]]:
+        return [first_numbers(each) for each in generators_from(torch.Generator().manual_seed(1), count)]
+
+    assert streams(3) == streams(7)[:3]
+    assert len({tuple(stream) for stream in streams(7)}) == 7
+    assert generators_from(generator, 0) == []
 
 
 def test_choose_takes_distinct_positions_uniformly_in_random_order(generator):

@@ -76,6 +76,24 @@ def test_strategy_that_asks_for_an_oracle_snapshot_is_told_apart():
 
 
 @pytest.mark.usefixtures("scratch")
+def test_keywords_that_are_no_options_say_what_a_strategy_can_do():
+    @strategies.register("teller")
+    def teller(snapshot, batch_size, generator, *, depth=1, record=None):
+        return torch.arange(batch_size)
+
+    @strategies.register("planner")
+    def planner(snapshot, batch_size, generator, *, acquisition_size=None):
+        return torch.arange(batch_size)
+
+    found = {name: (strategies.records(name), strategies.plans_ahead(name)) for name in ("teller", "planner", "margin")}
+    assert found == {"teller": (True, False), "planner": (False, True), "margin": (False, False)}
+    assert strategies.option_names("teller") == ["depth"]
+    assert strategies.option_names("planner") == []
+    with pytest.raises(ValueError, match="strategy 'teller' has no option 'record'; it has depth"):
+        strategies.get("teller", {"record": {}})
+
+
+@pytest.mark.usefixtures("scratch")
 def test_register_refuses_a_name_that_is_taken_and_other_arguments():
     with pytest.raises(ValueError, match=r"strategy 'margin' is registered already, by dal_core\.strategies\.uncert"):
         strategies.register("margin")(lambda snapshot, batch_size, generator: None)
@@ -138,8 +156,11 @@ def test_snapshot_is_left_alone(name):
     pick(name, 4, taken)
     assert taken.training == untouched.training
     for field in dataclasses.fields(Snapshot):
-        if field.name != "training":
-            assert torch.equal(getattr(taken, field.name), getattr(untouched, field.name)), field.name
+        value = getattr(untouched, field.name)
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(getattr(taken, field.name), value), field.name
+        elif field.name != "training":
+            assert getattr(taken, field.name) is value is None, field.name
 
 
 # --- random and uncertainty
@@ -305,8 +326,11 @@ def test_sequential_leaves_the_snapshot_alone():
     sequential(6, Updates(every=1), taken=taken)
     assert taken.training == untouched.training
     for field in dataclasses.fields(Snapshot):
-        if field.name != "training":
-            assert torch.equal(getattr(taken, field.name), getattr(untouched, field.name)), field.name
+        value = getattr(untouched, field.name)
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(getattr(taken, field.name), value), field.name
+        elif field.name != "training":
+            assert getattr(taken, field.name) is value is None, field.name
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dal_core.checks import check_batch_size, check_positive, check_whole
+from dal_core.checks import check_batch_size, check_choice, check_positive, check_whole
 from dal_core.oracles.judging import initial_head, judged_by, mean_losses, trained_heads
 from dal_core.pool import OracleSnapshot
 from dal_core.randomness import choose, integer_seed
@@ -58,23 +58,24 @@ def sas(
     ):  # fmt: skip
         check_whole(name, value, lowest)
     check_positive(annealing_factor=annealing_factor)
+    check_choice("performance_on", performance_on, ("test", "validation"))
     curve = _Curve(snapshot, batch_size, acquisition_size, retraining_epochs, performance_on, generator)
     order = choose(len(snapshot.features), len(snapshot.features), generator).to(snapshot.features.device)
     exchanges = _exchanges(len(order), batch_size, acquisition_size, steps + greedy_steps, generator)
     chances = torch.rand(steps + greedy_steps, generator=generator, dtype=torch.float64).log()
 
-    accuracies = curve.of(order.unsqueeze(0), torch.ones(1, curve.acquisitions, dtype=torch.bool))[0]
-    first = best = quality = accuracies.mean().item()
+    hits = curve.of(order.unsqueeze(0), torch.ones(1, curve.acquisitions, dtype=torch.bool))[0]
+    first = best = quality = curve.mean_accuracy(hits).item()
     best_order, kept, step, at_once = order, 0, 0, 1
     while step < len(exchanges):
         proposed = exchanges[step : step + at_once]
         orders = _exchanged(order, proposed)
         affected = curve.affected(proposed)
-        qualities = torch.where(affected, curve.of(orders, affected), accuracies)
-        for i, new in enumerate(qualities.mean(dim=1).tolist()):
+        new_hits = torch.where(affected, curve.of(orders, affected), hits)
+        for i, new in enumerate(curve.mean_accuracy(new_hits).tolist()):
             step, gain = step + 1, new - quality
             if gain > 0 or (step <= steps and chances[step - 1] < annealing_factor * step * gain):
-                order, accuracies, quality, kept = orders[i], qualities[i], new, kept + 1
+                order, hits, quality, kept = orders[i], new_hits[i], new, kept + 1
                 if quality > best:
                     best, best_order = quality, order
                 at_once = i + 1
@@ -87,7 +88,7 @@ def sas(
 
 
 class _Curve:
-    """Test accuracies after each acquisition of an order."""
+    """Learning curves of orders, in right predictions after each acquisition: whole numbers, that rounding spares."""
 
     def __init__(
         self,
@@ -104,21 +105,24 @@ class _Curve:
         self.features, self.truth = judged_by(snapshot, performance_on, last_layer=False)
         self.initial, self.seed = initial_head(snapshot, generator), integer_seed(generator)
 
-    def of(self, orders: Int[Tensor, "p n"], wanted: Bool[Tensor, "p a"]) -> Float[Tensor, "p a"]:
-        """Accuracies where `wanted`; all heads that have seen the same number of acquisitions are trained at once."""
-        accuracies = torch.zeros(wanted.shape, dtype=torch.float64)
+    def mean_accuracy(self, hits: Int[Tensor, "*p a"]) -> Float[Tensor, "*p"]:
+        return hits.sum(dim=-1).double() / (len(self.features) * self.acquisitions)
+
+    def of(self, orders: Int[Tensor, "p n"], wanted: Bool[Tensor, "p a"]) -> Int[Tensor, "p a"]:
+        """Hits where `wanted`; all heads that have seen the same number of acquisitions are trained at once."""
+        hits = torch.zeros(wanted.shape, dtype=torch.int64)
         for acquisition, end in enumerate(self.ends):
             rows = wanted[:, acquisition].nonzero().squeeze(1)
             if len(rows):
-                bought = orders[rows.to(orders.device), :end]
+                bought = orders[rows.to(orders.device), :end].sort(dim=1).values  # a set: its order changes minibatches
                 labels = self.snapshot.hidden_labels[bought]
                 heads = trained_heads(self.snapshot, self.initial, bought, labels, self.epochs, self.seed)
                 losses = mean_losses(heads, self.features, self.truth, "zero_one")
-                accuracies[rows, acquisition] = 1 - losses.double().cpu()
-        return accuracies
+                hits[rows, acquisition] = ((1 - losses.cpu().double()) * len(self.features)).round().long()
+        return hits
 
     def affected(self, exchanges: Int[Tensor, "p 2"]) -> Bool[Tensor, "p a"]:
-        """Which accuracies an exchange can change: those after the earlier and before the later acquisition."""
+        """Which hits an exchange can change: those after the earlier and before the later acquisition."""
         acquisitions = (exchanges // self.acquisition_size).clamp(max=self.acquisitions)
         acquisitions[exchanges >= self.ends[-1]] = self.acquisitions  # not bought
         each = torch.arange(self.acquisitions)
@@ -133,7 +137,7 @@ def _exchanges(
     bought = torch.randint(batch_size, (steps,), generator=generator)
     start = bought // acquisition_size * acquisition_size
     length = (start + acquisition_size).clamp(max=batch_size) - start
-    if n == acquisition_size:
+    if n == batch_size <= acquisition_size:
         return torch.empty(0, 2, dtype=torch.int64)  # one acquisition of everything: all orders are alike
     other = (torch.rand(steps, generator=generator, dtype=torch.float64) * (n - length)).long()
     return torch.stack((bought, torch.where(other >= start, other + length, other)), dim=1)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dal_core.checks import check_batch_size, check_whole
+from dal_core.checks import check_batch_size, check_choice, check_whole
 from dal_core.heads import Head
 from dal_core.oracles.judging import best_of, initial_head, judged_by, mean_losses, trained_heads
 from dal_core.pool import OracleSnapshot
@@ -45,7 +45,10 @@ def cdo(
     """
     check_whole("num_candidates", num_candidates, 1)
     check_whole("retraining_epochs", retraining_epochs, 0)
+    check_choice("performance_on", performance_on, ("test", "validation"))
     check_batch_size(batch_size, len(snapshot.features))
+    if not len(snapshot.labels):
+        raise ValueError("snapshot.labels is empty; cdo needs at least one labelled instance")
     features, truth = judged_by(snapshot, performance_on, last_layer=False)
     unlabelled, _ = judged_by(snapshot, "unlabelled", last_layer=False)
     initial, seed = initial_head(snapshot, generator), integer_seed(generator)

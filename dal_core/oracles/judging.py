@@ -75,7 +75,8 @@ def judge(
     labels = _assumed_labels(snapshot, candidates, judgement, generator)  # [t, r, b]
     learner = _training(snapshot, judgement, generator) if train else _update(snapshot, judgement)
     batches = candidates.unsqueeze(1).expand_as(labels).flatten(0, 1)  # [e, b]
-    heads_a_block = max(1, HEADS_BYTES // (4 * snapshot.weight.nbytes))
+    layer = snapshot.weight if snapshot.initial is None else snapshot.initial.largest_layer
+    heads_a_block = max(1, HEADS_BYTES // (4 * layer.nbytes))
     blocks = zip(batches.split(heads_a_block), labels.flatten(0, 1).split(heads_a_block), strict=True)
     losses = torch.cat([mean_losses(learner(*block), features, truth, judgement.loss) for block in blocks])
     return losses.view(labels.shape[:2]).mean(dim=1)
@@ -88,7 +89,11 @@ def current_loss(snapshot: OracleSnapshot, judgement: Judgement) -> float:
 
 
 def best_of(losses: Float[Tensor, " t"], generator: torch.Generator) -> int:
-    """Position of the smallest loss; one of them at random where several are smallest."""
+    """Position of the smallest loss; one of them at random where several are smallest.
+
+    The loss of a head that diverged, NaN, counts as infinite.
+    """
+    losses = losses.nan_to_num(nan=torch.inf)
     smallest = (losses == losses.min()).nonzero().flatten().tolist()
     return smallest[int(torch.randint(len(smallest), (), generator=generator))]
 
@@ -183,7 +188,7 @@ def mean_losses(
 ) -> Float[Tensor, " e"]:
     """Mean loss of a stack of heads, a block of logits at a time; without labels the loss that each head expects."""
     e, n = len(heads.weight), len(features)
-    row_bytes = heads.weight.shape[1] * features.element_size()
+    row_bytes = max(heads.weight.shape[1:]) * features.element_size()  # logits, or hidden units
     heads_a_block = max(1, BLOCK_BYTES // (n * row_bytes))
     rows_a_block = max(1, BLOCK_BYTES // (heads_a_block * row_bytes))
     losses = features.new_zeros(e)

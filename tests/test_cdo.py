@@ -1,0 +1,219 @@
+"""CDO: the greedy oracle equals a plain loop that trains one head at a time."""
+
+import dataclasses
+import functools
+import itertools
+
+import pytest
+import torch
+
+from benchmarks import textbook
+from dal_core import strategies
+from dal_core.heads import Head, Training
+from dal_core.oracles.cdo import cdo
+from dal_core.pool import LabelledSet, OracleSnapshot
+from dal_core.randomness import integer_seed
+
+N, M, B, K, D, N_TEST, N_VALIDATION = 29, 7, 6, 3, 5, 17, 19
+EPOCHS, CANDIDATES = 4, 5
+TRAINING = Training("sgd", learning_rate=0.2, weight_decay=0.01, batch_size=4, epochs=200, drop_last=True)
+BRIEF = {"num_candidates": CANDIDATES, "retraining_epochs": EPOCHS}
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def snapshot(**changes) -> OracleSnapshot:
+    draw = seeded(7)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+    features, labelled, weight, bias, truth = normal(N, D), normal(M, D), normal(K, D), normal(K), normal(D, K)
+
+    def labelled_set(n: int) -> LabelledSet:
+        drawn = normal(n, D)
+        return LabelledSet(drawn, (drawn @ truth).argmax(dim=1))
+
+    values = {
+        "features": features,
+        "logits": features @ weight.mT + bias,
+        "labelled_features": labelled,
+        "labelled_logits": labelled @ weight.mT + bias,
+        "labels": (labelled @ truth).argmax(dim=1),
+        "weight": weight,
+        "bias": bias,
+        "hidden_labels": (features @ truth).argmax(dim=1),
+        "test": labelled_set(N_TEST),
+        "validation": labelled_set(N_VALIDATION),
+        "training": TRAINING,
+        "initial": Head(normal(K, D), normal(K)),
+    }
+    return OracleSnapshot(**(values | changes))
+
+
+def bought(taken: OracleSnapshot, seed: int = 0, batch_size: int = B, **options) -> list[int]:
+    return strategies.query(functools.partial(cdo, **(BRIEF | options)), taken, batch_size, seeded(seed)).tolist()
+
+
+def textbook_cdo(taken: OracleSnapshot, batch_size: int, generator: torch.Generator, performance_on: str = "test"):
+    """Picks, the loss before and after, and which picks were random instances that improved the head."""
+    judged, seed = getattr(taken, performance_on), integer_seed(generator)
+
+    def trained(picked: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = torch.cat((taken.labels, taken.hidden_labels[picked]))
+        features = torch.cat((taken.labelled_features, taken.features[picked]))
+        sampler = textbook.SameShuffle(labels, seeded(seed))
+        return textbook.train_head(
+            taken.initial, features, labels, dataclasses.replace(TRAINING, epochs=EPOCHS), sampler
+        )
+
+    def loss_of(picked: list[int]) -> float:
+        weight, bias = trained(picked)
+        return float(torch.nn.functional.cross_entropy(judged.features @ weight.T + bias, judged.labels))
+
+    picked: list[int] = []
+    losses, improved = [loss_of(picked)], []
+    for _ in range(batch_size):
+        free = [i for i in range(len(taken.features)) if i not in picked]
+        order = torch.randperm(len(free), generator=generator)[:CANDIDATES]
+        found = {free[i]: loss_of([*picked, free[i]]) for i in order}
+        best = min(found, key=found.get)
+        torch.randint(1, (), generator=generator)  # between equal ones, of which there is one
+        improved.append(found[best] < losses[-1])
+        if not improved[-1]:
+            weight, bias = trained(picked)
+            top = (taken.features @ weight.T + bias).softmax(dim=1).topk(2).values
+            best = min(free, key=lambda i, top=top: float(top[i, 0] - top[i, 1]))
+        picked.append(best)
+        losses.append(loss_of(picked))
+    return picked, losses, improved
+
+
+def test_options_and_what_it_asks_for():
+    assert strategies.needs_oracle("cdo")
+    assert strategies.records("cdo")
+    assert not strategies.plans_ahead("cdo")
+    assert strategies.option_names("cdo") == ["num_candidates", "retraining_epochs", "performance_on"]
+
+
+@pytest.mark.parametrize("performance_on", ["test", "validation"])
+@pytest.mark.parametrize("seed", range(3))
+def test_picks_and_record_are_those_of_the_plain_loop(seed, performance_on):
+    taken, record = snapshot(), {}
+    picked, losses, improved = textbook_cdo(taken, B, seeded(seed), performance_on)
+    assert bought(taken, seed, performance_on=performance_on, record=record) == picked
+    assert record["loss_before"] == pytest.approx(losses[0], abs=1e-10)
+    assert record["loss_after"] == pytest.approx(losses[-1], abs=1e-10)
+    assert record["improvements"] == sum(improved)
+    assert set(record) == {"loss_before", "loss_after", "improvements"}
+
+
+def test_improving_picks_and_those_of_the_margin_strategy_both_occur():
+    taken = snapshot()
+    improved = [textbook_cdo(taken, B, seeded(seed))[2] for seed in range(3)]
+    assert {each for row in improved for each in row} == {True, False}
+    # One follows the other, both ways round: the next pick starts from the head of whatever was taken.
+    assert {pair for row in improved for pair in itertools.pairwise(row)} >= {(True, False), (False, True)}
+
+
+def test_where_everything_improves_no_pick_is_the_margin_strategys():
+    # One class is left to learn, and everything teaches it.
+    zeros = torch.zeros(K, D, dtype=torch.float64)
+    ones = torch.ones(N_TEST, D, dtype=torch.float64)
+    taken = snapshot(
+        features=torch.rand(N, D, generator=seeded(), dtype=torch.float64) + 0.5,
+        labelled_features=torch.zeros(M, D, dtype=torch.float64),
+        labels=torch.arange(M) % K,
+        hidden_labels=torch.full((N,), 2),
+        test=LabelledSet(ones, torch.full((N_TEST,), 2)),
+        initial=Head(zeros, zeros[:, 0]),
+        training=dataclasses.replace(TRAINING, batch_size=100, weight_decay=0.0),
+    )
+    record: dict = {}
+    bought(taken, record=record)
+    assert record["improvements"] == B
+    assert record["loss_after"] < record["loss_before"]
+
+
+def test_where_nothing_improves_all_picks_are_the_margin_strategys():
+    # No epochs: the head stays what it was at the start, and so does its loss.
+    taken, record = snapshot(), {}
+    top = taken.initial.logits(taken.features).softmax(dim=1).topk(2).values
+    by_margin = (top[:, 0] - top[:, 1]).argsort()
+    assert bought(taken, retraining_epochs=0, record=record) == by_margin[:B].tolist()
+    assert record["improvements"] == 0
+    assert record["loss_before"] == record["loss_after"]
+
+
+def test_where_fewer_remain_than_candidates_all_of_them_are_candidates():
+    # With all that remain as candidates, the first pick is the best of the pool, whatever the generator.
+    taken = snapshot()
+    first = {bought(taken, seed, batch_size=1, num_candidates=1000, retraining_epochs=8)[0] for seed in range(1)}
+    seed = integer_seed(seeded(0))
+    losses = []
+    for i in range(N):
+        labels = torch.cat((taken.labels, taken.hidden_labels[[i]]))
+        features = torch.cat((taken.labelled_features, taken.features[[i]]))
+        weight, bias = textbook.train_head(
+            taken.initial, features, labels, dataclasses.replace(TRAINING, epochs=8),
+            textbook.SameShuffle(labels, seeded(seed)),
+        )  # fmt: skip
+        losses.append(
+            float(torch.nn.functional.cross_entropy(taken.test.features @ weight.T + bias, taken.test.labels))
+        )
+    assert first == {losses.index(min(losses))}
+
+
+def test_the_whole_pool_can_be_bought():
+    assert sorted(bought(snapshot(), batch_size=N)) == list(range(N))
+
+
+def test_a_head_with_a_hidden_layer_sees_the_inputs_alone():
+    draw = seeded(11)
+    hidden = Head(*(torch.randn(K, 4, generator=draw).double(), None), *(torch.randn(4, D, generator=draw).double(),),
+                  torch.randn(4, generator=draw).double())  # fmt: skip
+    taken = snapshot()
+
+    def with_features(features: torch.Tensor, labelled: torch.Tensor, test: torch.Tensor) -> OracleSnapshot:
+        return OracleSnapshot(
+            features, features @ hidden.weight.T, labelled, labelled @ hidden.weight.T, taken.labels, hidden.weight,
+            None, taken.hidden_labels, LabelledSet(test, taken.test.labels, taken.test.features), training=TRAINING,
+            initial=hidden, inputs=taken.features, labelled_inputs=taken.labelled_features,
+        )  # fmt: skip
+
+    one = with_features(*(hidden.embed(x) for x in (taken.features, taken.labelled_features, taken.test.features)))
+    other = with_features(*(torch.zeros(n, 4, dtype=torch.float64) for n in (N, M, N_TEST)))
+    assert bought(one) == bought(other)
+    assert bought(one) != bought(dataclasses.replace(one, inputs=one.inputs.flip(0)))
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_candidates": 0}, "num_candidates is 0; a whole number of at least 1 was expected"),
+        ({"retraining_epochs": -1}, "retraining_epochs is -1; a whole number of at least 0 was expected"),
+        ({"performance_on": "train"}, "performance_on is 'train'; it has to be one of 'test', 'validation'"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        cdo(snapshot(), B, seeded(), **options)
+
+
+@pytest.mark.parametrize("batch_size", [0, N + 1])
+def test_a_batch_that_the_pool_cannot_give_is_refused(batch_size):
+    with pytest.raises(ValueError, match=f"^batch_size is {batch_size}; 1 to {N}"):
+        cdo(snapshot(), batch_size, seeded())
+
+
+@pytest.mark.parametrize("name", ["test", "validation"])
+@pytest.mark.parametrize("nothing", [None, LabelledSet(torch.empty(0, D).double(), torch.empty(0).long())])
+def test_a_set_that_is_not_there_is_named(name, nothing):
+    found = "None" if nothing is None else "empty"
+    with pytest.raises(ValueError, match=f"^snapshot.{name} is {found}; instances to judge heads by were expected"):
+        cdo(snapshot(**{name: nothing}), B, seeded(), performance_on=name)
