@@ -57,37 +57,42 @@ def bought(taken: OracleSnapshot, seed: int = 0, batch_size: int = B, **options)
     return strategies.query(functools.partial(cdo, **(BRIEF | options)), taken, batch_size, seeded(seed)).tolist()
 
 
-def textbook_cdo(taken: OracleSnapshot, batch_size: int, generator: torch.Generator, performance_on: str = "test"):
+def textbook_cdo(
+    taken: OracleSnapshot,
+    batch_size: int,
+    generator: torch.Generator,
+    performance_on: str = "test",
+    *,
+    same: bool = False,
+):
     """Picks, the loss before and after, and which picks were random instances that improved the head."""
     judged, seed = getattr(taken, performance_on), integer_seed(generator)
+    orders = seeded(seed)
 
-    def trained(picked: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def trained(picked: list[int]) -> tuple[float, torch.Tensor]:
+        """The loss, and how far the head is from deciding about each instance of the pool."""
         labels = torch.cat((taken.labels, taken.hidden_labels[picked]))
         features = torch.cat((taken.labelled_features, taken.features[picked]))
-        sampler = textbook.SameShuffle(labels, seeded(seed))
-        return textbook.train_head(
-            taken.initial, features, labels, dataclasses.replace(TRAINING, epochs=EPOCHS), sampler
-        )
-
-    def loss_of(picked: list[int]) -> float:
-        weight, bias = trained(picked)
-        return float(torch.nn.functional.cross_entropy(judged.features @ weight.T + bias, judged.labels))
+        sampler = textbook.SameShuffle(labels, seeded(seed if same else integer_seed(orders)))
+        training = dataclasses.replace(TRAINING, epochs=EPOCHS)
+        weight, bias = textbook.train_head(taken.initial, features, labels, training, sampler)
+        top = (taken.features @ weight.T + bias).softmax(dim=1).topk(2).values
+        return float(torch.nn.functional.cross_entropy(judged.features @ weight.T + bias, judged.labels)), top
 
     picked: list[int] = []
-    losses, improved = [loss_of(picked)], []
+    loss, top = trained(picked)
+    losses, improved = [loss], []
     for _ in range(batch_size):
         free = [i for i in range(len(taken.features)) if i not in picked]
-        order = torch.randperm(len(free), generator=generator)[:CANDIDATES]
-        found = {free[i]: loss_of([*picked, free[i]]) for i in order}
-        best = min(found, key=found.get)
+        drawn = [free[i] for i in torch.randperm(len(free), generator=generator)[:CANDIDATES]]
+        margin = min(free, key=lambda i, top=top: float(top[i, 0] - top[i, 1]))
+        heads = [trained([*picked, i]) for i in [*drawn, margin]]
+        best = min(range(len(drawn)), key=lambda i, heads=heads: heads[i][0])
         torch.randint(1, (), generator=generator)  # between equal ones, of which there is one
-        improved.append(found[best] < losses[-1])
-        if not improved[-1]:
-            weight, bias = trained(picked)
-            top = (taken.features @ weight.T + bias).softmax(dim=1).topk(2).values
-            best = min(free, key=lambda i, top=top: float(top[i, 0] - top[i, 1]))
-        picked.append(best)
-        losses.append(loss_of(picked))
+        improved.append(heads[best][0] < losses[-1])
+        picked.append(drawn[best] if improved[-1] else margin)
+        loss, top = heads[best] if improved[-1] else heads[-1]
+        losses.append(loss)
     return picked, losses, improved
 
 
@@ -95,15 +100,18 @@ def test_options_and_what_it_asks_for():
     assert strategies.needs_oracle("cdo")
     assert strategies.records("cdo")
     assert not strategies.plans_ahead("cdo")
-    assert strategies.option_names("cdo") == ["num_candidates", "retraining_epochs", "performance_on"]
+    assert strategies.option_names("cdo") == [
+        "num_candidates", "retraining_epochs", "performance_on", "same_minibatches",
+    ]  # fmt: skip
 
 
+@pytest.mark.parametrize("same", [False, True], ids=["orders of their own", "same order"])
 @pytest.mark.parametrize("performance_on", ["test", "validation"])
 @pytest.mark.parametrize("seed", range(3))
-def test_picks_and_record_are_those_of_the_plain_loop(seed, performance_on):
+def test_picks_and_record_are_those_of_the_plain_loop(seed, performance_on, same):
     taken, record = snapshot(), {}
-    picked, losses, improved = textbook_cdo(taken, B, seeded(seed), performance_on)
-    assert bought(taken, seed, performance_on=performance_on, record=record) == picked
+    picked, losses, improved = textbook_cdo(taken, B, seeded(seed), performance_on, same=same)
+    assert bought(taken, seed, performance_on=performance_on, same_minibatches=same, record=record) == picked
     assert record["loss_before"] == pytest.approx(losses[0], abs=1e-10)
     assert record["loss_after"] == pytest.approx(losses[-1], abs=1e-10)
     assert record["improvements"] == sum(improved)

@@ -27,6 +27,7 @@ def cdo(
     num_candidates: int = 20,
     retraining_epochs: int = 50,
     performance_on: str = "test",
+    same_minibatches: bool = False,
     record: dict[str, Any] | None = None,
 ) -> Int[Tensor, " b"]:
     """One instance after another: of some random ones the best, if it improves the head, else the margin strategy's.
@@ -38,6 +39,8 @@ def cdo(
     Args:
         num_candidates: random instances a pick; all that remain where there are fewer.
         performance_on: "test" or "validation".
+        same_minibatches: whether all trainings see their minibatches in the same order. The published oracle's do not,
+            and what one instance adds is then lost in what the order adds; with the same order it is far stronger.
         record: filled with the loss before and after, and how many picks were random instances that improved the head.
 
     Raises:
@@ -52,10 +55,12 @@ def cdo(
     features, truth = judged_by(snapshot, performance_on, last_layer=False)
     unlabelled, _ = judged_by(snapshot, "unlabelled", last_layer=False)
     initial, seed = initial_head(snapshot, generator), integer_seed(generator)
+    orders = torch.Generator().manual_seed(seed)
 
     def trained(batches: Tensor) -> tuple[Head, Tensor]:
         labels = snapshot.hidden_labels[batches]
-        heads = trained_heads(snapshot, initial, batches, labels, retraining_epochs, seed)
+        seeds = seed if same_minibatches else [integer_seed(orders) for _ in batches]
+        heads = trained_heads(snapshot, initial, batches, labels, retraining_epochs, seeds)
         return heads, mean_losses(heads, features, truth, "cross_entropy")
 
     picked = torch.empty(0, dtype=torch.int64, device=features.device)

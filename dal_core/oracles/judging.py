@@ -4,7 +4,7 @@ Axes: t candidates, r draws of labels, e = t r heads, b batch, m labelled, n unl
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -113,9 +113,12 @@ def trained_heads(
     batches: Int[Tensor, "e b"],
     labels: Int[Tensor, "e b"],
     epochs: int,
-    seed: int,
+    seeds: int | Sequence[int],
 ) -> Head:
-    """A stack of heads, each trained on the labelled instances and one batch, minibatches in the same order for all."""
+    """A stack of heads, each trained on the labelled instances and one batch.
+
+    `seeds` are of the order of the minibatches, one for all heads or one a head.
+    """
     positions, local = batches.unique(return_inverse=True)  # the pool itself is not copied
     known = snapshot.labelled_features if snapshot.labelled_inputs is None else snapshot.labelled_inputs
     unknown = snapshot.features if snapshot.inputs is None else snapshot.inputs
@@ -127,7 +130,7 @@ def trained_heads(
         torch.cat((snapshot.labels.expand(e, -1), labels), dim=1),
         index_sets,
         dataclasses.replace(snapshot.training, epochs=epochs),
-        [torch.Generator().manual_seed(seed) for _ in range(e)],
+        [torch.Generator().manual_seed(each) for each in ([seeds] * e if isinstance(seeds, int) else seeds)],
     )
 
 
