@@ -59,6 +59,7 @@ seeds = None  # number of seeds
 datasets = None  # names out of the preset's data sets
 num_candidates = None  # candidate batches of BoSS
 strategies = ["random", "margin", "coreset", "badge", "typiclust", "alfamix", "dropquery", "bait"]  # of the benchmark
+oracles = ["sas", "cdo"]  # beside BoSS in (a); CDO trains 20 heads for each instance that it picks, and takes its time
 device = "auto"  # auto, cpu or cuda
 jobs = None  # processes side by side; None: one a core
 data_dir = None  # folder with local data files
@@ -84,8 +85,8 @@ from dal_core.report.statistics import in_percent, mean_over_seeds, paired_diffe
 from dal_core.report.style import label, use_style
 
 # %%
-# `oracles`: options of everything that trains heads to look ahead. `ablations`: whether (d) runs on the data set.
-digits = {"dataset": "digits", "subset_size": 1000, "oracles": {"retraining_epochs": 200}, "ablations": True}
+# `judging`: options of the oracles that train heads to look ahead. `ablations`: whether (d) runs on the data set.
+digits = {"dataset": "digits", "subset_size": 1000, "judging": {"retraining_epochs": 200}, "ablations": True}
 letter = {"dataset": "letter", "batch_size": 30}
 banking = {"dataset": "banking77", "encoder": "minilm", "initial_size": 77, "batch_size": 77, "cycles": 10}
 clinc = {"dataset": "clinc150", "encoder": "minilm", "initial_size": 150, "batch_size": 150, "cycles": 10}
@@ -106,7 +107,7 @@ settings = {
     },
     "paper": {"data": images, "seeds": 10, "fewer": 100, "sas": (25_000, 5000)},
     "tiny": {
-        "data": [digits | {"subset_size": 60, "cycles": 2, "oracles": {"retraining_epochs": 5}}],
+        "data": [digits | {"subset_size": 60, "cycles": 2, "judging": {"retraining_epochs": 5}}],
         "seeds": 2, "candidates": (2, 4), "fewer": 2, "sas": (3, 2), "options": {"epochs": 5}, "growth": 2,
     },
 }  # fmt: skip
@@ -122,6 +123,8 @@ setting |= settings[preset] | ({} if seeds is None else {"seeds": seeds})
 candidates = num_candidates or min(100, max(setting["candidates"]))
 for name in datasets or []:
     check_choice("datasets", name, [data["dataset"] for data in setting["data"]])
+for name in oracles:
+    check_choice("oracles", name, ["sas", "cdo"])
 data = [each for each in setting["data"] if datasets is None or each["dataset"] in datasets]
 
 home = Path("..") if Path("../pyproject.toml").exists() else Path()
@@ -138,7 +141,7 @@ print(f"preset {preset}: {', '.join(each['dataset'] for each in data)}; {setting
 
 # %%
 ORACLES = ("boss", "cdo", "sas", "typiclass", "dropqueryclass")
-NOT_OURS = ("oracles", "ablations")  # entries of a data set that are no settings of a run
+NOT_OURS = ("judging", "ablations")  # entries of a data set that are no settings of a run
 
 
 def curves(names, options=None, only=None, **changes):
@@ -149,7 +152,7 @@ def curves(names, options=None, only=None, **changes):
             Experiment(
                 **{"subset_size": None} | {key: value for key, value in each.items() if key not in NOT_OURS} | changes,
                 strategy=name, seed=seed, device=device, allow_oracle=name in ORACLES,
-                options=setting["options"] | (each.get("oracles", {}) if name in ("boss", "cdo", "sas") else {}) | (options or {}),
+                options=setting["options"] | (each.get("judging", {}) if name in ("boss", "cdo", "sas") else {}) | (options or {}),
             )
             for each in (data if only is None else only)
             for seed in range(setting["seeds"])
@@ -170,8 +173,8 @@ boss = curves(["boss"], {"num_candidates": candidates})
 #
 # **Question.** How good is BoSS, and what does a query cost? **Protocol.** *CDO* (Werner et al. 2024) builds a batch greedily: for each
 # place in it 20 random instances are tried, and the best is taken if it lowers the cross-entropy on the test split, else
-# the margin strategy's choice. Each of its trainings has minibatches of its own, as published; where all see the same ones,
-# what a single instance adds shows clearly, and CDO is a far stronger oracle the more minibatches there are. *SAS* (Zhou et al. 2021) anneals the order of all acquisitions by the mean accuracy over the
+# the margin strategy's choice. That is 20 trained heads for each instance of a batch, where BoSS has $T$ for the whole batch: the larger
+# the batch, the more CDO may try. *SAS* (Zhou et al. 2021) anneals the order of all acquisitions by the mean accuracy over the
 # curve, once before the first acquisition; the published search takes 25 000 steps and 5000 greedy ones, the smaller
 # presets take far fewer, at a temperature that falls as much in total. Times are those of one core; SAS's is that of
 # the whole search, divided by the number of acquisitions.
@@ -179,32 +182,31 @@ boss = curves(["boss"], {"num_candidates": candidates})
 # %%
 steps, greedy_steps = setting["sas"]
 annealing = {"steps": steps, "greedy_steps": greedy_steps, "annealing_factor": 0.1 * 25_000 / steps}
-oracles = pd.concat([curves(["random"]), curves(["sas"], annealing), curves(["cdo"]), boss])
-report.figure(draw.learning_curves(oracles), "oracles", cell="(a) oracles", keys=keys(oracles))
+beside = [curves([name], annealing if name == "sas" else {}) for name in oracles]
+compared = pd.concat([curves(["random"]), *beside, boss])
+report.figure(draw.learning_curves(compared), "oracles", cell="(a) oracles", keys=keys(compared))
 
 # %%
-as_published = [each | {"oracles": {}} for each in data if each.get("oracles")]  # where (a) judges by other epochs
+as_published = [each | {"judging": {}} for each in data if each.get("judging")]  # where (a) judges by other epochs
 if as_published:
-    with_50 = pd.concat([
-        curves(["cdo"], only=as_published), curves(["boss"], {"num_candidates": candidates}, as_published),
-    ])  # fmt: skip
-    alike = curves(["cdo"], {"same_minibatches": True}, [each for each in data if each.get("oracles")])
-    parts = {"as in the figure": oracles, "after 50 epochs": with_50, "with the same minibatches": alike}
+    with_50 = [curves([name], only=as_published) for name in oracles if name == "cdo"]
+    with_50 = pd.concat([*with_50, curves(["boss"], {"num_candidates": candidates}, as_published)])
+    parts = {"as in the figure": compared, "after 50 epochs": with_50}
     both = pd.concat([part.assign(judged=how) for how, part in parts.items()])
 else:
-    both = oracles.assign(judged="as in the figure")
+    both = compared.assign(judged="as in the figure")
 table = mean_over_seeds(in_percent(both), ["data", "judged", "strategy"], ["accuracy", "nll"])
 report.table(table.sort_values("data", kind="stable"), "oracles", cell="(a) oracles", keys=keys(both))
 
 # %%
-times = in_percent(oracles.dropna(subset="query_s")).groupby(["data", "strategy"], sort=False)["query_s"]
+times = in_percent(compared.dropna(subset="query_s")).groupby(["data", "strategy"], sort=False)["query_s"]
 times = times.agg(query_s="mean", longest_s="max").reset_index().sort_values("data", kind="stable")
-report.table(times, "oracles_time", cell="(a) oracles", keys=keys(oracles))
+report.table(times, "oracles_time", cell="(a) oracles", keys=keys(compared))
 
 # %%
 lines = []
-for each, part in in_percent(oracles).groupby("data", sort=False):
-    for other in ("cdo", "sas", "random"):
+for each, part in in_percent(compared).groupby("data", sort=False):
+    for other in (*oracles, "random"):
         difference = paired_difference(part, label("boss"), label(other), by="strategy", value="accuracy")
         lines.append(f"- {each}: {verdict(difference, label('boss'), label(other))}.")
 display(Markdown(f"**Reading.** Mean accuracy over the learning curve; SAS with {steps:,} steps and {greedy_steps:,} greedy ones:\n\n"

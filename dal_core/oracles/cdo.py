@@ -13,7 +13,7 @@ from dal_core.checks import check_batch_size, check_choice, check_whole
 from dal_core.heads import Head
 from dal_core.oracles.judging import best_of, initial_head, judged_by, mean_losses, trained_heads
 from dal_core.pool import OracleSnapshot
-from dal_core.randomness import choose, integer_seed
+from dal_core.randomness import choose, generators_from, integer_seed
 from dal_core.strategies.registry import register
 from dal_core.strategies.uncertainty import margin_scores
 
@@ -27,20 +27,18 @@ def cdo(
     num_candidates: int = 20,
     retraining_epochs: int = 50,
     performance_on: str = "test",
-    same_minibatches: bool = False,
     record: dict[str, Any] | None = None,
 ) -> Int[Tensor, " b"]:
     """One instance after another: of some random ones the best, if it improves the head, else the margin strategy's.
 
     A candidate is judged by the cross-entropy of a head that is trained from its initial weights for
-    `retraining_epochs` on what is labelled, what was picked before, and the candidate. All candidates of a pick are
-    trained at once, the margin strategy's among them, so that the head for the next pick is known whatever is taken.
+    `retraining_epochs` on what is labelled, what was picked before, and the candidate, with minibatches of its own, as
+    published. All candidates of a pick are trained at once, the margin strategy's among them, so that the head for the
+    next pick is known whatever is taken.
 
     Args:
         num_candidates: random instances a pick; all that remain where there are fewer.
         performance_on: "test" or "validation".
-        same_minibatches: whether all trainings see their minibatches in the same order. The published oracle's do not,
-            and what one instance adds is then lost in what the order adds; with the same order it is far stronger.
         record: filled with the loss before and after, and how many picks were random instances that improved the head.
 
     Raises:
@@ -54,12 +52,11 @@ def cdo(
         raise ValueError("snapshot.labels is empty; cdo needs at least one labelled instance")
     features, truth = judged_by(snapshot, performance_on, last_layer=False)
     unlabelled, _ = judged_by(snapshot, "unlabelled", last_layer=False)
-    initial, seed = initial_head(snapshot, generator), integer_seed(generator)
-    orders = torch.Generator().manual_seed(seed)
+    initial, (orders,) = initial_head(snapshot, generator), generators_from(generator, 1)
 
     def trained(batches: Tensor) -> tuple[Head, Tensor]:
         labels = snapshot.hidden_labels[batches]
-        seeds = seed if same_minibatches else [integer_seed(orders) for _ in batches]
+        seeds = [integer_seed(orders) for _ in batches]
         heads = trained_heads(snapshot, initial, batches, labels, retraining_epochs, seeds)
         return heads, mean_losses(heads, features, truth, "cross_entropy")
 
