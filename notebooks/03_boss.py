@@ -380,7 +380,8 @@ times = variants.dropna(subset="query_s").groupby(["data", "variant"], sort=Fals
 report.table(times, "variants_time", cell="(d) ablations", keys=keys(variants))
 
 # %% [markdown]
-# Batch size, at the same number of labels: half and twice the batch, in twice and half as many acquisitions; beside BoSS the margin strategy.
+# Batch size, up to the same number of labels: half and twice the batch, in twice and half as many acquisitions. The curves have other
+# points then, so that a batch size is to be compared with the margin strategy beside it, not with another batch size.
 
 # %%
 sizes = []
