@@ -6,7 +6,7 @@ import seaborn as sns
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
-GREY = "#7F7F7F"
+GREY, BROWN = "#7F7F7F", "#7B4B2A"
 CLASS_COLOURS = [BLUE, ORANGE, GREEN, PURPLE]
 CLASS_MARKERS = ["o", "s", "^", "D"]
 
@@ -23,7 +23,7 @@ LOOKS = {
     "unc_herding": ("UncertaintyHerding", RED, "s"),
     "probcover": ("ProbCover", SKY, "o"),
     "alfamix": ("AlfaMix", PURPLE, "P"),
-    "dropquery": ("DropQuery", SKY, "v"),
+    "dropquery": ("DropQuery", BROWN, "v"),
     "falcun": ("Falcun", ORANGE, "P"),
     "bald": ("BALD", BLUE, "v"),
     "typiclass": ("TypiClass (oracle)", BLACK, "^"),
