@@ -2,7 +2,8 @@
 
 import torch
 
-from dal_core.pool import Snapshot
+from dal_core.heads import Head
+from dal_core.pool import LabelledSet, OracleSnapshot, Snapshot
 
 
 def points(n=23, m=4, d=5, seed=0, dtype=torch.float64):
@@ -30,3 +31,32 @@ def snapshot_of(n=31, m=13, k=3, d=5, **changes):
     values = {"features": features, "logits": features @ weight.T, "labelled_features": labelled}
     values |= {"labelled_logits": labelled @ weight.T, "labels": labels, "weight": weight, "bias": None}
     return Snapshot(**(values | changes))
+
+
+def oracle_snapshot_of(n, m, k, d, n_test, n_validation, **changes):
+    """A snapshot with ground truth that follows from a linear rule; the head is not what training starts from."""
+    draw = seeded(7)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+    features, labelled, weight, bias, truth = normal(n, d), normal(m, d), normal(k, d), normal(k), normal(d, k)
+
+    def labelled_set(size):
+        drawn = normal(size, d)
+        return LabelledSet(drawn, (drawn @ truth).argmax(dim=1))
+
+    values = {
+        "features": features,
+        "logits": features @ weight.mT + bias,
+        "labelled_features": labelled,
+        "labelled_logits": labelled @ weight.mT + bias,
+        "labels": (labelled @ truth).argmax(dim=1),
+        "weight": weight,
+        "bias": bias,
+        "hidden_labels": (features @ truth).argmax(dim=1),
+        "test": labelled_set(n_test),
+        "validation": labelled_set(n_validation),
+        "initial": Head(normal(k, d), normal(k)),
+    }
+    return OracleSnapshot(**(values | changes))

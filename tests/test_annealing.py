@@ -9,11 +9,12 @@ import torch
 
 from benchmarks import textbook
 from dal_core import strategies
-from dal_core.heads import Head, Training
+from dal_core.heads import Training
 from dal_core.oracles import annealing
 from dal_core.oracles.annealing import _Curve, _exchanged, _exchanges, sas
 from dal_core.pool import LabelledSet, OracleSnapshot
 from dal_core.randomness import integer_seed
+from tests.samples import oracle_snapshot_of, seeded
 
 N, M, B, A, K, D, N_TEST, N_VALIDATION = 17, 5, 9, 4, 3, 6, 23, 19  # a: 4, 4 and a remainder of 1
 EPOCHS = 3
@@ -21,37 +22,8 @@ TRAINING = Training("sgd", learning_rate=0.2, weight_decay=0.01, batch_size=4, e
 BRIEF = {"acquisition_size": A, "steps": 60, "greedy_steps": 30, "retraining_epochs": EPOCHS, "annealing_factor": 2.0}
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def snapshot(**changes) -> OracleSnapshot:
-    draw = seeded(7)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=draw, dtype=torch.float64)
-
-    features, labelled, weight, bias, truth = normal(N, D), normal(M, D), normal(K, D), normal(K), normal(D, K)
-
-    def labelled_set(n: int) -> LabelledSet:
-        drawn = normal(n, D)
-        return LabelledSet(drawn, (drawn @ truth).argmax(dim=1))
-
-    values = {
-        "features": features,
-        "logits": features @ weight.mT + bias,
-        "labelled_features": labelled,
-        "labelled_logits": labelled @ weight.mT + bias,
-        "labels": (labelled @ truth).argmax(dim=1),
-        "weight": weight,
-        "bias": bias,
-        "hidden_labels": (features @ truth).argmax(dim=1),
-        "test": labelled_set(N_TEST),
-        "validation": labelled_set(N_VALIDATION),
-        "training": TRAINING,
-        "initial": Head(normal(K, D), normal(K)),
-    }
-    return OracleSnapshot(**(values | changes))
+    return oracle_snapshot_of(N, M, K, D, N_TEST, N_VALIDATION, **{"training": TRAINING} | changes)
 
 
 def planned(taken: OracleSnapshot, seed: int = 0, batch_size: int = B, **options) -> list[int]:

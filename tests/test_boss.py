@@ -15,14 +15,11 @@ from dal_core.oracles.judging import Judgement, current_loss, judge
 from dal_core.pool import LabelledSet, OracleSnapshot, Snapshot
 from dal_core.randomness import generators_from
 from dal_core.strategies import registry
+from tests.samples import seeded
 
 N, M, B, K, D, N_TEST = 41, 7, 4, 3, 5, 13
 CHEAP = ("random", "margin", "typiclass")
 BRIEF = {"retraining_epochs": 3, "loss": "cross_entropy"}
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def snapshot(n: int = N, **changes) -> OracleSnapshot:

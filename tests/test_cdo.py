@@ -13,6 +13,7 @@ from dal_core.heads import Head, Training
 from dal_core.oracles.cdo import cdo
 from dal_core.pool import LabelledSet, OracleSnapshot
 from dal_core.randomness import integer_seed
+from tests.samples import oracle_snapshot_of, seeded
 
 N, M, B, K, D, N_TEST, N_VALIDATION = 29, 7, 6, 3, 5, 17, 19
 EPOCHS, CANDIDATES = 4, 5
@@ -20,37 +21,8 @@ TRAINING = Training("sgd", learning_rate=0.2, weight_decay=0.01, batch_size=4, e
 BRIEF = {"num_candidates": CANDIDATES, "retraining_epochs": EPOCHS}
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def snapshot(**changes) -> OracleSnapshot:
-    draw = seeded(7)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=draw, dtype=torch.float64)
-
-    features, labelled, weight, bias, truth = normal(N, D), normal(M, D), normal(K, D), normal(K), normal(D, K)
-
-    def labelled_set(n: int) -> LabelledSet:
-        drawn = normal(n, D)
-        return LabelledSet(drawn, (drawn @ truth).argmax(dim=1))
-
-    values = {
-        "features": features,
-        "logits": features @ weight.mT + bias,
-        "labelled_features": labelled,
-        "labelled_logits": labelled @ weight.mT + bias,
-        "labels": (labelled @ truth).argmax(dim=1),
-        "weight": weight,
-        "bias": bias,
-        "hidden_labels": (features @ truth).argmax(dim=1),
-        "test": labelled_set(N_TEST),
-        "validation": labelled_set(N_VALIDATION),
-        "training": TRAINING,
-        "initial": Head(normal(K, D), normal(K)),
-    }
-    return OracleSnapshot(**(values | changes))
+    return oracle_snapshot_of(N, M, K, D, N_TEST, N_VALIDATION, **{"training": TRAINING} | changes)
 
 
 def bought(taken: OracleSnapshot, seed: int = 0, batch_size: int = B, **options) -> list[int]:
@@ -62,8 +34,6 @@ def textbook_cdo(
     batch_size: int,
     generator: torch.Generator,
     performance_on: str = "test",
-    *,
-    same: bool = False,
 ):
     """Picks, the loss before and after, and which picks were random instances that improved the head."""
     judged, orders = getattr(taken, performance_on), seeded(integer_seed(generator))

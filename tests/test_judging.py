@@ -13,16 +13,13 @@ from dal_core.oracles import judging
 from dal_core.oracles.judging import LOOK_AHEADS, LOSSES, PERFORMANCES, RETRAININGS, Judgement, best_of, judge
 from dal_core.pool import LabelledSet, OracleSnapshot
 from dal_core.randomness import integer_seed
+from tests.samples import seeded
 
 N, M, T, B, K, D, H = 23, 13, 7, 4, 3, 5, 6
 N_TEST, N_VALIDATION, DRAWS = 17, 19, 8
 # Minibatches and a decay that matter, and a remainder that is left out.
 TRAINING = Training("sgd", learning_rate=0.1, weight_decay=0.05, batch_size=5, epochs=200, drop_last=True)
 GAMMA, PRIOR = 2.0, 0.5
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def snapshot(**changes) -> OracleSnapshot:

@@ -14,6 +14,7 @@ from dal_core.oracles.lookahead import candidate_batches
 from dal_core.pool import LabelledSet, OracleSnapshot
 from dal_core.strategies.clustering import k_means
 from dal_core.strategies.uncertainty import margin_scores
+from tests.samples import seeded
 
 N, M, N_TEST, K, D = 23, 7, 13, 3, 5
 
@@ -39,10 +40,6 @@ def snapshot(with_bias: bool = True) -> OracleSnapshot:
         hidden_labels=(features @ true_weight).argmax(dim=1),
         test=LabelledSet(test, (test @ true_weight).argmax(dim=1)),
     )
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_needs_the_oracle_snapshot():

@@ -123,7 +123,7 @@ class _Curve:
 
     def affected(self, exchanges: Int[Tensor, "p 2"]) -> Bool[Tensor, "p a"]:
         """Which hits an exchange can change: those after the earlier and before the later acquisition."""
-        acquisitions = (exchanges // self.acquisition_size).clamp(max=self.acquisitions)
+        acquisitions = exchanges // self.acquisition_size
         acquisitions[exchanges >= self.ends[-1]] = self.acquisitions  # not bought
         each = torch.arange(self.acquisitions)
         earlier, later = acquisitions.min(dim=1).values, acquisitions.max(dim=1).values

@@ -72,7 +72,7 @@ def boss(
     """
     judgement = Judgement(
         loss, look_ahead, retraining, performance_on, retraining_epochs, label_draws, gamma, prior_precision
-    )  # fmt: skip
+    )
     _check(snapshot, batch_size, num_candidates, strategies, performance_on)
     # Generators of their own: the candidates of a smaller T are then among those of a larger one.
     (judging,), each = generators_from(generator, 1), generators_from(generator, num_candidates or len(strategies))
@@ -103,10 +103,11 @@ def propose(
     strategy raises is entered into `failures`.
     """
     n = len(snapshot.features)
-    lowest, highest = min(SMALLEST_SUBSET * batch_size, n), min(max(LARGEST_SUBSET, batch_size), n)
+    highest = min(max(LARGEST_SUBSET, batch_size), n)
+    lowest = min(SMALLEST_SUBSET * batch_size, highest)
     batches, names = [], []
     for name, own in zip(strategies, generators, strict=True):
-        size = int(torch.randint(min(lowest, highest), highest + 1, (), generator=own))
+        size = int(torch.randint(lowest, highest + 1, (), generator=own))
         positions = choose(n, size, own).sort().values.to(snapshot.features.device)
         visible = snapshot.at(positions)
         seen = visible if registry.needs_oracle(name) else visible.without_truth()
