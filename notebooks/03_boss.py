@@ -83,6 +83,7 @@ from dal_core.report.oracles import BUDGETS, leads, records, with_budget
 from dal_core.report.published import SOURCES, published
 from dal_core.report.statistics import in_percent, mean_over_seeds, paired_difference, verdict
 from dal_core.report.style import label, use_style
+from dal_core.strategies import needs_oracle
 
 # %%
 # `judging`: options of the oracles that train heads to look ahead. `ablations`: whether (d) runs on the data set.
@@ -140,7 +141,7 @@ print(f"preset {preset}: {', '.join(each['dataset'] for each in data)}; {setting
 # oracles judge after 200 epochs there, and (d) shows what 50 do.
 
 # %%
-ORACLES = ("boss", "cdo", "sas", "typiclass", "dropqueryclass")
+JUDGING = ("boss", "cdo", "sas")  # train heads to look ahead
 NOT_OURS = ("judging", "ablations")  # entries of a data set that are no settings of a run
 
 
@@ -151,8 +152,8 @@ def curves(names, options=None, only=None, **changes):
         runs = [
             Experiment(
                 **{"subset_size": None} | {key: value for key, value in each.items() if key not in NOT_OURS} | changes,
-                strategy=name, seed=seed, device=device, allow_oracle=name in ORACLES,
-                options=setting["options"] | (each.get("judging", {}) if name in ("boss", "cdo", "sas") else {}) | (options or {}),
+                strategy=name, seed=seed, device=device, allow_oracle=needs_oracle(name),
+                options=setting["options"] | (each.get("judging", {}) if name in JUDGING else {}) | (options or {}),
             )
             for each in (data if only is None else only)
             for seed in range(setting["seeds"])
@@ -352,7 +353,7 @@ report.table(table, "candidates", cell="(d) ablations", keys=keys(rows))
 # %%
 few = setting["fewer"]
 chosen = [each | {"cycles": min(each.get("cycles", 20), setting["shorter"])} for each in chosen]
-ordinary = {"strategies": [name for name in STRATEGIES if name not in ORACLES], "performance_on": "unlabelled"}
+ordinary = {"strategies": [name for name in STRATEGIES if not needs_oracle(name)], "performance_on": "unlabelled"}
 VARIANTS = {
     "as in (b), fewer candidates": {},
     "loss: cross-entropy": {"loss": "cross_entropy"},
