@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-import dal_core.oracles  # noqa: F401 - registers the oracle strategies
+import dal_core.ensembles  # registers the ensembles
+import dal_core.oracles  # noqa: F401 - registers the oracles
 from dal_core import datasets, strategies
 from dal_core.checks import check_choice, check_whole
 from dal_core.features import FeatureBank
@@ -204,6 +205,7 @@ class _Run:
     bank: FeatureBank
     initial: Head
     validation: torch.Tensor  # positions in the train split that are set aside
+    memory: dict[str, Any]  # what the strategy keeps from acquisition to acquisition
 
     def draw(self, *purpose: str | int) -> torch.Generator:
         return generator_for(self.experiment.seed, *purpose)
@@ -214,7 +216,7 @@ def _learning_curve(experiment: Experiment, bank: FeatureBank, device: torch.dev
     pool = Pool.start(len(bank.train_labels), experiment.initial_size, draw("initial labelled set"))
     validation = pool.subset(experiment.validation_size, draw("validation set"))
     pool = pool.without(validation)
-    course = _Run(experiment, bank, initial_head(experiment, bank, device), validation)
+    course = _Run(experiment, bank, initial_head(experiment, bank, device), validation, {})
     planned, acquired, query_seconds, rows = pool.labelled[:0], pool.labelled, float("nan"), []
     told: dict[str, Any] = {}
     for cycle in range(experiment.cycles + 1):
@@ -246,11 +248,13 @@ def _acquire(course: _Run, head: Head, pool: Pool, cycle: int, told: dict[str, A
     strategy, batch_size = strategies.get(experiment.strategy, experiment._strategy_options), experiment.batch_size
     if strategies.records(experiment.strategy):
         strategy = functools.partial(strategy, **{strategies.RECORD: told})
+    if strategies.remembers(experiment.strategy):
+        strategy = functools.partial(strategy, **{strategies.MEMORY: course.memory})
     if strategies.plans_ahead(experiment.strategy):
         strategy = functools.partial(strategy, **{strategies.ACQUISITION_SIZE: batch_size})
         batch_size *= experiment.cycles - cycle
     generator = course.draw("strategy", cycle)
-    snapshot = take_snapshot(bank, head, labelled, visible, experiment.training, course.initial)
+    snapshot = take_snapshot(bank, head, labelled, visible, experiment.training, course.initial, cycle)
     if strategies.needs_oracle(experiment.strategy):
         snapshot = _with_truth(snapshot, course, head, visible)
     if experiment.updates is None:
@@ -302,6 +306,7 @@ def take_snapshot(
     visible: torch.Tensor,
     training: Training,
     initial: Head | None = None,
+    cycle: int = 0,
 ) -> Snapshot:
     """What a strategy sees when `labelled` is labelled and it may choose from `visible`."""
     inputs, labelled_inputs = bank.train_features[visible], bank.train_features[labelled]
@@ -319,6 +324,7 @@ def take_snapshot(
         initial=initial,
         inputs=inputs if hidden else None,
         labelled_inputs=labelled_inputs if hidden else None,
+        cycle=cycle,
     )
 
 

@@ -70,7 +70,7 @@ class Snapshot:
 
     For strategies that train heads of their own, `training` is how the head was trained, and `initial` what it was
     trained from; without it a linear layer is drawn. `inputs` and `labelled_inputs` are what a head with a hidden
-    layer takes; the inputs of a linear head are the features.
+    layer takes; the inputs of a linear head are the features. `cycle` is the number of acquisitions made so far.
 
     Raises:
         ValueError: if fields do not fit each other, labels are out of range, or a value is NaN or infinite.
@@ -88,6 +88,7 @@ class Snapshot:
     initial: Head | None = None
     inputs: Float[Tensor, "n d_in"] | None = None
     labelled_inputs: Float[Tensor, "m d_in"] | None = None
+    cycle: int = 0
 
     def __post_init__(self) -> None:
         check_shape("weight", self.weight, (None, None))
@@ -130,7 +131,12 @@ class Snapshot:
         """The same cycle for a strategy that chooses from the instances at `positions` only."""
         of_pool = ("features", "logits", "inputs", "hidden_labels")
         parts = {name: getattr(self, name, None) for name in of_pool}
-        return dataclasses.replace(self, **{name: part[positions] for name, part in parts.items() if part is not None})
+        of_part = dataclasses.replace(
+            self, **{name: part[positions] for name, part in parts.items() if part is not None}
+        )
+        if "probabilities" in vars(self):  # what was computed for the whole pool is not computed anew for its parts
+            vars(of_part)["probabilities"] = self.probabilities[positions]
+        return of_part
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,11 +1,12 @@
 """Explicit generators, split from a run's seed by what they are used for."""
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Iterator
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 Purpose = str | int
 
@@ -49,9 +50,15 @@ def fixed_threads(count: int = 1) -> Iterator[None]:
     sooner or later a selection. A run therefore has a thread count of its own; parallelism is over runs.
     """
     before = torch.get_num_threads()
-    with threadpool_limits(limits=count):
+    with _thread_pools().limit(limits=count):
         torch.set_num_threads(count)
         try:
             yield
         finally:
             torch.set_num_threads(before)
+
+
+@functools.cache
+def _thread_pools() -> ThreadpoolController:
+    """BLAS and OpenMP as loaded with the package; found once, because the search takes milliseconds."""
+    return ThreadpoolController()

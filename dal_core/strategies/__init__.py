@@ -14,8 +14,10 @@ from dal_core.strategies import (
 )
 from dal_core.strategies.registry import (
     ACQUISITION_SIZE,
+    MEMORY,
     RECORD,
     get,
+    members,
     names,
     needs_oracle,
     option_names,
@@ -23,10 +25,12 @@ from dal_core.strategies.registry import (
     query,
     records,
     register,
+    remembers,
 )
 
 __all__ = [
     "ACQUISITION_SIZE",
+    "MEMORY",
     "RECORD",
     "bait",
     "class_aware",
@@ -34,6 +38,7 @@ __all__ = [
     "falcun",
     "get",
     "gradient",
+    "members",
     "mixing",
     "names",
     "needs_oracle",
@@ -44,6 +49,7 @@ __all__ = [
     "query",
     "records",
     "register",
+    "remembers",
     "typiclust",
     "uncertainty",
 ]

@@ -5,7 +5,9 @@ in the snapshot's unlabelled instances, in the order of picking. One whose snaps
 `OracleSnapshot` needs ground truth, and is refused wherever that was not asked for.
 
 A strategy with something to tell about its choice has the keyword `record`, a dictionary that it fills. One with the
-keyword `acquisition_size` plans a whole run ahead: its batch is an order, to be bought so many instances at a time.
+keyword `memory` finds there, in a dictionary that a run keeps, what it left there at the acquisition before. One with
+the keyword `acquisition_size` plans a whole run ahead: its batch is an order, to be bought so many instances at a time.
+An ensemble has the option `strategies`, the names of those that it is made of.
 """
 
 import functools
@@ -21,7 +23,7 @@ from dal_core.checks import check_batch_size, check_choice
 from dal_core.pool import OracleSnapshot, Snapshot
 
 Strategy = Callable[..., Tensor]
-RECORD, ACQUISITION_SIZE = "record", "acquisition_size"  # keywords that are no options
+RECORD, MEMORY, ACQUISITION_SIZE = "record", "memory", "acquisition_size"  # keywords that are no options
 
 _STRATEGIES: dict[str, Strategy] = {}
 
@@ -58,12 +60,22 @@ def needs_oracle(name: str) -> bool:
 
 def option_names(name: str) -> list[str]:
     """The options that the strategy knows beyond snapshot, batch size and generator."""
-    return [option for option in _parameters(name)[3:] if option not in (RECORD, ACQUISITION_SIZE)]
+    return [option for option in _parameters(name)[3:] if option not in (RECORD, MEMORY, ACQUISITION_SIZE)]
 
 
 def records(name: str) -> bool:
     """Whether the strategy tells about its choice in `record`."""
     return RECORD in _parameters(name)
+
+
+def remembers(name: str) -> bool:
+    """Whether the strategy keeps a `memory` from acquisition to acquisition."""
+    return MEMORY in _parameters(name)
+
+
+def members() -> list[str]:
+    """Names of what an ensemble can be made of: ordinary strategies that are no ensembles themselves."""
+    return [name for name in names(oracle=False) if "strategies" not in option_names(name)]
 
 
 def plans_ahead(name: str) -> bool:

@@ -92,4 +92,5 @@ def _observed(snapshot: Snapshot, rest: Tensor, features: Tensor, labels: Tensor
         weight=weight,
         bias=snapshot.bias,
         training=snapshot.training,
+        cycle=snapshot.cycle,
     )

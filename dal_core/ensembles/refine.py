@@ -1,0 +1,50 @@
+"""REFINE: clean the pool with an ensemble, then let one strategy choose (Huseljic et al., arXiv 2511.22344)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from dal_core.ensembles.filtering import STRATEGIES, check_ensemble, progressive_filter, shared_options
+from dal_core.pool import Snapshot
+from dal_core.strategies import registry
+
+
+@registry.register("refine")
+def refine(
+    snapshot: Snapshot,
+    batch_size: int,
+    generator: torch.Generator,
+    *,
+    strategies: Sequence[str] = STRATEGIES,
+    depth: int = 5,
+    num_batches: int = 100,
+    alpha: float = 0.4,
+    initial_size: int = 5000,
+    largest_pool: int = 10_000,
+    final_strategy: str = "unc_herding",
+    record: dict[str, Any] | None = None,
+) -> Int[Tensor, " b"]:
+    """The batch of `final_strategy` from what `progressive_filter` leaves of the pool.
+
+    Args:
+        strategies, depth, num_batches, alpha, initial_size, largest_pool: of the filter.
+        final_strategy: an ordinary strategy.
+        record: filled with the sizes of the pool after each round, and how many instances had to be topped up.
+
+    Raises:
+        ValueError, RuntimeError: as `progressive_filter`.
+    """
+    check_ensemble([*strategies, final_strategy])
+    options = shared_options(snapshot, generator) if "unc_herding" in (*strategies, final_strategy) else {}
+    final = registry.get(final_strategy, options.get(final_strategy))
+    filtered = progressive_filter(
+        snapshot, batch_size, generator, strategies=strategies, depth=depth, num_batches=num_batches, alpha=alpha,
+        initial_size=initial_size, largest_pool=largest_pool, options=options,
+    )  # fmt: skip
+    if record is not None:
+        record |= {"pool_sizes": list(filtered.sizes), "topped_up": filtered.topped_up}
+    positions = filtered.positions.to(snapshot.features.device)
+    return positions[registry.query(final, snapshot.at(positions), batch_size, generator)]

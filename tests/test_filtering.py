@@ -1,0 +1,188 @@
+"""Progressive filtering, and REFINE on top of it."""
+
+import pytest
+import torch
+
+from dal_core import strategies
+from dal_core.ensembles import filtering
+from dal_core.ensembles.filtering import STRATEGIES, progressive_filter, shared_options
+from dal_core.ensembles.refine import refine
+from dal_core.pool import Snapshot
+from dal_core.randomness import choose, generators_from
+from dal_core.strategies import registry
+from tests.samples import seeded, snapshot_of
+
+N, B = 61, 3
+FEW = {"strategies": ("margin", "random", "badge"), "num_batches": 6, "initial_size": 40, "alpha": 0.5}
+
+
+def pool(**changes) -> Snapshot:
+    return snapshot_of(n=N, **changes)
+
+
+def filtered(generator=None, **options):
+    return progressive_filter(pool(), B, generator or seeded(), **FEW | {"depth": 3} | options)
+
+
+def textbook(snapshot, generator, names, depth, num_batches, alpha, initial_size, largest_pool=10_000):
+    """One query after another, on a copy of the part of the pool that it sees."""
+    left, sizes = torch.arange(len(snapshot.features)), []
+    for round_ in range(depth):
+        size = initial_size if round_ == 0 else int(alpha * len(left))
+        size = min(max(size, B), len(left))
+        calls = [name for name in names for _ in range(num_batches // len(names))]
+        queried = set()
+        for name, own in zip(calls, generators_from(generator, len(calls)), strict=True):
+            part = left[choose(len(left), size, own)].sort().values
+            copied = Snapshot(
+                snapshot.features[part].clone(), snapshot.logits[part].clone(), snapshot.labelled_features,
+                snapshot.labelled_logits, snapshot.labels, snapshot.weight, snapshot.bias,
+            )  # fmt: skip
+            queried |= set(part[strategies.get(name)(copied, B, own)].tolist())
+        left = torch.tensor(sorted(queried))
+        if len(left) > largest_pool:
+            left = left[choose(len(left), largest_pool, generator)].sort().values
+        sizes.append(len(left))
+    return left.tolist(), sizes
+
+
+@pytest.mark.parametrize("largest_pool", [10_000, 9])
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_filters_as_one_query_after_another(depth, largest_pool):
+    found = filtered(depth=depth, largest_pool=largest_pool)
+    left, sizes = textbook(pool(), seeded(), FEW["strategies"], depth, 6, 0.5, 40, largest_pool)
+    assert found.positions.tolist() == left
+    assert list(found.sizes) == sizes
+    assert found.topped_up == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_the_number_of_workers_does_not_matter(workers):
+    expected = filtered(strategies=STRATEGIES, num_batches=18, workers=1)
+    found = filtered(strategies=STRATEGIES, num_batches=18, workers=workers)
+    assert found.positions.tolist() == expected.positions.tolist()
+    assert found.sizes == expected.sizes
+
+
+def test_the_pool_never_grows():
+    sizes = filtered(depth=6).sizes
+    assert all(after <= before for before, after in zip((N, *sizes), sizes, strict=False))
+    assert sizes[-1] < sizes[0]
+
+
+def test_no_rounds_keep_everything():
+    found = filtered(depth=0)
+    assert found.positions.tolist() == list(range(N))
+    assert found.sizes == ()
+
+
+def test_a_pool_smaller_than_the_first_part_is_seen_as_a_whole(monkeypatch):
+    seen = []
+    original = registry.query
+
+    def spying(strategy, snapshot, batch_size, generator):
+        seen.append(len(snapshot.features))
+        return original(strategy, snapshot, batch_size, generator)
+
+    monkeypatch.setattr(filtering.registry, "query", spying)
+    filtered(depth=1, initial_size=5000)
+    assert set(seen) == {N}
+    seen.clear()
+    found = filtered(depth=2, workers=1)
+    assert seen == [40] * 6 + [max(B, found.sizes[0] // 2)] * 6
+
+
+def test_what_is_cut_below_a_batch_is_topped_up_at_random():
+    fillers = set()
+    for seed in range(20):
+        found = filtered(seeded(seed), largest_pool=1)
+        assert found.sizes == (1, 1, 1)
+        assert found.topped_up == 3 * (B - 1)
+        assert len(set(found.positions.tolist())) == B
+        fillers |= set(found.positions.tolist())
+    assert len(fillers) > 20
+
+
+def test_fewer_batches_than_strategies_are_one_each():
+    found = filtered(num_batches=1, depth=1)
+    assert found.positions.tolist() == textbook(pool(), seeded(), FEW["strategies"], 1, 3, 0.5, 40)[0]
+
+
+def test_an_ensemble_of_one():
+    found = filtered(strategies=["margin"], depth=1, num_batches=4)
+    assert B <= len(found.positions) <= 4 * B
+
+
+def test_a_failing_strategy_is_named():
+    with pytest.raises(RuntimeError, match="strategy 'coreset' failed while filtering: ValueError: features_l is empty"):
+        empty = pool(
+            labelled_features=torch.empty(0, 5).double(),
+            labelled_logits=torch.empty(0, 3).double(),
+            labels=torch.empty(0, dtype=torch.int64),
+        )
+        progressive_filter(empty, B, seeded(), **FEW | {"strategies": ["margin", "coreset"]})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": -1}, "depth is -1; a whole number of at least 0 was expected"),
+        ({"num_batches": 0}, "num_batches is 0; a whole number of at least 1"),
+        ({"initial_size": 0}, "initial_size is 0"),
+        ({"largest_pool": 0}, "largest_pool is 0"),
+        ({"workers": 0}, "workers is 0"),
+        ({"alpha": 0}, "alpha is 0; a number above 0 and at most 1 was expected"),
+        ({"alpha": 1.5}, "alpha is 1.5"),
+        ({"strategies": "margin"}, "strategies is 'margin'; a list of at least one name was expected"),
+        ({"strategies": []}, r"strategies is \[\]"),
+        ({"strategies": ["margn"]}, "strategies is 'margn'; it has to be one of"),
+        ({"strategies": ["typiclass"]}, "strategies is 'typiclass'; it has to be one of"),
+    ],
+)
+def test_bad_input(options, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        filtered(**options)
+
+
+def test_a_batch_larger_than_the_pool():
+    with pytest.raises(ValueError, match=f"batch_size is {N + 1}; 1 to {N}"):
+        progressive_filter(pool(), N + 1, seeded())
+
+
+# --- REFINE
+
+
+def refined(generator=None, record=None, **options):
+    return refine(pool(), B, generator or seeded(), **FEW | {"depth": 2} | options, record=record)
+
+
+def test_refine_is_the_final_strategy_on_what_the_filter_leaves():
+    generator, snapshot, record = seeded(), pool(), {}
+    options = shared_options(snapshot, generator)
+    left = progressive_filter(snapshot, B, generator, **FEW, depth=2, options=options)
+    final = strategies.get("unc_herding", options["unc_herding"])
+    expected = left.positions[final(snapshot.at(left.positions), B, generator)]
+    assert refined(record=record).tolist() == expected.tolist()
+    assert record == {"pool_sizes": list(left.sizes), "topped_up": 0}
+
+
+def test_any_strategy_can_choose_from_the_filtered_pool():
+    left = filtered(depth=2)
+    expected = left.positions[strategies.get("margin")(pool().at(left.positions), B, seeded())]
+    assert refined(final_strategy="margin").tolist() == expected.tolist()
+
+
+def test_scales_are_found_once(monkeypatch):
+    calls = []
+    original = filtering.held_out_temperature
+    monkeypatch.setattr(filtering, "held_out_temperature", lambda *args: calls.append(1) or original(*args))
+    monkeypatch.setattr("dal_core.strategies.coverage.held_out_temperature", None)
+    refined(strategies=["unc_herding", "margin"])
+    assert len(calls) == 1
+    refined(final_strategy="margin")
+    assert len(calls) == 1
+
+
+def test_refine_refuses_oracles():
+    with pytest.raises(ValueError, match="strategies is 'lookahead'; it has to be one of"):
+        refined(final_strategy="lookahead")
