@@ -1,4 +1,4 @@
-"""`python -m benchmarks.memory N`: the largest memory of a process that does nothing but BAIT-binary on N samples.
+"""`python -m benchmarks.memory NAME N`: the largest memory of a process that makes one query in a pool of N samples.
 
 The process makes the data itself; torch and its libraries are part of what it holds.
 """
@@ -9,15 +9,15 @@ import sys
 from pathlib import Path
 
 from benchmarks.data import snapshot
+from dal_core import experiment, strategies  # noqa: F401 - the first registers all strategies
 from dal_core.randomness import generator_for
-from dal_core.strategies.bait import bait
 
-NUM_LABELLED, BATCH_SIZE = 300, 100
+SIZES = {"bait": (300, 100), "refine": (377, 50)}  # labelled instances, batch
 
 
-def peak_of_bait(num_pool: int) -> int:
+def peak_of(name: str, num_pool: int) -> int:
     """Bytes, measured in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.memory", str(num_pool)]
+    command = [sys.executable, "-m", "benchmarks.memory", name, str(num_pool)]
     return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
@@ -31,5 +31,6 @@ def _peak() -> int:
 
 
 if __name__ == "__main__":
-    bait(snapshot(int(sys.argv[1]), NUM_LABELLED), BATCH_SIZE, generator_for(0))
+    num_labelled, batch_size = SIZES[sys.argv[1]]
+    strategies.get(sys.argv[1])(snapshot(int(sys.argv[2]), num_labelled), batch_size, generator_for(0))
     print(_peak())

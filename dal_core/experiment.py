@@ -17,7 +17,7 @@ from dal_core.checks import check_choice, check_whole
 from dal_core.features import FeatureBank
 from dal_core.heads import KINDS, OPTIMISERS, PROTOCOLS, Head, Training, train_head
 from dal_core.metrics import evaluate
-from dal_core.pool import LabelledSet, OracleSnapshot, Pool, Snapshot
+from dal_core.pool import LabelledSet, OracleSnapshot, Pool, Snapshot, check_imbalance, long_tailed
 from dal_core.randomness import fixed_threads, generator_for
 from dal_core.strategies.sequential import Updates, select_sequentially
 
@@ -25,8 +25,8 @@ DEVICES = ("auto", "cpu", "cuda")
 # Option names that belong to the training and to updates within a batch; all others are the strategy's.
 TRAINING_OPTIONS = {"learning_rate", "weight_decay", "training_batch_size", "epochs", "drop_last"}
 UPDATE_OPTIONS = {f"update_{field.name}" for field in dataclasses.fields(Updates)}
-VALIDATION_SIZE = "validation_size"
-OTHER_OPTIONS = {*TRAINING_OPTIONS, *UPDATE_OPTIONS, VALIDATION_SIZE}
+VALIDATION_SIZE, IMBALANCE = "validation_size", "imbalance"  # options of the pool
+OTHER_OPTIONS = {*TRAINING_OPTIONS, *UPDATE_OPTIONS, VALIDATION_SIZE, IMBALANCE}
 COLUMNS = (
     "cycle", "n_labeled", "accuracy", "nll", "brier", "ece", "ace", "query_s", "train_s", "acquired",
 )  # fmt: skip
@@ -48,8 +48,9 @@ class Experiment:
         allow_oracle: has to be True for a strategy that looks at true labels.
         options: the strategy's own options; changes to the training (`learning_rate`, `weight_decay`,
             `training_batch_size`, `epochs`, `drop_last`); `update_every`, with `update_gamma`, `update_likelihood` and
-            `update_prior_precision`, to update the head within a batch; and `validation_size`, instances of the train
-            split that are never bought, for oracles that judge by a validation set.
+            `update_prior_precision`, to update the head within a batch; `validation_size`, instances of the train
+            split that are never bought, for oracles that judge by a validation set; and `imbalance`, for a long-tailed
+            part of the train split (`pool.long_tailed`).
 
     Raises:
         ValueError: on anything unknown or out of range; lists what exists.
@@ -93,6 +94,7 @@ class Experiment:
                     "plans all acquisitions on the first subset"
                 )
         check_whole(VALIDATION_SIZE, self.validation_size, 0)
+        check_imbalance(self.options.get(IMBALANCE, 1))
         strategies.get(self.strategy, self._strategy_options)
         self.training  # noqa: B018 - validates the options of the training
 
@@ -182,12 +184,15 @@ def run(experiment: Any, *, data_dir: str | Path | None = None) -> pd.DataFrame:
 def _(experiment: Experiment, *, data_dir: str | Path | None = None) -> pd.DataFrame:
     device = resolve_device(experiment.device)
     bank = datasets.load(experiment.dataset, encoder=experiment.encoder, data_dir=data_dir)
-    needed = experiment.initial_size + experiment.cycles * experiment.batch_size
-    size = len(bank.train_labels) - experiment.validation_size
-    if needed > size:
-        raise ValueError(f"the experiment buys {needed} instances, but the pool of {bank_name(experiment)} has {size}")
     with fixed_threads():
         return _learning_curve(experiment, bank.to(device), device)
+
+
+def _check_size(experiment: Experiment, num_instances: int) -> None:
+    needed = experiment.initial_size + experiment.cycles * experiment.batch_size
+    size = num_instances - experiment.validation_size
+    if needed > size:
+        raise ValueError(f"the experiment buys {needed} instances, but the pool of {bank_name(experiment)} has {size}")
 
 
 def bank_name(study: Any) -> str:
@@ -213,7 +218,11 @@ class _Run:
 
 def _learning_curve(experiment: Experiment, bank: FeatureBank, device: torch.device) -> pd.DataFrame:
     draw = functools.partial(generator_for, experiment.seed)
-    pool = Pool.start(len(bank.train_labels), experiment.initial_size, draw("initial labelled set"))
+    instances = torch.arange(len(bank.train_labels))
+    if IMBALANCE in experiment.options:
+        instances = long_tailed(bank.train_labels, experiment.options[IMBALANCE], draw("long tail"))
+    _check_size(experiment, len(instances))
+    pool = Pool.among(instances, experiment.initial_size, draw("initial labelled set"))
     validation = pool.subset(experiment.validation_size, draw("validation set"))
     pool = pool.without(validation)
     course = _Run(experiment, bank, initial_head(experiment, bank, device), validation, {})

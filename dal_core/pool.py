@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dal_core.checks import check_alike, check_finite, check_labels, check_shape
+from dal_core.checks import check_alike, check_finite, check_labels, check_number, check_shape
 from dal_core.heads import PROTOCOLS, Head, Training
 from dal_core.randomness import choose
 
@@ -29,9 +29,15 @@ class Pool:
         Raises:
             ValueError: unless 0 < initial_size <= size.
         """
+        return cls.among(torch.arange(size), initial_size, generator)
+
+    @classmethod
+    def among(cls, instances: Int[Tensor, " n"], initial_size: int, generator: torch.Generator) -> "Pool":
+        """As `start`, of `instances` alone, which are ascending."""
+        size = len(instances)
         if not 0 < initial_size <= size:
             raise ValueError(f"initial_size is {initial_size}; 1 to {size}, the size of the pool, was expected")
-        return cls(torch.empty(0, dtype=torch.int64), torch.arange(size)).buy(choose(size, initial_size, generator))
+        return cls(instances[:0], instances).buy(instances[choose(size, initial_size, generator)])
 
     def buy(self, instances: Int[Tensor, " b"]) -> "Pool":
         """The pool after the labels of `instances` were bought.
@@ -58,6 +64,34 @@ class Pool:
         if size is None or size >= len(self.unlabelled):
             return self.unlabelled
         return self.unlabelled[choose(len(self.unlabelled), size, generator)].sort().values
+
+
+def check_imbalance(imbalance: float) -> None:
+    """Raise ValueError unless it is a finite number of at least 1."""
+    check_number("imbalance", imbalance)
+    if not 1 <= imbalance < float("inf"):
+        raise ValueError(f"imbalance is {imbalance}; a finite number of at least 1 was expected")
+
+
+def long_tailed(labels: Int[Tensor, " n"], imbalance: float, generator: torch.Generator) -> Int[Tensor, " p"]:
+    """Positions, ascending, of what a long-tailed pool keeps: of each class a share between 1 and 1 / `imbalance`.
+
+    The class of rank r of k keeps imbalance^(-r / (k - 1)) of its instances, at least one; ranks and instances are
+    drawn. A balanced pool of which the rarest class is `imbalance` times rarer than the most frequent one (Cui et al.
+    2019, section 5).
+
+    Raises:
+        ValueError: if `imbalance` is below 1.
+    """
+    check_imbalance(imbalance)
+    labels = labels.cpu()
+    sizes = torch.bincount(labels)
+    ranks = choose(len(sizes), len(sizes), generator).double()
+    kept = (sizes * imbalance ** (-ranks / max(1, len(sizes) - 1))).round().clamp_min(1)
+    order = choose(len(labels), len(labels), generator)
+    order = order[labels[order].argsort(stable=True)]  # class after class, in each in random order
+    first = (sizes.cumsum(dim=0) - sizes)[labels[order]]  # where the class begins
+    return order[torch.arange(len(labels)) - first < kept[labels[order]]].sort().values
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 """Runs: rows that say what happened, the same bit by bit for the same configuration, and blind to hidden labels."""
 
 import dataclasses
+import itertools
 import json
 import pickle
 
@@ -14,7 +15,8 @@ from dal_core.experiment import Experiment, canonical, configuration, resolve_de
 from dal_core.features import FeatureBank
 from dal_core.heads import PROTOCOLS
 from dal_core.oracles.annealing import sas
-from dal_core.pool import OracleSnapshot, Snapshot
+from dal_core.pool import OracleSnapshot, Snapshot, long_tailed
+from dal_core.randomness import generator_for
 from dal_core.strategies import registry
 from dal_core.strategies.sequential import Updates
 
@@ -198,7 +200,7 @@ def test_a_strategy_gets_labels_of_what_is_labelled_alone(monkeypatch):
         labelled += bought
         assert type(snapshot) is Snapshot
         others = {name for name, value in vars(snapshot).items() if not isinstance(value, torch.Tensor)}
-        assert others == {"training", "initial", "inputs", "labelled_inputs"}
+        assert others == {"training", "initial", "inputs", "labelled_inputs", "cycle"}
         assert snapshot.inputs is None  # a linear head takes the features
         assert snapshot.labelled_inputs is None
         assert snapshot.training == tiny("spy").training
@@ -276,6 +278,26 @@ def test_oracles_have_to_be_allowed(strategy):
         tiny(strategy)
 
 
+# --- what a strategy knows of the run
+
+
+def test_a_strategy_knows_its_cycle_and_keeps_its_memory_to_itself(monkeypatch):
+    seen = []
+
+    def spy(snapshot, batch_size, generator, *, memory=None):
+        seen.append((snapshot.cycle, dict(memory)))
+        memory["last"] = f"left in {snapshot.cycle}"
+        return torch.arange(batch_size)
+
+    monkeypatch.setitem(registry._STRATEGIES, "spy", spy)
+    for _ in range(2):
+        run(tiny("spy", cycles=3))
+    course = [(0, {}), (1, {"last": "left in 0"}), (2, {"last": "left in 1"})]
+    assert seen == course * 2
+    with pytest.raises(ValueError, match="strategy 'spy' has no option 'memory'"):
+        tiny("spy", options={"memory": {}})
+
+
 # --- instances that are set aside
 
 
@@ -327,6 +349,17 @@ def test_boss_can_judge_by_the_validation_set(head):
     losses = torch.tensor([json.loads(told)["losses"] for told in rows["record"][1:]])
     torch.testing.assert_close(losses * 50, (losses * 50).round(), atol=1e-4, rtol=0)  # wrong ones of 50
     assert (losses > 0).all()
+
+
+def test_a_long_tailed_pool_is_all_that_can_be_bought():
+    rows = run(tiny("random", options={"imbalance": 10}))
+    bank = datasets.load("digits")
+    kept = long_tailed(bank.train_labels, 10, generator_for(0, "long tail"))
+    assert set(itertools.chain(*rows["acquired"])) <= set(kept.tolist())
+    with pytest.raises(ValueError, match=f"but the pool of digits has {len(kept)}"):
+        run(tiny("random", batch_size=len(kept), cycles=1, subset_size=None, options={"imbalance": 10}))
+    with pytest.raises(ValueError, match=r"imbalance is 0\.5; a finite number of at least 1 was expected"):
+        tiny(options={"imbalance": 0.5})
 
 
 def test_a_share_of_the_pool_is_no_validation_size(unchecked):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dal_core.heads import PROTOCOLS, Head
-from dal_core.pool import LabelledSet, OracleSnapshot, Pool, Snapshot
+from dal_core.pool import LabelledSet, OracleSnapshot, Pool, Snapshot, long_tailed
 
 
 def test_start_labels_distinct_instances_and_leaves_the_rest_ascending(generator):
@@ -31,6 +31,37 @@ def test_everything_can_be_labelled_at_once(generator):
 def test_start_refuses_an_initial_size_that_does_not_fit(generator, size):
     with pytest.raises(ValueError, match=rf"initial_size is {size}; 1 to 11, the size of the pool, was expected"):
         Pool.start(11, size, generator)
+
+
+def test_among_labels_and_leaves_only_what_it_is_given(generator):
+    given = torch.tensor([3, 8, 20, 21, 40])
+    pool = Pool.among(given, 2, generator)
+    assert sorted(pool.labelled.tolist() + pool.unlabelled.tolist()) == given.tolist()
+    assert len(pool.labelled) == 2
+    assert pool.unlabelled.tolist() == sorted(pool.unlabelled.tolist())
+
+
+def test_a_long_tail_thins_classes_by_factors_up_to_the_imbalance(generator):
+    labels = torch.arange(5).repeat(160)[torch.randperm(800, generator=generator)]
+    kept = long_tailed(labels, 16, generator)
+    assert kept.tolist() == sorted(set(kept.tolist()))
+    assert sorted(torch.bincount(labels[kept]).tolist()) == [10, 20, 40, 80, 160]
+    assert len(long_tailed(labels, 1, generator)) == 800
+
+
+def test_a_long_tail_keeps_one_of_each_class_and_draws_classes_and_instances():
+    labels = torch.arange(4).repeat(3)
+    drawn = [long_tailed(labels, 100, torch.Generator().manual_seed(seed)) for seed in range(20)]
+    assert all(sorted(torch.bincount(labels[kept]).tolist()) == [1, 1, 1, 3] for kept in drawn)
+    assert {int(torch.bincount(labels[kept]).argmax()) for kept in drawn} == {0, 1, 2, 3}
+    assert len({tuple(kept.tolist()) for kept in drawn}) > 10
+    assert long_tailed(labels, 100, torch.Generator().manual_seed(3)).tolist() == drawn[3].tolist()
+
+
+@pytest.mark.parametrize("imbalance", [0.5, 0, float("inf"), float("nan")])
+def test_an_imbalance_below_1_is_refused(imbalance, generator, unchecked):
+    with pytest.raises(ValueError, match=r"^imbalance is .*; a finite number of at least 1 was expected"):
+        long_tailed(torch.arange(3), imbalance, generator)
 
 
 def test_buy_appends_in_order_and_leaves_the_old_pool_alone():
@@ -111,7 +142,7 @@ def test_ground_truth_is_in_the_oracle_snapshot_alone():
     plain = {field.name for field in dataclasses.fields(Snapshot)}
     oracle = {field.name for field in dataclasses.fields(OracleSnapshot)}
     tensors = {"features", "logits", "labelled_features", "labelled_logits", "labels", "weight", "bias"}
-    assert plain == tensors | {"training", "initial", "inputs", "labelled_inputs"}
+    assert plain == tensors | {"training", "initial", "inputs", "labelled_inputs", "cycle"}
     assert oracle - plain == {"hidden_labels", "test", "validation"}
     assert not hasattr(snapshot(), "hidden_labels")
 

@@ -4,9 +4,11 @@ import importlib.util
 from collections.abc import Callable
 
 from benchmarks.case import Case
-from benchmarks.cases import bait, coverage, oracles, updates
+from benchmarks.cases import bait, coverage, ensembles, oracles, updates
 
-CASES: dict[str, Callable[[], Case]] = {**updates.CASES, **bait.CASES, **coverage.CASES, **oracles.CASES}
+CASES: dict[str, Callable[[], Case]] = {
+    **updates.CASES, **bait.CASES, **coverage.CASES, **oracles.CASES, **ensembles.CASES,
+}  # fmt: skip
 if importlib.util.find_spec("skactiveml"):  # of the tests' dependencies
     from benchmarks.cases import activeml
 

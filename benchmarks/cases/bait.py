@@ -9,7 +9,7 @@ from torch import Tensor
 from benchmarks import textbook_bait
 from benchmarks.case import Case, Goal
 from benchmarks.data import in_float64, size_of, snapshot
-from benchmarks.memory import peak_of_bait
+from benchmarks.memory import peak_of
 from benchmarks.timing import check_picks
 from dal_core.pool import Snapshot
 from dal_core.strategies.bait import bait_select
@@ -68,7 +68,7 @@ def binary_reading() -> Case:
 
 def binary_large() -> Case:
     """The same for a large pool, with the memory of a process that does nothing else."""
-    memory = peak_of_bait(100_000)
+    memory = peak_of("bait", 100_000)
     at = snapshot(100_000, NUM_LABELLED)
     goal = Goal(seconds=20, memory=2e9)
     return Case(size_of(at, BATCH_SIZE), lambda: select(at, BATCH_SIZE), reading(at), goal, note=READING, memory=memory)
