@@ -5,7 +5,8 @@ import torch
 
 from dal_core import strategies
 from dal_core.ensembles import filtering
-from dal_core.ensembles.filtering import STRATEGIES, progressive_filter, shared_options
+from dal_core.ensembles.filtering import progressive_filter, shared_options
+from dal_core.ensembles.members import STRATEGIES
 from dal_core.ensembles.refine import refine
 from dal_core.pool import Snapshot
 from dal_core.randomness import choose, generators_from
@@ -84,7 +85,7 @@ def test_a_pool_smaller_than_the_first_part_is_seen_as_a_whole(monkeypatch):
         seen.append(len(snapshot.features))
         return original(strategy, snapshot, batch_size, generator)
 
-    monkeypatch.setattr(filtering.registry, "query", spying)
+    monkeypatch.setattr(registry, "query", spying)
     filtered(depth=1, initial_size=5000)
     assert set(seen) == {N}
     seen.clear()
@@ -114,12 +115,13 @@ def test_an_ensemble_of_one():
 
 
 def test_a_failing_strategy_is_named():
-    with pytest.raises(RuntimeError, match="strategy 'coreset' failed while filtering: ValueError: features_l is empty"):
-        empty = pool(
-            labelled_features=torch.empty(0, 5).double(),
-            labelled_logits=torch.empty(0, 3).double(),
-            labels=torch.empty(0, dtype=torch.int64),
-        )
+    empty = pool(
+        labelled_features=torch.empty(0, 5).double(),
+        labelled_logits=torch.empty(0, 3).double(),
+        labels=torch.empty(0, dtype=torch.int64),
+    )
+    message = "strategy 'coreset' failed while filtering: ValueError: features_l is empty"
+    with pytest.raises(RuntimeError, match=message):
         progressive_filter(empty, B, seeded(), **FEW | {"strategies": ["margin", "coreset"]})
 
 
@@ -184,5 +186,7 @@ def test_scales_are_found_once(monkeypatch):
 
 
 def test_refine_refuses_oracles():
-    with pytest.raises(ValueError, match="strategies is 'lookahead'; it has to be one of"):
+    with pytest.raises(ValueError, match="final_strategy is 'lookahead'; it has to be one of"):
         refined(final_strategy="lookahead")
+    with pytest.raises(ValueError, match="strategies is 'margin'; a list of at least one name was expected"):
+        refined(strategies="margin")

@@ -8,7 +8,8 @@ from benchmarks.case import Case, Goal
 from benchmarks.data import size_of, snapshot
 from benchmarks.memory import peak_of
 from benchmarks.timing import check_picks
-from dal_core.ensembles.filtering import STRATEGIES, progressive_filter, shared_options
+from dal_core.ensembles.filtering import progressive_filter, shared_options
+from dal_core.ensembles.members import STRATEGIES
 from dal_core.ensembles.refine import refine
 from dal_core.randomness import generator_for
 
@@ -44,7 +45,9 @@ def rounds() -> Case:
 
     check_picks("refine-filter", ours(), plain())
     note = "one query after another, outputs, kernels and temperature anew; keeps the same instances"
-    return Case(f"{size_of(at, SMALL_BATCH)}, {SMALL['depth']} rounds of 18 queries", ours, plain, Goal(ratio=10), note=note)
+    return Case(
+        f"{size_of(at, SMALL_BATCH)}, {SMALL['depth']} rounds of 18 queries", ours, plain, Goal(ratio=10), note=note
+    )
 
 
 CASES = {"refine-query": query, "refine-filter": rounds}

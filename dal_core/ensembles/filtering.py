@@ -15,16 +15,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dal_core.checks import check_batch_size, check_choice, check_number, check_whole
+from dal_core.checks import check_batch_size, check_number, check_whole
+from dal_core.ensembles.members import STRATEGIES, ask, check_ensemble
 from dal_core.pool import Snapshot
 from dal_core.randomness import choose, fixed_threads, generators_from
 from dal_core.strategies import registry
 from dal_core.strategies.calibration import held_out_temperature
 from dal_core.strategies.coverage import nearest_pair_gamma
-
-STRATEGIES = (
-    "random", "margin", "badge", "bait", "typiclust", "alfamix", "dropquery", "max_herding", "unc_herding",
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -110,14 +107,6 @@ def shared_options(snapshot: Snapshot, generator: torch.Generator) -> dict[str, 
     return {"unc_herding": {"temperature": temperature, "gamma": nearest_pair_gamma(snapshot.labelled_features)}}
 
 
-def check_ensemble(strategies: Sequence[str]) -> None:
-    """Raise ValueError unless `strategies` is a list of ordinary strategies that are no ensembles themselves."""
-    if isinstance(strategies, str) or not strategies:
-        raise ValueError(f"strategies is {strategies!r}; a list of at least one name was expected")
-    for name in strategies:
-        check_choice("strategies", name, registry.members())
-
-
 def _query(
     snapshot: Snapshot,
     pool: Int[Tensor, " p"],
@@ -129,11 +118,8 @@ def _query(
 ) -> Int[Tensor, " b"]:
     """What one strategy picks from `size` random instances of the pool."""
     part = pool[choose(len(pool), size, generator)].sort().values
-    try:
-        picked = registry.query(strategy, snapshot.at(part.to(snapshot.features.device)), batch_size, generator)
-    except Exception as error:
-        raise RuntimeError(f"strategy {name!r} failed while filtering: {type(error).__name__}: {error}") from error
-    return part[picked.cpu()]
+    seen = snapshot.at(part.to(snapshot.features.device))
+    return part[ask(name, strategy, seen, batch_size, generator, "while filtering").cpu()]
 
 
 def _topped_up(pool: Int[Tensor, " p"], n: int, missing: int, generator: torch.Generator) -> Int[Tensor, " q"]:

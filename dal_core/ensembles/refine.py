@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dal_core.ensembles.filtering import STRATEGIES, check_ensemble, progressive_filter, shared_options
+from dal_core.checks import check_choice
+from dal_core.ensembles.filtering import progressive_filter, shared_options
+from dal_core.ensembles.members import STRATEGIES, check_ensemble
 from dal_core.pool import Snapshot
 from dal_core.strategies import registry
 
@@ -37,7 +39,8 @@ def refine(
     Raises:
         ValueError, RuntimeError: as `progressive_filter`.
     """
-    check_ensemble([*strategies, final_strategy])
+    check_ensemble(strategies)
+    check_choice("final_strategy", final_strategy, registry.members())
     options = shared_options(snapshot, generator) if "unc_herding" in (*strategies, final_strategy) else {}
     final = registry.get(final_strategy, options.get(final_strategy))
     filtered = progressive_filter(

@@ -1,0 +1,194 @@
+"""AutoAL: learn on a simulated cycle which strategy to follow where (Wang et al. 2025, "AutoAL: Automated Active
+Learning with Differentiable Query Strategy Search"), here on frozen features.
+
+Axes: n unlabelled, m labelled, h of them hidden, u union of the batches, a strategies, b batch, k classes, d features.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from dal_core.checks import check_batch_size, check_positive, check_whole
+from dal_core.ensembles.members import STRATEGIES, check_ensemble, drawn_layer, proposals
+from dal_core.heads import OPTIMISERS, Head, train_head
+from dal_core.pool import Snapshot
+from dal_core.randomness import choose, fixed_threads, generators_from
+from dal_core.strategies import registry
+from dal_core.strategies.uncertainty import highest
+
+FEWEST_LABELLED = 4  # two to learn from, and two to choose from
+RESOLUTION = 2.0**-30  # of scores: smaller differences are rounding, and must not decide between equal ones
+
+
+@registry.register("autoal")
+def autoal(
+    snapshot: Snapshot,
+    batch_size: int,
+    generator: torch.Generator,
+    *,
+    strategies: Sequence[str] = STRATEGIES,
+    steps: int = 200,
+    learning_rate: float = 1e-3,
+    record: dict[str, Any] | None = None,
+) -> Int[Tensor, " b"]:
+    """Of the union of all strategies' batches the instances with the highest scores of a search network.
+
+    With z_ia = 1 where strategy a picks instance i, 0 elsewhere, the score of an instance is
+
+        s_i = sum_a softmax(SearchNet(x_i))_a z_ia.
+
+    SearchNet learns on a simulated cycle in which a random half of the labelled instances plays the pool
+    (`simulated_cycle`, `train_search_net`). Its weights are equal where fewer than 4 instances are labelled. Ties go to
+    the lower position.
+
+    Kept of the published method: the two networks, their bilevel objective with steps in turn, the labelled set split
+    into halves, weights of the strategies that depend on the instance, and scores of what the strategies chose.
+    Simplified: an MLP and a linear layer on frozen features, started anew in each cycle, take the place of deep
+    networks on images. The choices z are used as they are, where the published method relaxes them into differentiable
+    ones: in SearchNet's weights the objective is differentiable anyway. And scores are normalised to sum to 1, so that
+    SearchNet gains nothing by raising all of them.
+
+    Args:
+        steps: of each network.
+        learning_rate: of both.
+        record: filled with the mean weight of each strategy on the picked instances.
+
+    Raises:
+        ValueError: if an option is out of range.
+        RuntimeError: if a strategy fails, naming it.
+    """
+    check_ensemble(strategies)
+    check_batch_size(batch_size, len(snapshot.features))
+    check_whole("steps", steps, 0)
+    check_positive(learning_rate=learning_rate)
+    (searching,), each = generators_from(generator, 1), generators_from(generator, len(strategies))
+    batches = proposals(snapshot, batch_size, strategies, each, "on the pool")
+    union = batches.unique()  # ascending
+    weights = torch.full((len(union), len(strategies)), 1 / len(strategies), dtype=torch.float64, device=union.device)
+    if len(snapshot.labels) >= FEWEST_LABELLED:
+        search_net = _searched(snapshot, strategies, steps, learning_rate, searching)
+        weights = _weights(search_net, _standardised(snapshot.features[union], snapshot))
+    scores = (weights * _chosen_by(union, batches)).sum(dim=1)
+    best = highest((scores / RESOLUTION).round(), batch_size)
+    if record is not None:
+        record |= dict(zip(strategies, weights[best].mean(dim=0).tolist(), strict=True))
+    return union[best]
+
+
+def simulated_cycle(snapshot: Snapshot, generator: torch.Generator) -> tuple[Snapshot, Int[Tensor, " h"]]:
+    """A cycle in which a random half of the labelled instances is the pool, and the true labels of that half.
+
+    Its head is trained on the other half as the run's head was. It is linear even where that one has a hidden layer:
+    features are what the last layer sees, and a last layer is all that strategies look at.
+    """
+    features, labels = snapshot.labelled_features, snapshot.labels
+    order = choose(len(labels), len(labels), generator).to(labels.device)
+    hidden, seen = order[: len(labels) // 2], order[len(labels) // 2 :]
+    initial = snapshot.initial
+    if initial is None or initial.hidden_weight is not None:
+        initial = drawn_layer(snapshot, generator)
+    head = train_head(initial, features, labels, seen, snapshot.training, generator)
+    cycle = Snapshot(
+        features=features[hidden],
+        logits=head.logits(features[hidden]),
+        labelled_features=features[seen],
+        labelled_logits=head.logits(features[seen]),
+        labels=labels[seen],
+        weight=head.weight,
+        bias=head.bias,
+        training=snapshot.training,
+        initial=initial,
+        cycle=snapshot.cycle,
+    )
+    return cycle, labels[hidden]
+
+
+def train_search_net(
+    features: Float[Tensor, "h d"],
+    logits: Float[Tensor, "h k"],
+    labels: Int[Tensor, " h"],
+    chosen_by: Bool[Tensor, "h a"],
+    steps: int,
+    learning_rate: float,
+    generator: torch.Generator,
+) -> Head:
+    """The search network, an MLP from features to strategies, after `steps` steps in turn with FitNet.
+
+        lower level:  FitNet lowers     sum_i w_i loss_i,    w_i = s_i / sum_j s_j
+        upper level:  SearchNet raises  the same
+
+    each in its own parameters, with the scores s of `autoal` and FitNet's cross-entropy of the hidden instances:
+    informative is what FitNet finds hard. FitNet is a linear layer on top of what the head says already, `logits`, and
+    starts at 0. Full batches, and steps of rectified Adam.
+    """
+    d, k, a = features.shape[1], logits.shape[1], chosen_by.shape[1]
+    search_net = Head.initial("mlp", d, a, generator, dtype=features.dtype, device=features.device)
+    fit_net = Head(features.new_zeros(k, d), features.new_zeros(k))
+    with fixed_threads(), torch.enable_grad():
+        fit, search = _descent(fit_net, learning_rate), _descent(search_net, learning_rate)
+        for _ in range(steps):
+            scores = (_weights(search_net, features) * chosen_by).sum(dim=1)
+            shares = scores / scores.sum()
+            fit(shares.detach() @ _losses(fit_net, features, logits, labels))
+            search(-shares @ _losses(fit_net, features, logits, labels).detach())
+    for part in _parameters(search_net):
+        part.requires_grad_(False)
+    return search_net
+
+
+def _searched(
+    snapshot: Snapshot, strategies: Sequence[str], steps: int, learning_rate: float, generator: torch.Generator
+) -> Head:
+    """The search network after a simulated cycle in which every strategy queries half of the hidden instances."""
+    simulated, labels = simulated_cycle(snapshot, generator)
+    each = generators_from(generator, len(strategies))
+    batches = proposals(simulated, len(labels) // 2, strategies, each, "in the simulated cycle")
+    chosen_by = _chosen_by(torch.arange(len(labels), device=labels.device), batches)
+    features, logits = _standardised(simulated.features, snapshot), simulated.logits.double()
+    return train_search_net(features, logits, labels, chosen_by, steps, learning_rate, generator)
+
+
+def _weights(search_net: Head, features: Float[Tensor, "p d"]) -> Float[Tensor, "p a"]:
+    return search_net.logits(features).softmax(dim=1)
+
+
+def _losses(fit_net: Head, features: Tensor, logits: Tensor, labels: Tensor) -> Float[Tensor, " h"]:
+    return torch.nn.functional.cross_entropy(logits + fit_net.logits(features), labels, reduction="none")
+
+
+def _chosen_by(positions: Int[Tensor, " p"], batches: Int[Tensor, "a b"]) -> Bool[Tensor, "p a"]:
+    return torch.stack([torch.isin(positions, batch) for batch in batches], dim=1)
+
+
+def _standardised(features: Float[Tensor, "p d"], snapshot: Snapshot) -> Float[Tensor, "p d"]:
+    """In float64, shifted and scaled so that the labelled ones have mean 0 and variance 1, one for all coordinates.
+
+    One learning rate then suits all encoders.
+    """
+    labelled = snapshot.labelled_features.double()
+    mean = labelled.mean(dim=0)
+    deviation = (labelled - mean).square().mean().sqrt()
+    return (features.double() - mean) / torch.where(deviation > 0, deviation, 1)
+
+
+def _descent(network: Head, rate: float) -> Callable[[Tensor], None]:
+    """A function that takes one step down an objective, in the parameters of the network."""
+    # Not torch.optim, which loads torch's compiler for two seconds.
+    parameters = [part.requires_grad_() for part in _parameters(network)]
+    gradients = [torch.empty_like(part) for part in parameters]
+    step = OPTIMISERS["radam"](parameters, gradients)
+
+    def descend(objective: Tensor) -> None:
+        for gradient, computed in zip(gradients, torch.autograd.grad(objective, parameters), strict=True):
+            gradient.copy_(computed)
+        with torch.no_grad():
+            step(rate)
+
+    return descend
+
+
+def _parameters(network: Head) -> list[Tensor]:
+    return [part for part in vars(network).values() if part is not None]

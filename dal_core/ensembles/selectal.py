@@ -1,0 +1,123 @@
+"""SelectAL: find out which budget a run is at (Hacohen & Weinshall 2023, "How to Select Which AL Strategy").
+
+What is worth labelling next is what hurts most when it is taken away from what is labelled already.
+
+Axes: m labelled, q labelled and not held out, r of them left for training, k classes, d features.
+"""
+
+import dataclasses
+import itertools
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dal_core.checks import check_batch_size, check_number, check_whole
+from dal_core.ensembles.members import drawn_layer
+from dal_core.heads import train_heads
+from dal_core.pool import Snapshot
+from dal_core.randomness import choose, generators_from, integer_seed
+from dal_core.strategies import registry
+
+REGIMES = {"random": "random", "low": "typiclust", "high": "badge"}  # budget, and the strategy for it
+NUM_NEIGHBOURS = 20
+
+
+@registry.register("selectal")
+def selectal(
+    snapshot: Snapshot,
+    batch_size: int,
+    generator: torch.Generator,
+    *,
+    share: float = 0.05,
+    num_splits: int = 5,
+    retraining_epochs: int = 50,
+    record: dict[str, Any] | None = None,
+) -> Int[Tensor, " b"]:
+    """The batch of TypiClust at a low budget, of BADGE at a high one, and a random one in between.
+
+    In each of `num_splits` splits a `share` of the labelled instances is held out. From the rest an equally large,
+    class-balanced set is removed: the most typical instances of their classes, the least typical ones, or random ones.
+    The budget is low if heads suffer most without the typical ones, high if without the least typical ones, measured
+    on what is held out. All heads are trained at once. The generator decides between equal accuracies.
+
+    Args:
+        share: of the labelled instances, at least one instance.
+        record: filled with the regime and the accuracy without each of the sets.
+
+    Raises:
+        ValueError: if an option is out of range, or fewer than 3 instances are labelled.
+    """
+    check_batch_size(batch_size, len(snapshot.features))
+    check_number("share", share)
+    if not 0 < share <= 1 / 3:
+        raise ValueError(f"share is {share}; a number above 0 and at most 1/3 was expected")
+    check_whole("num_splits", num_splits, 1)
+    check_whole("retraining_epochs", retraining_epochs, 0)
+    if len(snapshot.labels) < 3:
+        raise ValueError(f"snapshot.labels has {len(snapshot.labels)} entries; selectal needs at least 3")
+    accuracies = _accuracies_without(snapshot, share, num_splits, retraining_epochs, generator)
+    worst = (accuracies == accuracies.min()).nonzero().flatten()
+    regime = list(REGIMES)[int(worst[torch.randint(len(worst), (), generator=generator)])]
+    if record is not None:
+        record |= {"regime": regime, "accuracies": dict(zip(REGIMES, accuracies.tolist(), strict=True))}
+    return registry.get(REGIMES[regime])(snapshot, batch_size, generator)
+
+
+def _accuracies_without(
+    snapshot: Snapshot, share: float, num_splits: int, epochs: int, generator: torch.Generator
+) -> Float[Tensor, " 3"]:
+    """Accuracy on all that is held out, of heads that lack the random, the typical and the atypical instances."""
+    labels = snapshot.labels
+    count = max(1, round(share * len(labels)))
+    held_out, kept, seeds = [], [], []
+    for own in generators_from(generator, num_splits):
+        order = choose(len(labels), len(labels), own).to(labels.device)
+        held_out += [order[:count]] * len(REGIMES)
+        kept += [_without(snapshot, order[count:], count, regime) for regime in REGIMES]
+        # The heads of a split see minibatches in the same order, so that none of them is better by a lucky one.
+        seeds += [integer_seed(own)] * len(REGIMES)
+    initial = drawn_layer(snapshot, generator) if snapshot.initial is None else snapshot.initial
+    inputs = snapshot.labelled_features if initial.hidden_weight is None else snapshot.labelled_inputs
+    assert inputs is not None, "a snapshot of a head with a hidden layer has its inputs"
+    training = dataclasses.replace(snapshot.training, epochs=epochs)
+    orders = [torch.Generator().manual_seed(seed) for seed in seeds]
+    heads = train_heads(initial, inputs, labels, torch.stack(kept), training, orders)
+    # Counts, because rounding would tell equal means apart.
+    hits = [
+        (heads.unstacked(i).logits(inputs[rows]).argmax(dim=1) == labels[rows]).sum() for i, rows in enumerate(held_out)
+    ]
+    return torch.stack(hits).view(num_splits, len(REGIMES)).sum(dim=0).cpu().double() / (num_splits * count)
+
+
+def _without(snapshot: Snapshot, positions: Int[Tensor, " q"], count: int, regime: str) -> Int[Tensor, " r"]:
+    """`positions`, in random order, without `count` of them, taken from the classes in turn, the largest class first.
+
+    Of equally large classes it is the turn of the one that comes first in `positions`, so that whatever the regime,
+    each class loses equally many.
+    """
+    labels = snapshot.labels[positions].tolist()
+    ranked: list[int] = list(range(len(labels)))
+    if regime != "random":
+        typicality = _typicality(snapshot.labelled_features[positions], snapshot.labels[positions])
+        ranked = typicality.argsort(descending=regime == "low", stable=True).tolist()
+    classes = sorted(dict.fromkeys(labels), key=labels.count, reverse=True)
+    queues = [[i for i in ranked if labels[i] == label] for label in classes]
+    in_turn = [i for turn in itertools.zip_longest(*queues) for i in turn if i is not None]
+    return positions[torch.tensor(sorted(in_turn[count:]), device=positions.device)]
+
+
+def _typicality(features: Float[Tensor, "q d"], labels: Int[Tensor, " q"]) -> Float[Tensor, " q"]:
+    """1 / mean distance to the nearest others of the same class, at most half of the class; 0 for the only one."""
+    typicality = torch.zeros(len(labels), dtype=torch.float64, device=features.device)
+    for label in labels.unique():
+        members = (labels == label).nonzero().squeeze(1)
+        if len(members) > 1:
+            of_class = features[members].double()
+            # From differences, so that two instances are equally far from each other to the last bit.
+            distances = torch.cdist(of_class, of_class, compute_mode="donot_use_mm_for_euclid_dist")
+            neighbours = min(NUM_NEIGHBOURS, len(members) // 2)
+            nearest = distances.fill_diagonal_(torch.inf).topk(neighbours, largest=False).values
+            typicality[members] = 1 / nearest.mean(dim=1).clamp_min(1e-12)
+    return typicality
