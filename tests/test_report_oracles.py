@@ -2,13 +2,15 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from dal_core import strategies
+from dal_core.ensembles import filtering
 from dal_core.report.oracles import leads, records, with_budget
-from dal_core.report.published import published
-from dal_core.report.style import label
+from dal_core.report.published import SOURCES, published
+from dal_core.report.style import LOOKS, label
 
 
 def curve(strategy, seed, accuracies, data="letters"):
@@ -78,6 +80,30 @@ def test_published_tables_name_strategies_as_the_registry_does():
     lead = leads(table.assign(seed=0), "boss").set_index(["data", "budget"])
     assert lead.loc[("CIFAR-10", "low"), "difference"] == pytest.approx(0.829 - 0.796)
     assert lead.loc[("CIFAR-10", "low"), "strategy"] == "bait"
+
+
+def test_published_win_rates_are_shares_and_name_strategies_as_the_figures_do():
+    table = published("refine_win_rates").set_index("strategy")
+    assert list(table.index) == list(table.columns)
+    assert set(table) <= set(LOOKS)
+    assert set(table) & set(strategies.names()) >= set(filtering.STRATEGIES)
+    values = table.to_numpy()
+    both = (values + values.T)[np.triu_indices(14, 1)]
+    assert (np.diag(values) == 0).all()
+    assert (both <= 1).all()
+    # Cycle 0 of 21 is a tie; TCM and TypiClust are the same for three acquisitions more.
+    assert np.median(both) == pytest.approx(20 / 21, abs=0.01)
+    assert table.loc["tcm", "typiclust"] + table.loc["typiclust", "tcm"] == pytest.approx(17 / 21, abs=0.01)
+    assert table.loc["refine", "random"] == 0.94
+    assert table.loc["random", "refine"] == 0.02
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_published_table_can_be_read(name):
+    table = published(name)
+    assert len(table)
+    assert not table.isna().all().any()
+    assert not any(str(column).startswith(("#", "Unnamed")) for column in table)
 
 
 @pytest.mark.parametrize("name", strategies.names(oracle=True))

@@ -109,6 +109,7 @@ HEADINGS = {
     "gain": "gain over base (points)",
     "gain of retraining": "gain of retraining (points)",
     "difference": "over random (points)",
+    "p_holm": "p, corrected",
     "recovered": "recovered (%)",
     "second_order": "second-order (%)",
     "nll": "NLL (nats)",
@@ -119,7 +120,10 @@ HEADINGS = {
     "speedup": "speed-up (times)",
     "peak_mb": "memory (MB)",
 }
-FORMATS = {"seeds": ".0f", "step": "g", "steps": "g", "gamma": "g", "rate": "g", "speedup": ".1f", "recovered": ".0f"}
+FORMATS = {
+    "seeds": ".0f", "step": "g", "steps": "g", "gamma": "g", "rate": "g", "speedup": ".1f", "recovered": ".0f",
+    "p": ".2g", "p_holm": ".2g", "value": "g",
+}  # fmt: skip
 
 
 def markdown(table: pd.DataFrame) -> str:

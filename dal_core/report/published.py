@@ -13,6 +13,8 @@ SOURCES = {
     "boss_dinov2": "Huseljic et al., BoSS, arXiv 2603.13109, DINOv2-S; mean accuracy, as a share, over the cycles 0-6 "
     "(low), 7-13 (mid) and 14-20 (high)",
     "boss_ablations": "Huseljic et al., BoSS, arXiv 2603.13109; accuracy in percent, mean over the curve",
+    "refine_win_rates": "Huseljic et al., REFINE, arXiv 2511.22344; pairwise win rates, share of data sets, seeds and "
+    "cycles in which the row is above the column; cycle 0 seems to be among them, as pairs sum to 20/21",
 }
 
 
@@ -24,4 +26,4 @@ def published(name: str) -> pd.DataFrame:
     """
     check_choice("name", name, SOURCES)
     with resources.files("dal_core.published").joinpath(f"{name}.csv").open(encoding="utf-8") as file:
-        return pd.read_csv(file)
+        return pd.read_csv(file, comment="#")

@@ -7,6 +7,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
 GREY, BROWN = "#7F7F7F", "#7B4B2A"
+INDIGO, WINE, OLIVE = "#332288", "#882255", "#999933"  # Tol's muted scheme: where one figure has more than ten lines
 CLASS_COLOURS = [BLUE, ORANGE, GREEN, PURPLE]
 CLASS_MARKERS = ["o", "s", "^", "D"]
 
@@ -34,6 +35,11 @@ LOOKS = {
     "bait_top_2": ("BAIT, c = 2", ORANGE, "^"),
     "bait_top_5": ("BAIT, c = 5", GREEN, "s"),
     "bait_diagonal": ("BAIT, diagonal", PURPLE, "X"),
+    "refine": ("REFINE", BLACK, "*"),
+    "tailor": ("TAILOR", SKY, "D"),
+    "selectal": ("SelectAL", INDIGO, ">"),
+    "tcm": ("TCM", WINE, "<"),
+    "autoal": ("AutoAL", OLIVE, "X"),
     "boss": ("BoSS (oracle)", BLACK, "*"),
     "cdo": ("CDO (oracle)", RED, "D"),
     "sas": ("SAS (oracle)", BLUE, "v"),
