@@ -16,7 +16,6 @@ from dal_core.ensembles.members import drawn_layer
 from dal_core.ensembles.selectal import REGIMES, selectal
 from dal_core.ensembles.tailor import class_rewards, tailor
 from dal_core.ensembles.tcm import tcm
-from dal_core.experiment import Experiment, run
 from dal_core.heads import Head, Training, train_head
 from dal_core.pool import Snapshot
 from dal_core.randomness import choose, generators_from, integer_seed
@@ -61,19 +60,8 @@ def add(monkeypatch):
     return functools.partial(monkeypatch.setitem, registry._STRATEGIES)
 
 
-def test_a_run_counts_its_acquisitions_and_keeps_the_memory(add):
-    seen = []
-
-    def spy(snapshot, batch_size, generator, *, memory=None):
-        seen.append((snapshot.cycle, dict(memory)))
-        memory["last"] = snapshot.cycle
-        return torch.arange(batch_size)
-
-    add("spy", spy)
-    for _ in range(2):  # runs have memories of their own
-        run(Experiment(strategy="spy", cycles=3, device="cpu", options={"epochs": 1}))
-    assert seen == [(0, {}), (1, {"last": 0}), (2, {"last": 1})] * 2
-    assert [name for name in strategies.names() if strategies.remembers(name)] == ["spy", "tailor"]
+def test_tailor_alone_has_a_memory():
+    assert [name for name in strategies.names() if strategies.remembers(name)] == ["tailor"]
 
 
 @pytest.mark.parametrize("ensemble", [selectal, tailor, autoal])
