@@ -100,7 +100,7 @@ audio = {"dataset": "esc50", "encoder": "audio", "initial_size": 50, "batch_size
 # acquisitions, None: after all.
 settings = {
     "quick": {
-        "data": [digits], "seeds": 3, "cheaper": {"num_batches": 27}, "shorter": 10,
+        "data": [digits], "seeds": 3, "cheaper": {"num_batches": 27}, "shorter": 5,
         "alphas": (0.1, 0.4, 0.9), "depths": (1, 3, 5), "batches": (9, 27, 90),
     },
     "real": {"data": [banking | {"ablations": True}, clinc, letter], "seeds": 3, "cheaper": {"num_batches": 27}, "shorter": 5, "batches": (9, 18, 27, 54)},
@@ -270,7 +270,7 @@ display(Markdown(
 # ## (c) Does a strategy choose better from the filtered pool?
 #
 # **Question.** Is it the filter or the final strategy that makes REFINE good? **Protocol.** Each strategy picks its batches from the whole
-# pool, or from what progressive filtering has left of it; paired by seed. The quick and the real preset stop after the first half of the
+# pool, or from what progressive filtering has left of it; paired by seed. The quick and the real preset stop after five
 # acquisitions here and in (d) and (e), with 27 batches a round instead of 100, to save time.
 
 
