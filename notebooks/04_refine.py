@@ -103,7 +103,10 @@ settings = {
         "data": [digits], "seeds": 3, "filtering": {"num_batches": 27}, "cheaper": {"num_batches": 27}, "shorter": 5,
         "alphas": (0.1, 0.4, 0.9), "depths": (1, 3, 5), "batches": (9, 27, 90),
     },
-    "real": {"data": [banking | {"ablations": True}, clinc, letter], "seeds": 3, "cheaper": {"num_batches": 27}, "shorter": 5, "batches": (9, 18, 27, 54)},
+    "real": {
+        "data": [banking | {"ablations": True}, clinc, letter], "seeds": 3, "filtering": {"num_batches": 27}, "cheaper": {"num_batches": 27}, "shorter": 5,
+        "batches": (9, 18, 27, 54),
+    },
     "paper": {"data": [*images, audio], "seeds": 10},
     "tiny": {
         "data": [digits | {"subset_size": 60, "cycles": 2}], "seeds": 2, "options": {"epochs": 5}, "strategies": ("random", "margin", "unc_herding"),

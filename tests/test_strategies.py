@@ -154,13 +154,14 @@ def test_same_seed_same_batch_without_global_randomness(name):
 def test_snapshot_is_left_alone(name):
     taken, untouched = snapshot(), snapshot()
     pick(name, 4, taken)
-    assert taken.training == untouched.training
+    assert_equal(taken, untouched)
+
+
+def assert_equal(taken, untouched):
     for field in dataclasses.fields(Snapshot):
-        value = getattr(untouched, field.name)
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(getattr(taken, field.name), value), field.name
-        elif field.name != "training":
-            assert getattr(taken, field.name) is value is None, field.name
+        found, expected = getattr(taken, field.name), getattr(untouched, field.name)
+        same = torch.equal(found, expected) if isinstance(expected, torch.Tensor) else found == expected
+        assert same, field.name
 
 
 # --- random and uncertainty
@@ -324,13 +325,7 @@ def test_sequential_batch_can_be_the_whole_pool():
 def test_sequential_leaves_the_snapshot_alone():
     taken, untouched = snapshot(), snapshot()
     sequential(6, Updates(every=1), taken=taken)
-    assert taken.training == untouched.training
-    for field in dataclasses.fields(Snapshot):
-        value = getattr(untouched, field.name)
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(getattr(taken, field.name), value), field.name
-        elif field.name != "training":
-            assert getattr(taken, field.name) is value is None, field.name
+    assert_equal(taken, untouched)
 
 
 @pytest.mark.parametrize(
