@@ -249,8 +249,8 @@ report.figure(figure, "win_rates", cell="(b) win rates", keys=keys(everything))
 print(f"published: {SOURCES['refine_win_rates']}")
 table = pd.DataFrame({
     "strategy": [label(name) for name in order],
-    "beaten by REFINE, measured": measured.loc["refine"].to_numpy(),
-    "beaten by REFINE, published": paper.loc["refine"].to_numpy(),
+    "beaten by REFINE, measured": measured.loc["refine"].where(measured.index != "refine").to_numpy(),
+    "beaten by REFINE, published": paper.loc["refine"].where(paper.index != "refine").to_numpy(),
     "mean win rate, measured": measured.sum(axis=1).to_numpy() / (len(order) - 1),
     "mean win rate, published": paper.sum(axis=1).to_numpy() / (len(order) - 1),
 })  # fmt: skip
