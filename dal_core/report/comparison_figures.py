@@ -34,7 +34,8 @@ def win_rates(matrices: Mapping[str, pd.DataFrame]) -> Figure:
     names = LETTER * max(len(_name(strategy)) for matrix in matrices.values() for strategy in matrix) + 0.15
     sides = [CELL * len(matrix) for matrix in matrices.values()]
     width, height, top = sum(sides) + names * len(sides) + 0.95, max(sides) + 0.75 * names + 0.35, 0.3
-    figure = plt.figure(figsize=(width, height), layout="none")
+    figure = plt.figure(figsize=(width, height), layout="constrained")
+    figure.set_layout_engine("none")  # from the start there would be no engine, and saving would take the default one
 
     def place(left: float, wide: float, high: float) -> Axes:
         return figure.add_axes((left / width, (height - top - high) / height, wide / width, high / height))
