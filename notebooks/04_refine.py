@@ -222,7 +222,7 @@ for each, part in in_percent(everything).groupby("data", sort=False):
     lines.append(f"- {each}: against the best single strategy, {verdict(difference, label('refine'), single)}.")
     of_data = tests[tests["data"] == each]
     behind = of_data[(of_data["p_holm"] < 0.05) & (of_data["difference"] < 0)]["strategy"]
-    names = ", ".join(behind) or "none"
+    names = "; ".join(behind) or "none"
     lines.append(f"- {each}: significantly below REFINE after Holm's correction: {names} ({len(of_data)} comparisons).")
 lines.append(
     f"- Friedman's test that all are equally good: p = {ranks.friedman_p:.2g} over {ranks.blocks} pairs of data set and seed."
@@ -322,7 +322,7 @@ for each, part in table.groupby("data", sort=False):
     no_worse = part[part["difference"] >= 0]
     lines.append(
         f"- {each}: {len(no_worse)} of {len(part)} strategies are at least as good on the filtered pool as on the whole one "
-        f"({', '.join(no_worse['strategy']) or 'none'}); the mean change is {part['difference'].mean():+.2f} points."
+        f"({'; '.join(no_worse['strategy']) or 'none'}); the mean change is {part['difference'].mean():+.2f} points."
     )
     gain = part.loc[part["difference"].idxmax()]
     lines.append(f"- {each}: the largest gain is {gain['difference']:+.2f} points, of {gain['strategy']}.")
