@@ -96,11 +96,11 @@ images = [
     ]
 ]  # fmt: skip
 audio = {"dataset": "esc50", "encoder": "audio", "initial_size": 50, "batch_size": 50, "cycles": 20}
-# Options of REFINE in (a) are `refining`, in (c) to (e) `cheaper`; {} is what the paper has. (c) to (e) stop after `shorter`
-# acquisitions, None: after all.
+# Options of REFINE in (a) are `refining`, in (c) `filtering`, in (d) and (e) `cheaper`; {} is what the paper has. (c) to (e) stop
+# after `shorter` acquisitions, None: after all.
 settings = {
     "quick": {
-        "data": [digits], "seeds": 3, "cheaper": {"num_batches": 27}, "shorter": 5,
+        "data": [digits], "seeds": 3, "filtering": {"num_batches": 27}, "cheaper": {"num_batches": 27}, "shorter": 5,
         "alphas": (0.1, 0.4, 0.9), "depths": (1, 3, 5), "batches": (9, 27, 90),
     },
     "real": {
@@ -110,13 +110,13 @@ settings = {
     "paper": {"data": [*images, audio], "seeds": 10},
     "tiny": {
         "data": [digits | {"subset_size": 60, "cycles": 2}], "seeds": 2, "options": {"epochs": 5}, "strategies": ("random", "margin", "unc_herding"),
-        "refining": {"num_batches": 9}, "cheaper": {"num_batches": 9, "depth": 1},
+        "refining": {"num_batches": 9}, "filtering": {"num_batches": 9}, "cheaper": {"num_batches": 9, "depth": 1},
         "alphas": (0.4, 0.9), "depths": (1, 2), "batches": (3, 6),
     },
 }  # fmt: skip
 check_choice("preset", preset, settings)
 setting = {
-    "options": {}, "refining": {}, "cheaper": {}, "shorter": None, "strategies": STRATEGIES,
+    "options": {}, "refining": {}, "filtering": {}, "cheaper": {}, "shorter": None, "strategies": STRATEGIES,
     "alphas": (0.1, 0.2, 0.4, 0.6, 0.9), "depths": (1, 2, 3, 4, 5), "batches": (9, 27, 100, 200),
 }  # fmt: skip
 setting |= settings[preset] | ({} if seeds is None else {"seeds": seeds})
@@ -132,8 +132,9 @@ use_style()
 grid = Grid(results_dir or home / "results", jobs=jobs, data_dir=data_dir, fresh=fresh)
 report = Report(Path(output_dir or home / "figures") / preset, "04_refine")
 print(f"preset {preset}: {', '.join(each['dataset'] for each in data)}; {setting['seeds']} seeds")
-changes = ", ".join(f"{name} = {value}" for name, value in setting["cheaper"].items()) or "as in the paper"
-print(f"REFINE in (c) to (e): {changes}; acquisitions: {setting['shorter'] or 'all'}")
+for part, options in {"(c)": setting["filtering"], "(d) and (e)": setting["cheaper"]}.items():
+    changes = ", ".join(f"{name} = {value}" for name, value in options.items()) or "as in the paper"
+    print(f"REFINE in {part}: {changes}; acquisitions: {setting['shorter'] or 'all'}")
 
 # %% [markdown]
 # All runs follow the paper's protocol: SGD with Nesterov momentum, 200 epochs, the head retrained from its initial weights in each
@@ -285,7 +286,9 @@ shorter = [each | {"cycles": min(each.get("cycles", 20), last)} for each in data
 
 def from_filtered_pool(name):
     """Rows of runs in which the strategy chooses from the filtered pool; with herding by uncertainty that is REFINE."""
-    return curves("refine", cheaper | ({} if name == "unc_herding" else {"final_strategy": name}), shorter)
+    if name == "unc_herding" and setting["filtering"] == setting["refining"]:
+        return refined
+    return curves("refine", setting["filtering"] | ({} if name == "unc_herding" else {"final_strategy": name}), shorter)
 
 
 filtered = pd.concat([from_filtered_pool(name).assign(strategy=name) for name in strategies])
@@ -311,10 +314,10 @@ report.table(table.rename(columns=headings), "filtered", cell="(c) filtering", k
 # How many instances are left after each round of the filter, mean over seeds and acquisitions.
 
 # %%
-told = records(filtered[filtered["strategy"] == strategies[-1]])
+told = records(pools[(pools["pool"] == "filtered") & (pools["strategy"] == strategies[-1])])
 sizes = pd.DataFrame(told["pool_sizes"].tolist(), index=told["data"]).groupby("data", sort=False).mean()
 sizes.columns = [f"after round {round_ + 1}" for round_ in sizes.columns]
-report.table(sizes.round(0).astype(int).reset_index(), "pool_sizes", cell="(c) filtering", keys=keys(filtered))
+report.table(sizes.round(0).astype(int).reset_index(), "pool_sizes", cell="(c) filtering", keys=keys(pools))
 
 # %%
 lines = []
