@@ -329,7 +329,7 @@ for each, part in table.groupby("data", sort=False):
     )
     gain = part.loc[part["difference"].idxmax()]
     lines.append(f"- {each}: the largest gain is {gain['difference']:+.2f} points, of {gain['strategy']}.")
-display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n".join(lines)))  # fmt: skip
+display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n".join(lines)))
 
 # %% [markdown]
 # ## (d) What is it sensitive to?
@@ -339,8 +339,6 @@ display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n
 
 # %%
 chosen = [each for each in shorter if each.get("ablations")] or shorter[:1]
-
-
 PAPER = {"alpha": 0.4, "depth": 5, "num_batches": 100}
 
 
@@ -403,8 +401,8 @@ table = mean_over_seeds(in_percent(sizes), ["data", "strategy", "batch"], ["accu
 report.table(table.sort_values("data", kind="stable"), "batch_size", cell="(d) ablations", keys=keys(sizes))
 
 # %% [markdown]
-# **Other ensembles.** The paper's nine; with core-set and entropy, which do badly on many data sets; the nine without their best one;
-# random batches alone, which filter at random.
+# **Other ensembles.** The paper's nine; these with core-set and entropy; without the best of them; random batches alone, which filter
+# at random; no filter at all.
 
 # %%
 ENSEMBLES = {
