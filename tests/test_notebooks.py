@@ -15,6 +15,8 @@ from dal_core.report.notebooks import Notebook, UsageError, check_parameters, ch
 from dal_core.report.publish import publish_notebooks, rendered
 
 # Of each notebook its experiments, and what its progress tells a terminal.
+# In one process: kernels that are started at the same time take each other's ports.
+pytestmark = pytest.mark.xdist_group("kernels")
 EXPERIMENTS = {"01": "abcdef", "02": "abcd", "03": "abcd", "04": "abcdef"}
 PROGRESS = {"01": "updating study", "02": "BAIT, exact, N", "03": "BoSS (oracle)", "04": "REFINE"}
 NUMBERS = list(EXPERIMENTS)
