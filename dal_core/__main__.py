@@ -1,7 +1,8 @@
-"""Command line: `python -m dal_core run|grid|report|notebooks|publish`, each with --help."""
+"""Command line: `python -m dal_core datasets|features|run|grid|report|notebooks|publish`, each with --help."""
 
 import argparse
 import ast
+import dataclasses
 import os
 import sys
 from collections.abc import Callable
@@ -51,12 +52,22 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False, prog="python -m dal_core", description="Deep active learning on frozen features."
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(title="commands", required=True, metavar="run|grid|report|notebooks|publish")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, command: Callable[[argparse.Namespace], int], **about: Any) -> argparse.ArgumentParser:
         added = commands.add_parser(name, allow_abbrev=False, **about)
         added.set_defaults(command=command, parser=added)
         return added
+
+    add("datasets", _datasets, help="the data sets and encoders that are known by name")
+
+    features = add(
+        "features",
+        _features,
+        help="extract features of images, texts or sounds; an interrupted call goes on where it stopped",
+        description="Extract features into the cache folder (DAL_CACHE), where every run finds them.",
+    )
+    _add_feature_options(features)
 
     run = add("run", _run, help="one active learning run, printed as a table")
     _add_experiment_options(run, many=False)
@@ -85,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     notebooks.add_argument("--only", metavar="01,03", help="numbers of the notebooks to run, comma-separated")
     notebooks.add_argument("--jobs", type=int, help="processes that compute runs side by side (default: one a core)")
-    notebooks.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
+    notebooks.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute")
     notebooks.add_argument("--seeds", type=int, metavar="N", help="number of seeds (default: the preset's)")
     notebooks.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with local data files")
     notebooks.add_argument("--list", action="store_true", help="list notebooks and presets, and stop")
@@ -100,6 +111,25 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_feature_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", nargs="+", required=True, help="data sets, or folders of images in --data-dir")
+    parser.add_argument(
+        "--encoder", nargs="+", required=True,
+        help="names, or models of the Hugging Face hub or local folders, as MODEL[@REVISION][:cls|mean|pooler]",
+    )  # fmt: skip
+    parser.add_argument("--data-dir", type=Path, help="folder with local data files")
+    parser.add_argument(
+        "--output-dir", type=Path, help="also write <dataset>_<encoder>.safetensors here, to carry along"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    parser.add_argument("--batch-size", type=int, default=128, help="instances at a time; halved when memory runs out")
+    parser.add_argument("--workers", type=int, help="processes that read instances (default: one a core, at most 8)")
+    parser.add_argument(
+        "--unreadable", default="refuse", help="refuse (default) or skip an instance that cannot be decoded"
+    )
+    parser.add_argument("--fresh", action="store_true", help="extract anew, with the newest revision of the model")
+
+
 def _add_experiment_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
     several: dict[str, Any] = {"nargs": "+"} if many else {}
     hint = ", one or more" if many else ""
@@ -112,7 +142,7 @@ def _add_experiment_options(parser: argparse.ArgumentParser, *, many: bool) -> N
     parser.add_argument("--subset-size", default="1000", help="the strategy sees so many instances, or `all` (1000)")
     parser.add_argument("--head", default="linear", help="linear or mlp (default: linear)")
     parser.add_argument("--optimiser", default="sgd", help="sgd or radam, with their papers' protocol (default: sgd)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     parser.add_argument("--allow-oracle", action="store_true", help="allow a strategy that looks at true labels")
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE",
@@ -126,6 +156,53 @@ def _add_grid_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results-dir", type=Path, default=Path("results"), help="where runs are kept (results)")
     parser.add_argument("--jobs", type=int, help="processes side by side (default: one a core)")
     parser.add_argument("--fresh", action="store_true", help="compute every run anew, stored or not")
+
+
+def _datasets(_: argparse.Namespace) -> int:
+    from tabulate import tabulate
+
+    from dal_core.datasets import SOURCES
+    from dal_core.encoders import ENCODERS
+
+    known = {
+        name: {
+            "title": each.title,
+            "kind": each.kind,
+            "train": each.train_size,
+            "test": each.test_size,
+            "classes": each.num_classes,
+            "batch": each.batch_size,
+            "source": " or ".join(origin.where() for origin in each.origins),
+            "licence": each.licence,
+            "citation": each.citation,
+        }
+        for name, each in SOURCES.items()
+    }
+    encoders = {name: dataclasses.asdict(each) for name, each in ENCODERS.items()}
+    for what, table in (("data set", known), ("encoder", encoders)):
+        print(tabulate([{what: name} | row for name, row in table.items()], headers="keys", intfmt=","), end="\n\n")
+    print("batch: of the papers' protocols, or what the notebooks take; any encoder of the kind fits, and so does any")
+    print("model of the Hugging Face hub; a long-tailed version of any data set: --option imbalance=10")
+    return 0
+
+
+def _features(options: argparse.Namespace) -> int:
+    from dal_core.datasets import extract, file_stem
+    from dal_core.extraction import Extraction
+
+    how = Extraction(options.device, options.batch_size, options.workers, options.unreadable)
+    for dataset in options.dataset:
+        for encoder in options.encoder:
+            bank = extract(dataset, encoder, data_dir=options.data_dir, how=how, fresh=options.fresh)
+            skipped = sum(bank.provenance["skipped"].values())
+            print(
+                f"{dataset} with {encoder}: {len(bank.train_labels):,} + {len(bank.test_labels):,} instances, "
+                f"{bank.num_features} features, {bank.num_classes} classes, {skipped} skipped"
+            )
+            if options.output_dir is not None:
+                bank.save(path := options.output_dir / f"{file_stem(dataset, encoder)}.safetensors")
+                print(f"    {path}")
+    return 0
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import dal_core.ensembles  # registers the ensembles
 import dal_core.oracles  # noqa: F401 - registers the oracles
 from dal_core import datasets, strategies
 from dal_core.checks import check_choice, check_whole
+from dal_core.devices import DEVICES, resolve_device
 from dal_core.features import FeatureBank
 from dal_core.heads import KINDS, OPTIMISERS, PROTOCOLS, Head, Training, train_head
 from dal_core.metrics import evaluate
@@ -21,7 +22,6 @@ from dal_core.pool import LabelledSet, OracleSnapshot, Pool, Snapshot, check_imb
 from dal_core.randomness import fixed_threads, generator_for
 from dal_core.strategies.sequential import Updates, select_sequentially
 
-DEVICES = ("auto", "cpu", "cuda")
 # Option names that belong to the training and to updates within a batch; all others are the strategy's.
 TRAINING_OPTIONS = {"learning_rate", "weight_decay", "training_batch_size", "epochs", "drop_last"}
 UPDATE_OPTIONS = {f"update_{field.name}" for field in dataclasses.fields(Updates)}
@@ -137,20 +137,6 @@ def training_protocol(optimiser: str, changes: dict[str, Any]) -> Training:
     for name in changes:
         check_choice("option of the training", name, sorted(TRAINING_OPTIONS))
     return dataclasses.replace(PROTOCOLS[optimiser], **{k.removeprefix("training_"): v for k, v in changes.items()})
-
-
-def resolve_device(device: str) -> torch.device:
-    """The device that a configuration means.
-
-    Raises:
-        ValueError: for "cuda" on a machine without it.
-    """
-    check_choice("device", device, DEVICES)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is 'cuda', but torch sees no CUDA device here; 'cpu' or 'auto' was expected")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
 
 
 def configuration(study: Any) -> dict[str, Any]:

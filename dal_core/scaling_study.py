@@ -21,7 +21,8 @@ from torch.utils._pytree import tree_leaves
 
 from dal_core import strategies
 from dal_core.checks import check_choice, check_whole
-from dal_core.experiment import DEVICES, now, resolve_device, run
+from dal_core.devices import DEVICES, resolve_device
+from dal_core.experiment import now, run
 from dal_core.pool import Snapshot
 from dal_core.randomness import fixed_threads, generator_for
 

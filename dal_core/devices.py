@@ -1,0 +1,24 @@
+"""Devices by name."""
+
+import torch
+
+from dal_core.checks import check_choice
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device that a configuration means; "auto" is CUDA where there is one, else MPS, else the CPU.
+
+    Raises:
+        ValueError: for a device that this machine does not have.
+    """
+    check_choice("device", device, DEVICES)
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        device = next(name for name, found in there.items() if found)
+    if not there[device]:
+        raise ValueError(
+            f"device is {device!r}, but torch sees no {device.upper()} device here; 'cpu' or 'auto' was expected"
+        )
+    return torch.device(device)
