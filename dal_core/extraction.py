@@ -162,8 +162,9 @@ def _assemble(request: Request, data: RawData, extraction: Extraction) -> Featur
     device = resolve_device(extraction.device)
     encoder = _Lazy(lambda: load_encoder(request.encoder, data.kind, request.revision, device))
     splits = {name: getattr(data, name) for name in ("train", "test")}
+    limit = _Limit(extraction.batch_size)
     found = {
-        name: _SplitExtraction(request, data.kind, name, split, encoder, extraction).features()
+        name: _SplitExtraction(request, data.kind, name, split, encoder, extraction, limit).features()
         for name, split in splits.items()
     }
     scale = training_scale(found["train"][0])
@@ -201,6 +202,7 @@ class _SplitExtraction:
     split: Split
     encoder: _Lazy
     extraction: Extraction
+    limit: "_Limit"
 
     def features(self) -> tuple[Tensor, Tensor]:
         """Features [m, d] float32 and the positions [m] in the split that they belong to, ascending."""
@@ -263,7 +265,7 @@ class _SplitExtraction:
 
     def _encode(self, starts: Sequence[int]) -> None:
         """Encode the parts that begin at `starts` and write each as soon as it is done."""
-        encoder, limit = self.encoder.loaded, _Limit(self.extraction.batch_size)
+        encoder = self.encoder.loaded
         batches = [batch for start in starts for batch in self._batches(start)]
         loader = DataLoader(
             _Readable(self.split),
@@ -283,7 +285,7 @@ class _SplitExtraction:
                 if inputs is not None:
                     done[start][0].append(torch.tensor(positions))
                     # Features stay on the device until their part is whole, so that it never waits for the host.
-                    done[start][1].extend(encoded(encoder, inputs, limit))
+                    done[start][1].extend(encoded(encoder, inputs, self.limit))
                 count[start] += len(batch)
                 if count[start] == len(self._positions(start)):
                     self._write(start, *done.pop(start))

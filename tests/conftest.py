@@ -46,6 +46,20 @@ def golden() -> dict[str, torch.Tensor]:
         return {name: torch.from_numpy(np.asarray(archive[name])) for name in archive.files}
 
 
+@pytest.fixture(scope="session")
+def model_folders(tmp_path_factory) -> Path:
+    """A folder with a small model of each family of encoders: bert, ast and models.IMAGE_MODELS."""
+    pytest.importorskip("transformers")
+    from models import IMAGE_MODELS, save_audio_model, save_image_model, save_text_model
+
+    place = tmp_path_factory.mktemp("models")
+    save_text_model(place / "bert")
+    save_audio_model(place / "ast")
+    for family in IMAGE_MODELS:
+        save_image_model(family, place / family)
+    return place
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)

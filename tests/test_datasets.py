@@ -11,10 +11,16 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from dal_core import datasets
+from dal_core import datasets, extraction
 from dal_core.datasets import DatasetUnavailableError, load
+from dal_core.encoders import LoadedEncoder, encoder_of, load_encoder
+from dal_core.extraction import Extraction
 from dal_core.features import FeatureBank
+from dal_core.origins import open_ml
+from dal_core.origins.publishers import Published, letter
+from dal_core.origins.raw import UnreadableInstanceError
 
 
 @pytest.fixture(autouse=True)
@@ -28,10 +34,11 @@ def fresh(monkeypatch, tmp_path):
 
 @pytest.fixture
 def no_network(monkeypatch):
-    def refuse(url, **_):
+    def refuse(*_, **__):
         raise urllib.error.URLError("network is unreachable")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(open_ml.sklearn_datasets, "fetch_openml", refuse)
 
 
 def one_line(error: pytest.ExceptionInfo) -> str:
@@ -211,11 +218,18 @@ def test_publishers_file_with_other_content_is_refused(tmp_path):
 def fake_encoder(monkeypatch):
     """Encodes a text as a unit vector that tells its length."""
 
-    def encode(texts, encoder, cache):
-        angles = np.array([len(text) for text in texts], dtype=np.float32)
-        return np.stack((np.cos(angles), np.sin(angles)), axis=1)
+    class Model(torch.nn.Module):
+        def forward(self, lengths):
+            return type(
+                "Outputs", (), {"last_hidden_state": torch.stack((lengths.cos(), lengths.sin()), dim=1)[:, None]}
+            )
 
-    monkeypatch.setattr(datasets, "encode_texts", encode)
+    encoder = LoadedEncoder(
+        lambda texts: {"lengths": torch.tensor([float(len(text)) for text in texts])}, Model(), "mean", False,
+        torch.device("cpu"),
+    )  # fmt: skip
+    monkeypatch.setattr(extraction, "load_encoder", lambda *_: encoder)
+    monkeypatch.setattr(datasets, "resolved_revision", lambda *_, **__: "one")
 
 
 def write_banking(folder, test_category: str = "lost card") -> None:
@@ -234,6 +248,17 @@ def test_banking77_from_its_publishers_files(tmp_path):
     expected = 2**0.5 * np.stack((np.cos(lengths), np.sin(lengths)), axis=1)
     np.testing.assert_allclose(bank.train_features, expected, rtol=1e-5)
     assert bank.provenance["encoder"] == "fake"
+
+
+@pytest.mark.usefixtures("fake_encoder")
+def test_other_texts_under_the_same_name_are_encoded_anew(tmp_path):
+    write_banking(tmp_path)
+    first = load("banking77", encoder="fake", data_dir=tmp_path)
+    (tmp_path / "banking77_test.csv").write_text("text,category\nnow another,fees\n")
+    datasets._load.cache_clear()
+    second = load("banking77", encoder="fake", data_dir=tmp_path)
+    assert second.test_labels.tolist() == [0]
+    assert second.digest != first.digest
 
 
 @pytest.mark.usefixtures("fake_encoder")
@@ -263,20 +288,175 @@ def test_texts_that_do_not_look_like_the_data_set_are_refused(tmp_path):
 
 def test_texts_need_an_encoder_and_features_need_none():
     with pytest.raises(
-        ValueError, match=r"encoder is None, but dataset 'banking77' holds texts: name one, e\.g\. 'minilm'"
+        ValueError, match=r"encoder is None, but dataset 'banking77' holds texts: name one, e\.g\. 'bert'"
     ):
         load("banking77")
+    with pytest.raises(ValueError, match=r"encoder is None, but dataset 'esc50' holds sounds: name one, .* 'ast'"):
+        load("esc50")
     with pytest.raises(ValueError, match="encoder is 'minilm', but dataset 'digits' consists of features already"):
         load("digits", encoder="minilm")
+    with pytest.raises(ValueError, match="encoder 'minilm' reads texts; one for images was expected: dinov2, "):
+        load("cifar10", encoder="minilm")
+
+
+# --- folders of images
+
+
+def write_images(root, sizes=((2, 3), (1, 2)), test="test"):
+    """Two classes, cats and dogs, with so many images in the train and the test split."""
+    draw = np.random.default_rng(0)
+    for split, counts in zip(("train", test), sizes, strict=True):
+        for name, count in zip(("cat", "dog"), counts, strict=True):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = draw.integers(0, 255, (30, 40, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+
+
+@pytest.mark.parametrize("test", ["test", "val"])
+@pytest.mark.parametrize("name", ["pets", "imagenet"])
+def test_a_folder_of_images_is_a_data_set(tmp_path, model_folders, name, test):
+    write_images(tmp_path / "data" / name, test=test)
+    encoder = str(model_folders / "dinov2")
+    bank = load(name, encoder=encoder, data_dir=tmp_path / "data")
+    assert bank.class_names == ("cat", "dog")
+    assert bank.train_labels.tolist() == [0, 0, 1, 1, 1]
+    assert bank.test_labels.tolist() == [0, 1, 1]
+    model = load_encoder(encoder_of(encoder, "image"), "image", "", torch.device("cpu"))
+    image = Image.open(tmp_path / "data" / name / "train" / "dog" / "1.png")
+    torch.testing.assert_close(bank.train_features[3:4], model.encode(model.prepare([image])), atol=1e-5, rtol=1e-5)
+
+
+def test_extracted_features_are_found_again_and_follow_the_files(tmp_path, model_folders, monkeypatch):
+    write_images(tmp_path / "pets")
+    encoder = str(model_folders / "dinov2")
+    first = load("pets", encoder=encoder, data_dir=tmp_path)
+    datasets._load.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(extraction, "load_encoder", None)  # would fail if it were called
+        assert load("pets", encoder=encoder, data_dir=tmp_path).digest == first.digest
+    (tmp_path / "pets" / "train" / "cat" / "1.png").unlink()
+    datasets._load.cache_clear()
+    assert len(load("pets", encoder=encoder, data_dir=tmp_path).train_labels) == 4
+
+
+def test_an_image_that_cannot_be_decoded_is_named_and_can_be_skipped(tmp_path, model_folders):
+    write_images(tmp_path / "pets")
+    broken = tmp_path / "pets" / "train" / "dog" / "0.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    encoder = str(model_folders / "dinov2")
+    with pytest.raises(
+        UnreadableInstanceError, match=rf"dataset 'pets': {broken} cannot be decoded \(OSError: .*\); rep"
+    ):
+        load("pets", encoder=encoder, data_dir=tmp_path)
+    with pytest.warns(UserWarning, match=rf"{broken} cannot be decoded .*; it is left out"):
+        bank = datasets.extract("pets", encoder, data_dir=tmp_path, how=Extraction("cpu", unreadable="skip"))
+    assert bank.provenance["skipped"] == {"train": 1, "test": 0}
+    assert bank.train_labels.tolist() == [0, 0, 1, 1]
+    assert load("pets", encoder=encoder, data_dir=tmp_path).digest == bank.digest  # the decision is kept
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda root: (root / "test").rename(root / "others"),
+            r"pets has no test split; a folder named test or val or",
+        ),
+        (
+            lambda root: (root / "test" / "dog").rename(root / "test" / "fish"),
+            r"has the classes \['dog', 'fish'\] in one",
+        ),
+        (lambda root: [path.unlink() for path in (root / "train" / "cat").iterdir()], "dataset 'pets': Found no valid"),
+    ],
+    ids=["no test split", "other classes", "empty class"],
+)
+def test_a_folder_of_images_that_makes_no_data_set_is_refused(tmp_path, model_folders, spoil, message):
+    write_images(tmp_path / "pets")
+    spoil(tmp_path / "pets")
+    with pytest.raises(ValueError, match=message):
+        load("pets", encoder=str(model_folders / "dinov2"), data_dir=tmp_path)
+
+
+def test_a_features_file_of_an_encoder_with_a_path_for_a_name(tmp_path):
+    assert datasets.file_stem("pets", "org/model@v1:mean") == "pets_org-model-v1-mean"
+    bank = load("moons")
+    bank.save(tmp_path / "pets_org-model-v1-mean.safetensors")
+    assert load("pets", encoder="org/model@v1:mean", data_dir=tmp_path).digest == bank.digest
+
+
+# --- what is to be had
+
+
+@pytest.mark.usefixtures("no_network")
+def test_settings_whose_data_are_not_to_be_had_are_left_out_with_the_reason(tmp_path):
+    there, absent = datasets.available([{"dataset": "digits", "seeds": 3}, {"dataset": "letter"}], tmp_path)
+    assert there == [{"dataset": "digits", "seeds": 3}]
+    assert list(absent) == ["letter"]
+    assert "no letter-recognition.data" in absent["letter"]
+
+
+@pytest.mark.usefixtures("no_network")
+def test_nothing_to_be_had_is_an_error_in_one_line(tmp_path):
+    wanted = [{"dataset": "letter"}, {"dataset": "imagenet", "encoder": "dinov2"}]
+    with pytest.raises(DatasetUnavailableError) as error:
+        datasets.available(wanted, tmp_path)
+    message = one_line(error)
+    for part in ("none of the data sets is to be had", "letter-recognition.data", "imagenet/train"):
+        assert part in message
+
+
+def test_faults_that_are_not_absence_are_not_left_out(tmp_path):
+    (tmp_path / "letter-recognition.data").write_text("<html>\n<body>\n")
+    with pytest.raises(ValueError, match="does not look like UCI's"):
+        datasets.available([{"dataset": "letter"}, {"dataset": "digits"}], tmp_path)
+
+
+# --- the table
+
+
+def test_the_table_states_what_the_data_hold(shared_data):
+    for name, source in datasets.SOURCES.items():
+        if name in ("digits", "moons", "blobs", "letter", "banking77", "clinc150"):
+            bank = load(name, encoder="minilm" if source.kind == "text" else None, data_dir=shared_data)
+            found = len(bank.train_labels), len(bank.test_labels), bank.num_classes
+            assert found == (source.train_size, source.test_size, source.num_classes), name
+
+
+def test_every_row_of_the_table_is_whole():
+    for source in datasets.SOURCES.values():
+        assert source.kind in ("features", "image", "text", "audio")
+        assert source.origins
+        assert all(origin.where() for origin in source.origins)
+        assert source.licence
+        assert source.citation
+
+
+# Batch sizes, each also the initial size, of the protocols in the papers.
+PROTOCOLS = {
+    "cifar10": 10, "stl10": 10, "snacks": 10, "dopanim": 50, "dtd": 50, "esc50": 20, "cifar100": 100, "food101": 100,
+    "flowers102": 100, "tinyimagenet": 200, "imagenet": 1000,
+}  # fmt: skip
+
+
+def test_protocols_of_the_papers():
+    for name, size in PROTOCOLS.items():
+        cycles = 19 if name == "flowers102" else 20  # 2040 instances last for 19 batches after the first 100
+        expected = {"initial_size": size, "batch_size": size, "cycles": cycles}
+        assert datasets.SOURCES[name].protocol() == expected, name
+    assert datasets.SOURCES["letter"].protocol() == {"initial_size": 10, "batch_size": 30, "cycles": 20}
+    with pytest.raises(ValueError, match="dataset 'SVHN' is in none of the papers' protocols; give a batch size"):
+        datasets.SOURCES["svhn"].protocol()
 
 
 # --- what is not there
 
 
 def test_unknown_name_lists_what_exists():
-    with pytest.raises(ValueError, match=r"dataset is 'letters'; it has to be one of 'banking77', .*'letter', 'moons'"):
+    with pytest.raises(ValueError, match=r"dataset is 'letters'; it has to be one of 'agnews', .*'letter', 'moons'"):
         load("letters")
-    assert datasets.names() == ["banking77", "blobs", "clinc150", "digits", "letter", "moons"]
+    assert {"banking77", "cifar10", "digits", "esc50", "imagenet", "letter"} <= set(datasets.names())
 
 
 def test_unknown_name_with_an_encoder_says_what_was_looked_for(tmp_path):
@@ -343,7 +523,8 @@ def publisher(monkeypatch):
 
 
 def publish_at(monkeypatch, url: str) -> None:
-    source = dataclasses.replace(datasets.SOURCES["letter"], files={"letter-recognition.data": url})
+    origin = Published("UCI", {"letter-recognition.data": url}, letter)
+    source = dataclasses.replace(datasets.SOURCES["letter"], origins=(origin,))
     monkeypatch.setitem(datasets.SOURCES, "letter", source)
 
 
@@ -367,7 +548,10 @@ def test_local_file_comes_before_the_download(publisher, tmp_path):
 
 @pytest.mark.usefixtures("publisher")
 def test_refused_download_leaves_nothing_behind(monkeypatch, tmp_path):
-    publish_at(monkeypatch, datasets.SOURCES["letter"].files["letter-recognition.data"].replace("letter.data", "gone"))
+    publish_at(
+        monkeypatch,
+        datasets.SOURCES["letter"].origins[0].files["letter-recognition.data"].replace("letter.data", "gone"),
+    )
     with pytest.raises(DatasetUnavailableError, match=r"the download from http://127\..*/gone failed \(Not Found\)"):
         load("letter")
     assert not list(tmp_path.rglob("*letter*"))

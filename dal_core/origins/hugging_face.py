@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from dal_core.origins.raw import DatasetUnavailableError, Places, RawData, Split, numbered
+from dal_core.origins.raw import DatasetUnavailableError, Origin, Places, RawData, Split, numbered
 
 
 @dataclasses.dataclass(frozen=True)
-class HuggingFace:
+class HuggingFace(Origin):
     """A data set of the hub.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dal_core.origins.publishers import fetch
-from dal_core.origins.raw import DatasetUnavailableError, Places, RawData, Split
+from dal_core.origins.raw import DatasetUnavailableError, Origin, Places, RawData, Split
 
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 # Attributes under which torchvision's data sets keep what can be known without decoding an image.
@@ -63,7 +63,7 @@ def _split(parts: Sequence[Any]) -> Split:
 
 
 @dataclasses.dataclass(frozen=True)
-class TorchVision:
+class TorchVision(Origin):
     """A class of torchvision.datasets, and the arguments of the parts that make up each split."""
 
     name: str
@@ -104,7 +104,7 @@ class TorchVision:
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageFolder:
+class ImageFolder(Origin):
     """`<folder>/train/<class>/*` and `<folder>/test/<class>/*` (or val), in the data folder."""
 
     def where(self) -> str:
@@ -159,7 +159,7 @@ def _test_folder(root: Path) -> Path:
 
 
 @dataclasses.dataclass(frozen=True)
-class ZippedFolders:
+class ZippedFolders(Origin):
     """Archives of a publisher, one a split, with a folder a class in each; unpacked into the cache."""
 
     publisher: str

@@ -6,12 +6,12 @@ import numpy as np
 from sklearn import datasets as sklearn_datasets
 
 from dal_core.features import FeatureBank
-from dal_core.origins.raw import DatasetUnavailableError, Places
+from dal_core.origins.raw import DatasetUnavailableError, Origin, Places
 from dal_core.origins.tables import standardised
 
 
 @dataclasses.dataclass(frozen=True)
-class OpenML:
+class OpenML(Origin):
     """A table of numbers with a class a row, by its number on OpenML, which stands for one version of it."""
 
     data_id: int

@@ -14,14 +14,14 @@ import numpy as np
 
 from dal_core.features import FeatureBank
 from dal_core.files import write_atomically
-from dal_core.origins.raw import DatasetUnavailableError, Places, RawData, Split, numbered
+from dal_core.origins.raw import DatasetUnavailableError, Origin, Places, RawData, Split, numbered
 from dal_core.origins.tables import standardised
 
 DOWNLOAD_TIMEOUT = 30  # seconds without a byte
 
 
 @dataclasses.dataclass(frozen=True)
-class Published:
+class Published(Origin):
     """Files of a publisher: `files` maps a local file name to its address, `parse` gets their paths in that order."""
 
     publisher: str

@@ -1,10 +1,11 @@
 """Raw data: instances that an encoder has yet to turn into features, read one by one."""
 
+import abc
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -63,12 +64,14 @@ class RawData:
     class_names: tuple[str, ...]
 
 
-class Origin(Protocol):
+class Origin(abc.ABC):
     """One way to get a data set."""
 
+    @abc.abstractmethod
     def where(self) -> str:
         """For a reader: the place and the name there."""
 
+    @abc.abstractmethod
     def identity(self, name: str, places: Places) -> str:
         """What tells this data apart from another under the same name, without decoding an instance.
 
@@ -76,6 +79,7 @@ class Origin(Protocol):
             DatasetUnavailableError: if that takes files that are not to be had.
         """
 
+    @abc.abstractmethod
     def read(self, name: str, places: Places) -> RawData | FeatureBank:
         """The data, downloaded into the cache where need be.
 
