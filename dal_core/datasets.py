@@ -5,6 +5,7 @@
 first two are named `<dataset>_<encoder>`, e.g. `banking77_minilm.npz`; else features are extracted once and kept.
 """
 
+import collections
 import dataclasses
 import re
 from collections.abc import Sequence
@@ -100,25 +101,25 @@ def titles() -> dict[str, str]:
 
 def available(
     wanted: Sequence[dict[str, Any]], data_dir: str | Path | None = None
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
+) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
     """Those settings (with the entries `dataset` and `encoder`) whose data are to be had, and why the others are not.
 
-    Features are extracted on the way. The second result maps the names of data sets and encoders to a reason.
+    Features are extracted on the way. The second result maps a reason to the data sets and encoders it concerns.
 
     Raises:
         DatasetUnavailableError: if nothing is to be had.
     """
-    there, absent = [], {}
+    there, absent = [], collections.defaultdict(list)
     for each in wanted:
-        encoder = each.get("encoder")
+        name, encoder = each["dataset"], each.get("encoder")
         try:
-            load(each["dataset"], encoder=encoder, data_dir=data_dir)
+            load(name, encoder=encoder, data_dir=data_dir)
             there.append(each)
         except (DatasetUnavailableError, EncoderUnavailableError) as error:
-            absent[each["dataset"] if encoder is None else f"{each['dataset']} ({encoder})"] = str(error)
+            absent[str(error)].append(name if encoder is None else f"{name} ({encoder})")
     if not there:
-        raise DatasetUnavailableError(f"none of the data sets is to be had: {'; '.join(absent.values())}")
-    return there, absent
+        raise DatasetUnavailableError(f"none of the data sets is to be had: {'; '.join(absent)}")
+    return there, dict(absent)
 
 
 def extract(

@@ -61,8 +61,9 @@ if importlib.util.find_spec("dal_core") is None:
 preset = "quick"  # quick: minutes on a laptop; real, paper: the published protocols; tiny: a test of the cells
 seeds = None  # number of seeds
 datasets = None  # names out of the preset's data sets
+encoders = ["dinov2"]  # of images: names of `python -m dal_core datasets`, models of the hub, or local folders
 strategies = ["random", "margin", "badge", "typiclust", "bait"]  # of the benchmark, experiment (c)
-device = "auto"  # auto, cpu or cuda
+device = "auto"  # auto, cpu, cuda or mps
 jobs = None  # processes side by side; None: one a core
 data_dir = None  # folder with local data files
 output_dir = None  # figures and tables go to <output_dir>/<preset>; None: figures/ of the project
@@ -76,11 +77,13 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from dal_core.checks import check_choice
+from dal_core.datasets import SOURCES as DATA_SETS
+from dal_core.datasets import available
 from dal_core.experiment import Experiment
 from dal_core.grid import Grid
 from dal_core.report import figures as draw
 from dal_core.report.artefacts import Report
-from dal_core.report.published import SOURCES, published
+from dal_core.report.published import SOURCES, cell_by_cell, published
 from dal_core.report.statistics import difference_to, in_percent, mean_over_seeds, paired_difference, verdict
 from dal_core.report.style import label, use_style
 from dal_core.scaling_study import ScalingStudy, slope
@@ -103,19 +106,15 @@ clinc = {
     "batch_size": 150,
     "approximations": ["top_1", "top_2"],
 }
+APPROXIMATIONS = {
+    "cifar10": ["top_1", "top_2", "top_5", "exact"], "stl10": ["top_1", "top_2", "top_5", "exact"],
+    "snacks": ["top_1", "top_2", "top_5", "exact"], "dtd": ["top_1", "top_2", "exact"], "cifar100": ["top_1", "top_2"],
+    "food101": ["top_1", "top_2"], "flowers102": ["top_1", "top_2"], "tinyimagenet": ["top_1"], "imagenet": [],
+}  # fmt: skip
 images = [
-    {"dataset": name, "encoder": "dinov2", "initial_size": size, "batch_size": size, "approximations": approximations}
-    for name, size, approximations in [
-        ("cifar10", 10, ["top_1", "top_2", "top_5", "exact"]),
-        ("stl10", 10, ["top_1", "top_2", "top_5", "exact"]),
-        ("snacks", 10, ["top_1", "top_2", "top_5", "exact"]),
-        ("dtd", 50, ["top_1", "top_2", "exact"]),
-        ("cifar100", 100, ["top_1", "top_2"]),
-        ("food101", 100, ["top_1", "top_2"]),
-        ("flowers102", 100, ["top_1", "top_2"]),
-        ("tinyimagenet", 200, ["top_1"]),
-        ("imagenet", 1000, []),
-    ]
+    {"dataset": name, "encoder": encoder, "approximations": approximations} | DATA_SETS[name].protocol()
+    for encoder in encoders
+    for name, approximations in APPROXIMATIONS.items()
 ]
 settings = {
     "quick": {"data": [digits], "seeds": 3, "pools": (1000, 3000, 10_000)},
@@ -137,6 +136,10 @@ setting |= settings[preset] | ({} if seeds is None else {"seeds": seeds})
 for name in datasets or []:
     check_choice("datasets", name, [data["dataset"] for data in setting["data"]])
 data = [each for each in setting["data"] if datasets is None or each["dataset"] in datasets]
+
+data, absent = available(data, data_dir)  # extracts features, once
+for reason, names in absent.items():
+    print(f"left out: {', '.join(names)}: {reason}", file=sys.stderr)
 
 home = Path("..") if Path("../pyproject.toml").exists() else Path()
 use_style()
@@ -165,12 +168,12 @@ def curves(methods, subset_size):
     for name in names:
         runs = [
             Experiment(
-                **{key: value for key, value in each.items() if key != "approximations"},
+                **{"cycles": setting["cycles"]}
+                | {key: value for key, value in each.items() if key != "approximations"},
                 seed=seed,
                 device=device,
                 strategy="bait" if name in METHODS else name,
                 optimiser="radam",
-                cycles=setting["cycles"],
                 subset_size=subset_size,
                 options=METHODS.get(name, {}) | setting["options"],
             )
@@ -199,6 +202,17 @@ def beside_the_paper(rows, experiment):
     return pd.concat([paper.assign(source="published", seeds=10), measured])[columns]
 
 
+def show_cells(rows, experiment, name, **about):
+    """A table of published and measured accuracies, cell by cell, where the paper has cells of these data."""
+    paper = published("fast_fishing").rename(columns={"method": "strategy"})
+    paper = paper[paper["experiment"] == experiment].assign(strategy=lambda table: table["strategy"].map(label))
+    cells = cell_by_cell(accuracy_table(rows), paper, ["data", "strategy"])
+    if len(cells):
+        report.table(cells, f"{name}_cells", **about)
+    else:
+        print(f"the paper has {', '.join(paper['data'].unique())}: none of this preset's data")
+
+
 def keys(rows):
     """The runs that rows come from."""
     return list(rows["run"].unique())
@@ -219,6 +233,12 @@ report.figure(draw.learning_curves(top), "top_classes", cell="(a) top-c", keys=k
 table = beside_the_paper(top, "top_classes")
 print(f"published: {SOURCES['fast_fishing']}")
 report.table(table, "top_classes", cell="(a) top-c", keys=keys(top))
+
+# %% [markdown]
+# Cell by cell: "within ±" says whether the published accuracy lies in the 95 % interval of the measured one.
+
+# %%
+show_cells(top, "top_classes", "top_classes", cell="(a) top-c", keys=keys(top))
 
 # %% [markdown]
 # What it costs: mean time of an acquisition, each run on one core.
@@ -274,6 +294,9 @@ report.figure(draw.learning_curves(likelihoods), "likelihoods", cell="(b) likeli
 report.table(beside_the_paper(likelihoods, "likelihood"), "likelihoods", cell="(b) likelihood", keys=keys(likelihoods))
 
 # %%
+show_cells(likelihoods, "likelihood", "likelihoods", cell="(b) likelihood", keys=keys(likelihoods))
+
+# %%
 report.table(time_table(likelihoods, "likelihood"), "likelihoods_time", cell="(b) likelihood", keys=keys(likelihoods))
 
 # %%
@@ -304,6 +327,9 @@ report.figure(figure, "benchmark_differences", cell="(c) benchmark", keys=keys(b
 
 # %%
 report.table(beside_the_paper(benchmark, "benchmark"), "benchmark", cell="(c) benchmark", keys=keys(benchmark))
+
+# %%
+show_cells(benchmark, "benchmark", "benchmark", cell="(c) benchmark", keys=keys(benchmark))
 
 # %%
 report.table(time_table(benchmark, "benchmark"), "benchmark_time", cell="(c) benchmark", keys=keys(benchmark))

@@ -57,10 +57,11 @@ if importlib.util.find_spec("dal_core") is None:
 preset = "quick"  # quick: minutes on a laptop; real, paper: the published protocols; tiny: a test of the cells
 seeds = None  # number of seeds
 datasets = None  # names out of the preset's data sets
+encoders = ["dinov2", "dinov3", "clip", "swinv2"]  # of images: also models of the hub, or local folders
 num_candidates = None  # candidate batches of BoSS
 strategies = ["random", "margin", "coreset", "badge", "typiclust", "alfamix", "dropquery", "bait"]  # of the benchmark
 oracles = ["sas", "cdo"]  # beside BoSS in (a); CDO trains 20 heads for each instance that it picks, and takes its time
-device = "auto"  # auto, cpu or cuda
+device = "auto"  # auto, cpu, cuda or mps
 jobs = None  # processes side by side; None: one a core
 data_dir = None  # folder with local data files
 output_dir = None  # figures and tables go to <output_dir>/<preset>; None: figures/ of the project
@@ -74,13 +75,15 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from dal_core.checks import check_choice
+from dal_core.datasets import SOURCES as DATA_SETS
+from dal_core.datasets import available
 from dal_core.experiment import Experiment
 from dal_core.grid import Grid
 from dal_core.oracles.boss import STRATEGIES
 from dal_core.report import figures as draw
 from dal_core.report.artefacts import Report
 from dal_core.report.oracles import BUDGETS, leads, records, with_budget
-from dal_core.report.published import SOURCES, published
+from dal_core.report.published import SOURCES, bank_names, cell_by_cell, published
 from dal_core.report.statistics import in_percent, mean_over_seeds, paired_difference, verdict
 from dal_core.report.style import label, use_style
 from dal_core.strategies import needs_oracle
@@ -91,13 +94,15 @@ digits = {"dataset": "digits", "subset_size": 1000, "judging": {"retraining_epoc
 letter = {"dataset": "letter", "batch_size": 30}
 banking = {"dataset": "banking77", "encoder": "minilm", "initial_size": 77, "batch_size": 77, "cycles": 10}
 clinc = {"dataset": "clinc150", "encoder": "minilm", "initial_size": 150, "batch_size": 150, "cycles": 10}
+image_sets = (
+    "cifar10", "stl10", "snacks", "flowers102", "dopanim", "dtd", "food101", "cifar100", "tinyimagenet", "imagenet",
+)  # fmt: skip
 images = [
-    {"dataset": name, "encoder": "dinov2", "initial_size": size, "batch_size": size, "ablations": name in ("cifar10", "dtd")}
-    for name, size in [
-        ("cifar10", 10), ("stl10", 10), ("snacks", 10), ("flowers102", 100), ("dopanim", 50), ("dtd", 50),
-        ("food101", 100), ("cifar100", 100), ("tinyimagenet", 200), ("imagenet", 1000),
-    ]
-]  # fmt: skip
+    {"dataset": name, "encoder": encoder, "ablations": encoder == encoders[0] and name in ("cifar10", "dtd")}
+    | DATA_SETS[name].protocol()
+    for encoder in encoders
+    for name in image_sets
+]
 settings = {
     "quick": {
         "data": [digits], "seeds": 3, "fewer": 10, "candidates": (5, 10, 25, 50, 100), "sas": (50, 10), "shorter": 10,
@@ -127,6 +132,10 @@ for name in datasets or []:
 for name in oracles:
     check_choice("oracles", name, ["sas", "cdo"])
 data = [each for each in setting["data"] if datasets is None or each["dataset"] in datasets]
+
+data, absent = available(data, data_dir)  # extracts features, once
+for reason, names in absent.items():
+    print(f"left out: {', '.join(names)}: {reason}", file=sys.stderr)
 
 home = Path("..") if Path("../pyproject.toml").exists() else Path()
 use_style()
@@ -240,6 +249,24 @@ print(f"published: {SOURCES['boss_dinov2']}")
 table = table[["source", "data", "strategy", *BUDGETS, "all"]]
 report.table(table, "benchmark", cell="(b) benchmark", keys=keys(benchmark))
 
+# %% [markdown]
+# Cell by cell: "within ±" says whether the published accuracy lies in the 95 % interval of the measured one.
+
+
+# %%
+def show_cells(measured, paper, by, name, **about):
+    """A table of published and measured accuracies, cell by cell, where the paper has cells of these data."""
+    paper = in_percent(paper.assign(data=bank_names(paper["data"])))
+    cells = cell_by_cell(measured, paper, by)
+    if len(cells):
+        report.table(cells, f"{name}_cells", **about)
+    else:
+        print(f"the paper has {', '.join(paper['data'].unique())}: none of this preset's data")
+
+
+of_budgets = mean_over_seeds(in_percent(benchmark), ["data", "budget", "strategy"], ["accuracy"])
+show_cells(of_budgets, paper, ["data", "budget", "strategy"], "benchmark", cell="(b) benchmark", keys=keys(benchmark))
+
 # %%
 lead = pd.concat([
     leads(benchmark, "boss").assign(source="measured"),
@@ -343,6 +370,10 @@ table = table[["source", "data", "candidates", "accuracy", "accuracy_ci", "seeds
 print(f"published: {SOURCES['boss_ablations']}")
 report.table(table, "candidates", cell="(d) ablations", keys=keys(rows))
 
+# %%
+of_counts = mean_over_seeds(in_percent(rows), ["data", "variant"], ["accuracy"])
+show_cells(of_counts, more, ["data", "variant"], "candidates", cell="(d) ablations", keys=keys(rows))
+
 # %% [markdown]
 # **Loss, retraining, batch size, and what a look-ahead costs without ground truth.** All with fewer candidates, to save time.
 # With *pseudo* labels a batch gets the labels that the head predicts, with *Monte-Carlo* labels those drawn from its
@@ -375,6 +406,11 @@ variants = pd.concat(
 table = mean_over_seeds(in_percent(variants), ["data", "variant"], ["accuracy", "nll"])
 table = table.sort_values("data", kind="stable")
 report.table(table, "variants", cell="(d) ablations", keys=keys(variants))
+
+# %%
+losses = {"zero_one": "as in (b), fewer candidates", "cross_entropy": "loss: cross-entropy", "brier": "loss: Brier"}
+of_losses = paper[paper["ablation"] == "loss"].assign(variant=lambda part: part["variant"].map(losses))
+show_cells(table, of_losses, ["data", "variant"], "losses", cell="(d) ablations", keys=keys(variants))
 
 # %%
 times = variants.dropna(subset="query_s").groupby(["data", "variant"], sort=False)["query_s"].mean().reset_index()

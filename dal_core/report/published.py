@@ -1,10 +1,12 @@
 """Figures from the papers, to stand beside the measured ones."""
 
+from collections.abc import Sequence
 from importlib import resources
 
 import pandas as pd
 
 from dal_core.checks import check_choice
+from dal_core.datasets import titles
 
 SOURCES = {
     "laplace_updates": "Huseljic et al. 2025, arXiv 2210.06112, updating study; test accuracy in percent",
@@ -27,3 +29,40 @@ def published(name: str) -> pd.DataFrame:
     check_choice("name", name, SOURCES)
     with resources.files("dal_core.published").joinpath(f"{name}.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file, comment="#")
+
+
+def bank_names(data: pd.Series, encoder: str = "dinov2") -> pd.Series:
+    """Data sets under their papers' titles as measured rows name them: CIFAR-10 is "cifar10 (dinov2)"."""
+    known = {title: name for name, title in titles().items()}
+    return data.map(lambda title: f"{known[title]} ({encoder})" if title in known else title)
+
+
+def cell_by_cell(
+    measured: pd.DataFrame, paper: pd.DataFrame, by: Sequence[str], value: str = "accuracy", unit: str = "%"
+) -> pd.DataFrame:
+    """Published beside measured for the cells that both tables have; empty if there are none.
+
+    `measured` is what `mean_over_seeds` returns: keys, among them `by`, then `value`, `value_ci` and seeds. `paper` has
+    `by` and `value`, in the same unit. "within ±" says whether the published value lies in the measured one's 95 % interval; a
+    single seed has none, and says nothing.
+
+    Raises:
+        ValueError: if `paper` holds a cell twice.
+    """
+    by = list(by)
+    if paper.duplicated(by).any():
+        raise ValueError(f"paper holds {paper.loc[paper.duplicated(by), by].iloc[0].to_dict()} twice")
+    cells = measured.merge(paper[[*by, value]].rename(columns={value: "published"}), on=by)
+    difference = cells[value] - cells["published"]
+    half = cells[f"{value}_ci"]
+    within = (difference.abs() <= half).map({True: "yes", False: "no"}).where(half.notna())
+    points = "points" if unit == "%" else unit
+    keys = [name for name in measured.columns if name not in (value, f"{value}_ci", "seeds")]
+    return cells[keys].assign(**{
+        f"published ({unit})": cells["published"],
+        f"measured ({unit})": cells[value],
+        f"measured ({unit})_ci": half,
+        f"difference ({points})": difference,
+        "within ±": within,
+        "seeds": cells["seeds"],
+    })  # fmt: skip
