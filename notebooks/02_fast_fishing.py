@@ -206,7 +206,9 @@ def show_cells(rows, experiment, name, **about):
     """A table of published and measured accuracies, cell by cell, where the paper has cells of these data."""
     paper = published("fast_fishing").rename(columns={"method": "strategy"})
     paper = paper[paper["experiment"] == experiment].assign(strategy=lambda table: table["strategy"].map(label))
-    cells = cell_by_cell(accuracy_table(rows), paper, ["data", "strategy"])
+    cells = cell_by_cell(
+        accuracy_table(rows).drop(columns=["difference", "difference_ci"]), paper, ["data", "strategy"]
+    )
     if len(cells):
         report.table(cells, f"{name}_cells", **about)
     else:

@@ -88,7 +88,8 @@ def accuracy_against_time(rows: pd.DataFrame) -> Figure:
     data = list(rows["data"].drop_duplicates())
     figure, axes = panels(len(data), panel=(4.6, 3.4))
     for each, title in zip(axes, data, strict=True):
-        part = rows[rows["data"] == title].assign(accuracy=100 * rows["accuracy"])
+        part = rows[rows["data"] == title]
+        part = part.assign(accuracy=100 * part["accuracy"])
         table = mean_over_seeds(part, ["strategy"], ["accuracy", "query_s"])
         for name, x, y, half in table[["strategy", "query_s", "accuracy", "accuracy_ci"]].to_numpy().tolist():
             text, colour, marker = look(name)
