@@ -45,7 +45,7 @@ import sys
 if importlib.util.find_spec("dal_core") is None:
     REPOSITORY = os.environ.get("DAL_REPOSITORY", "https://github.com/OWNER/REPOSITORY")
     clone = os.path.exists("../pyproject.toml")
-    source = ["-e", "..[notebooks]"] if clone else [f"dal-core[notebooks] @ git+{REPOSITORY}"]
+    source = ["-e", "..[encoders]"] if clone else [f"dal-core[encoders] @ git+{REPOSITORY}"]
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", *source], check=True)
     importlib.invalidate_caches()
     if clone:

@@ -281,7 +281,7 @@ def test_the_first_cell_installs_only_when_the_package_is_missing(notebooks, num
             patch.chdir("/")
             exec(first.source, namespace)
     assert len(calls) == 1
-    assert calls[0][-1] == "dal-core[notebooks] @ git+https://example.org/project"
+    assert calls[0][-1] == "dal-core[encoders] @ git+https://example.org/project"
 
 
 def test_manifest_of_the_committed_figures_names_the_notebooks_cells(notebooks, root):
