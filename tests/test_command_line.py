@@ -6,6 +6,7 @@ import pytest
 
 from dal_core.__main__ import main
 from dal_core.experiment import Experiment, run
+from dal_core.features import FeatureBank
 
 TINY = ["--cycles", "2", "--subset-size", "50", "--option", "epochs=3"]
 
@@ -43,9 +44,67 @@ def test_report_draws_what_the_store_holds(tmp_path, capsys):
     assert str(out) in capsys.readouterr().out
 
 
+def test_datasets_lists_what_is_known_by_name(capsys):
+    assert main(["datasets"]) == 0
+    printed = capsys.readouterr().out
+    for words in (
+        "cifar10",
+        "CIFAR-10",
+        "1,281,167",
+        "Krizhevsky 2009",
+        "CC BY 4.0",
+        "facebook/dinov2-small",
+        "minilm",
+    ):
+        assert words in printed
+
+
+def test_features_are_extracted_written_and_used_by_a_run(tmp_path, monkeypatch, capsys, model_folders):
+    monkeypatch.setenv("DAL_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "banking77_train.csv").write_text("text,category\n" + "how do i,ask\nlost card,tell\nfees,ask\n" * 10)
+    (tmp_path / "banking77_test.csv").write_text("text,category\nhow,ask\ncard,tell\n")
+    encoder, out = str(model_folders / "bert"), tmp_path / "out"
+    about = ["--dataset", "banking77", "--encoder", encoder, "--data-dir", str(tmp_path)]
+    assert main(["features", *about, "--device", "cpu", "--batch-size", "4", "--output-dir", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "30 + 2 instances, 16 features, 2 classes, 0 skipped" in printed
+    (written,) = out.iterdir()
+    assert str(written) in printed
+    bank = FeatureBank.load(written)
+    assert bank.class_names == ("ask", "tell")
+    run_it = [
+        "run",
+        *about[:5],
+        str(out),
+        "--initial-size",
+        "2",
+        "--batch-size",
+        "2",
+        "--cycles",
+        "1",
+        "--subset-size",
+        "all",
+    ]
+    assert main([*run_it, "--option", "epochs=2"]) == 0
+    assert "accuracy" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ["features", "--dataset", "cifar10", "--encoder", "minilm"],
+            "encoder 'minilm' reads texts; one for images was",
+        ),
+        (
+            ["features", "--dataset", "pets", "--encoder", "dinov2"],
+            "dataset 'pets' with encoder 'dinov2': no pets_dinov2",
+        ),
+        (["features", "--dataset", "digits", "--encoder", "dinov2"], "dataset 'digits' consists of features already"),
+        (["features", "--dataset", "sst2", "--encoder", "bert:max"], "the pooling of encoder 'bert:max' is 'max'"),
+        (["features", "--dataset", "sst2", "--encoder", "bert", "--batch-size", "0"], "batch_size is 0"),
+        (["features", "--dataset", "sst2", "--encoder", "bert", "--unreadable", "no"], "unreadable is 'no'"),
+        (["features", "--dataset", "sst2", "--encoder", "bert", "--device", "tpu"], "device is 'tpu'"),
         (["run", "--strategy", "margn"], "strategy is 'margn'; it has to be one of"),
         (["run", "--dataset", "digit"], "dataset is 'digit'; it has to be one of"),
         (["run", "--strategy", "lookahead"], "looks at true labels"),
@@ -92,7 +151,7 @@ def test_unknown_words_are_refused_with_what_exists(arguments, message, capsys):
     assert printed.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["run", "grid", "report", "notebooks", "publish"])
+@pytest.mark.parametrize("command", ["datasets", "features", "run", "grid", "report", "notebooks", "publish"])
 def test_each_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])

@@ -22,7 +22,7 @@ from dal_core.report.artefacts import ManifestError, check_manifest
 PRESETS = {
     "quick": "bundled real data, a few seeds, minutes on a laptop",
     "real": "Letter, Banking77, CLINC150, the published protocol; an hour or so, needs --data-dir or a network",
-    "paper": "the papers' own image and text sets; needs their features in --data-dir, best on a GPU",
+    "paper": "the papers' own image, text and audio sets, features extracted on the way; needs a GPU and a network",
     "tiny": "every cell in seconds, for the tests; its numbers mean nothing",
 }
 
