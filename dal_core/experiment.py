@@ -1,9 +1,11 @@
 """One active learning run: a configuration in, tidy rows out."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from dal_core import datasets, strategies
 from dal_core.checks import check_choice, check_whole
 from dal_core.devices import DEVICES, resolve_device
 from dal_core.features import FeatureBank
-from dal_core.heads import KINDS, OPTIMISERS, PROTOCOLS, Head, Training, train_head
+from dal_core.heads import KINDS, OPTIMISERS, PROTOCOLS, Head, Training, train_heads
 from dal_core.metrics import evaluate
 from dal_core.pool import LabelledSet, OracleSnapshot, Pool, Snapshot, check_imbalance, long_tailed
 from dal_core.randomness import fixed_threads, generator_for
@@ -168,10 +170,46 @@ def run(experiment: Any, *, data_dir: str | Path | None = None) -> pd.DataFrame:
 
 @run.register
 def _(experiment: Experiment, *, data_dir: str | Path | None = None) -> pd.DataFrame:
-    device = resolve_device(experiment.device)
-    bank = datasets.load(experiment.dataset, encoder=experiment.encoder, data_dir=data_dir)
+    (rows,) = run_together([experiment], data_dir=data_dir)
+    return rows
+
+
+class FailedRunError(RuntimeError):
+    """One of several runs that go together failed: `experiment`, for the reason in `__cause__`."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        super().__init__(f"the run with the seed {experiment.seed} failed")
+        self.experiment = experiment
+
+
+def run_together(experiments: Sequence[Experiment], *, data_dir: str | Path | None = None) -> list[pd.DataFrame]:
+    """The rows of `run` for each of several experiments that differ in the seed only, which share their trainings.
+
+    The runs go from cycle to cycle side by side: their heads are trained in one batched computation, because a single
+    small head leaves a GPU idle; evaluation and acquisition go run by run. Rows are those of single runs up to
+    rounding. `train_s` is a run's share, the seconds of the joint training divided by the number of runs.
+
+    Raises:
+        ValueError: if the experiments differ in more than the seed, or there are none.
+        FailedRunError: if one of several runs fails; a single one fails with its error itself.
+    """
+    _check_alike_but_for_seed(experiments)
+    first = experiments[0]
+    device = resolve_device(first.device)
+    bank = datasets.load(first.dataset, encoder=first.encoder, data_dir=data_dir)
     with fixed_threads():
-        return _learning_curve(experiment, bank.to(device), device)
+        return _learning_curves(experiments, bank.to(device), device)
+
+
+def _check_alike_but_for_seed(experiments: Sequence[Experiment]) -> None:
+    if not experiments:
+        raise ValueError("experiments is empty; at least one was expected")
+    names = [field.name for field in dataclasses.fields(Experiment) if field.name != "seed"]
+    first, *others = experiments
+    if different := [name for name in names if any(getattr(e, name) != getattr(first, name) for e in others)]:
+        raise ValueError(
+            f"experiments differ in {', '.join(different)}; runs that go together differ in the seed alone"
+        )
 
 
 def _check_size(experiment: Experiment, num_instances: int) -> None:
@@ -188,21 +226,80 @@ def bank_name(study: Any) -> str:
     return study.dataset if study.encoder is None else f"{study.dataset} ({study.encoder})"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(eq=False)
 class _Run:
-    """What stays the same from cycle to cycle."""
+    """A run on its way: what stays the same from cycle to cycle, and from `pool` on what `advance` changes."""
 
     experiment: Experiment
     bank: FeatureBank
     initial: Head
     validation: torch.Tensor  # positions in the train split that are set aside
-    memory: dict[str, Any]  # what the strategy keeps from acquisition to acquisition
+    pool: Pool
+    acquired: torch.Tensor  # what was bought since the row before
+    planned: torch.Tensor  # what the strategy has picked ahead and is not bought yet
+    cycle: int = 0
+    query_seconds: float = float("nan")
+    told: dict[str, Any] = dataclasses.field(default_factory=dict)  # by the strategy, about what was acquired
+    memory: dict[str, Any] = dataclasses.field(default_factory=dict)  # what the strategy keeps between acquisitions
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def draw(self, *purpose: str | int) -> torch.Generator:
         return generator_for(self.experiment.seed, *purpose)
 
+    def advance(self, head: Head, train_seconds: float) -> None:
+        """Record the row of a head trained on what is labelled, and buy the next batch if there is another cycle."""
+        scores = evaluate(head.logits(self.bank.test_features), self.bank.test_labels)
+        self.rows.append(
+            {"cycle": self.cycle, "n_labeled": len(self.pool.labelled), **scores}
+            | {"query_s": self.query_seconds, "train_s": train_seconds, "acquired": self.acquired.tolist()}
+            | {strategies.RECORD: json.dumps(self.told)}
+        )
+        if self.cycle < self.experiment.cycles:
+            self._buy(head)
 
-def _learning_curve(experiment: Experiment, bank: FeatureBank, device: torch.device) -> pd.DataFrame:
+    def _buy(self, head: Head) -> None:
+        device, batch_size = self.bank.train_features.device, self.experiment.batch_size
+        start, self.told = now(device), {}
+        if not len(self.planned):
+            self.planned = _acquire(self, head)
+        self.acquired, self.planned = self.planned[:batch_size], self.planned[batch_size:]
+        self.query_seconds = now(device) - start
+        self.pool = self.pool.buy(self.acquired)
+        self.cycle += 1
+
+
+def _learning_curves(experiments: Sequence[Experiment], bank: FeatureBank, device: torch.device) -> list[pd.DataFrame]:
+    runs: list[_Run] = []
+    for experiment in experiments:
+        with _naming(experiment, experiments):
+            runs.append(_start(experiment, bank, device))
+    initial, training = _stacked([course.initial for course in runs]), experiments[0].training
+    for cycle in range(experiments[0].cycles + 1):
+        start = now(device)
+        # Pools may differ in size (long tails), but each run has bought as many instances as the others.
+        index_sets = torch.stack([course.pool.labelled for course in runs]).to(device)  # [e, m]
+        shuffles = [course.draw("minibatches", cycle) for course in runs]
+        heads = train_heads(initial, bank.train_features, bank.train_labels, index_sets, training, shuffles)
+        train_seconds = (now(device) - start) / len(runs)
+        for i, course in enumerate(runs):
+            with _naming(course.experiment, experiments):
+                course.advance(heads.unstacked(i), train_seconds)
+    return [pd.DataFrame(course.rows, columns=course.experiment.columns) for course in runs]
+
+
+@contextlib.contextmanager
+def _naming(experiment: Experiment, together: Sequence[Experiment]) -> Iterator[None]:
+    """Say whose error it is, where it could be that of another run."""
+    try:
+        yield
+    except Exception as error:
+        if len(together) == 1:
+            raise
+        raise FailedRunError(experiment) from error
+
+
+def _start(experiment: Experiment, bank: FeatureBank, device: torch.device) -> _Run:
+    """A run that has its initial labelled set, and no row yet."""
     draw = functools.partial(generator_for, experiment.seed)
     instances = torch.arange(len(bank.train_labels))
     if IMBALANCE in experiment.options:
@@ -211,38 +308,27 @@ def _learning_curve(experiment: Experiment, bank: FeatureBank, device: torch.dev
     pool = Pool.among(instances, experiment.initial_size, draw("initial labelled set"))
     validation = pool.subset(experiment.validation_size, draw("validation set"))
     pool = pool.without(validation)
-    course = _Run(experiment, bank, initial_head(experiment, bank, device), validation, {})
-    planned, acquired, query_seconds, rows = pool.labelled[:0], pool.labelled, float("nan"), []
-    told: dict[str, Any] = {}
-    for cycle in range(experiment.cycles + 1):
-        start = now(device)
-        indices, shuffle = pool.labelled.to(device), draw("minibatches", cycle)
-        head = train_head(course.initial, bank.train_features, bank.train_labels, indices, experiment.training, shuffle)
-        train_seconds = now(device) - start
-        scores = evaluate(head.logits(bank.test_features), bank.test_labels)
-        rows.append(
-            {"cycle": cycle, "n_labeled": len(pool.labelled), **scores}
-            | {"query_s": query_seconds, "train_s": train_seconds, "acquired": acquired.tolist()}
-            | {strategies.RECORD: json.dumps(told)}
-        )
-        if cycle < experiment.cycles:
-            start, told = now(device), {}
-            if not len(planned):
-                planned = _acquire(course, head, pool, cycle, told)
-            acquired, planned = planned[: experiment.batch_size], planned[experiment.batch_size :]
-            query_seconds = now(device) - start
-            pool = pool.buy(acquired)
-    return pd.DataFrame(rows, columns=experiment.columns)
+    initial = initial_head(experiment, bank, device)
+    return _Run(experiment, bank, initial, validation, pool, acquired=pool.labelled, planned=pool.labelled[:0])
 
 
-def _acquire(course: _Run, head: Head, pool: Pool, cycle: int, told: dict[str, Any]) -> torch.Tensor:
-    """The instances that the strategy picks, as positions in the train split, on the CPU; fills `told`."""
+def _stacked(heads: Sequence[Head]) -> Head:
+    stacks: dict[str, Any] = {}
+    for field in dataclasses.fields(Head):
+        tensors = [getattr(head, field.name) for head in heads]
+        stacks[field.name] = None if tensors[0] is None else torch.stack(tensors)
+    return Head(**stacks)
+
+
+def _acquire(course: _Run, head: Head) -> torch.Tensor:
+    """The instances that the strategy picks, as positions in the train split, on the CPU; fills `course.told`."""
     experiment, bank, device = course.experiment, course.bank, course.bank.train_features.device
+    pool, cycle = course.pool, course.cycle
     subset = pool.subset(experiment.subset_size, course.draw("pool subset", cycle))
     visible, labelled = subset.to(device), pool.labelled.to(device)
     strategy, batch_size = strategies.get(experiment.strategy, experiment._strategy_options), experiment.batch_size
     if strategies.records(experiment.strategy):
-        strategy = functools.partial(strategy, **{strategies.RECORD: told})
+        strategy = functools.partial(strategy, **{strategies.RECORD: course.told})
     if strategies.remembers(experiment.strategy):
         strategy = functools.partial(strategy, **{strategies.MEMORY: course.memory})
     if strategies.plans_ahead(experiment.strategy):

@@ -2,10 +2,11 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dal_core import RESULTS_VERSION, datasets
-from dal_core.experiment import Experiment, bank_name, canonical, configuration, resolve_device, run
+from dal_core import RESULTS_VERSION, datasets, strategies
+from dal_core.experiment import (
+    Experiment,
+    FailedRunError,
+    bank_name,
+    canonical,
+    configuration,
+    resolve_device,
+    run,
+    run_together,
+)
 from dal_core.files import remove_leftovers, write_atomically
 from dal_core.progress import progress
 from dal_core.provenance import git_commit, versions
@@ -90,7 +100,8 @@ class Grid:
 
     Args:
         folder: of the store; made if need be.
-        jobs: processes that compute at the same time; None: one a core. On CUDA the runs share the device one by one.
+        jobs: processes that compute at the same time; None: one a core. On CUDA there is one process, and runs
+            that differ in the seed only go together (`groups`).
         data_dir: folder with local data files.
         fresh: compute everything that is asked for anew, once.
     """
@@ -133,9 +144,9 @@ class Grid:
             return
         on_gpu = any(resolve_device(study.device).type == "cuda" for study in missing.values())
         jobs = min(1 if on_gpu else self.jobs or joblib.cpu_count(), len(missing))
-        tasks = [joblib.delayed(compute)(study, key, self.store, self.data_dir) for key, study in missing.items()]
+        tasks = [joblib.delayed(compute_together)(group, self.store, self.data_dir) for group in groups(missing)]
         finished = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(tasks)
-        yield from progress(finished, what, total=len(missing))
+        yield from progress(itertools.chain.from_iterable(finished), what, total=len(missing))
 
     def _digest(self, study: Study) -> str:
         if study.dataset is None:
@@ -165,13 +176,52 @@ class RunRefusedError(RunError, ValueError):
     """A run cannot be done as it was asked for. A type, because a cause does not survive the way from a worker."""
 
 
+def groups(missing: Mapping[str, Study]) -> list[dict[str, Study]]:
+    """The runs by key, split into those to compute at once: on CUDA the ones that differ in the seed only.
+
+    On a CPU, where processes compute side by side, each run is a group of its own.
+    """
+    # Oracles and ensembles, which query far longer than a head trains, go alone: an interruption would lose more of
+    # their group's work than the joint training saves.
+    quick = set(strategies.members())
+    found: dict[Any, dict[str, Study]] = {}
+    for key, study in missing.items():
+        joins = isinstance(study, Experiment) and study.strategy in quick
+        joins = joins and resolve_device(study.device).type == "cuda"
+        found.setdefault(dataclasses.replace(study, seed=0) if joins else key, {})[key] = study
+    return list(found.values())
+
+
+def compute_together(group: Mapping[str, Study], store: Store, data_dir: Path | None) -> list[str]:
+    """Compute the runs of a group and store them, all or none; what a worker process does.  Returns their keys."""
+    if len(group) == 1:
+        return [compute(study, key, store, data_dir) for key, study in group.items()]
+    started, start = datetime.now(UTC), time.perf_counter()
+    experiments: list[Any] = list(group.values())  # `groups` puts nothing else together
+    try:
+        curves = run_together(experiments, data_dir=data_dir)
+    except FailedRunError as failure:
+        raise _named(f"the run {configuration(failure.experiment)}", failure.__cause__ or failure) from failure
+    except Exception as error:  # the data or a training, which are those of all
+        settings = configuration(experiments[0]) | {"seed": [experiment.seed for experiment in experiments]}
+        raise _named(f"the runs {settings}", error) from error
+    seconds = (time.perf_counter() - start) / len(group)  # the share of each
+    for (key, study), rows in zip(group.items(), curves, strict=True):
+        store.write(study, key, rows, started=started, seconds=seconds)
+    return list(group)
+
+
 def compute(study: Study, key: str, store: Store, data_dir: Path | None) -> str:
-    """Compute one run and store it; what a worker process does.  Returns the key."""
+    """Compute one run and store it.  Returns the key."""
     started, start = datetime.now(UTC), time.perf_counter()
     try:
         rows = run(study, data_dir=data_dir)
     except Exception as error:
-        kind = RunRefusedError if isinstance(error, (ValueError, OSError)) else RunError
-        raise kind(f"the run {configuration(study)} failed: {type(error).__name__}: {error}") from error
+        raise _named(f"the run {configuration(study)}", error) from error
     store.write(study, key, rows, started=started, seconds=time.perf_counter() - start)
     return key
+
+
+def _named(what: str, error: BaseException) -> RunError:
+    kind = RunRefusedError if isinstance(error, (ValueError, OSError)) else RunError
+    return kind(f"{what} failed: {type(error).__name__}: {error}")

@@ -4,6 +4,7 @@ import torch
 
 from dal_core.heads import Head
 from dal_core.pool import LabelledSet, OracleSnapshot, Snapshot
+from dal_core.randomness import generator_for
 
 
 def points(n=23, m=4, d=5, seed=0, dtype=torch.float64):
@@ -60,3 +61,14 @@ def oracle_snapshot_of(n, m, k, d, n_test, n_validation, **changes):
         "initial": Head(normal(k, d), normal(k)),
     }
     return OracleSnapshot(**(values | changes))
+
+
+def failing_for_seed(seed, error):
+    """A strategy that ends with `error` in the second acquisition of the run with `seed`."""
+
+    def failing(snapshot, batch_size, generator):
+        if generator.initial_seed() == generator_for(seed, "strategy", 1).initial_seed():
+            raise error
+        return torch.arange(batch_size)
+
+    return failing

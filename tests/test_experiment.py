@@ -9,11 +9,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from samples import failing_for_seed
 
+import dal_core.experiment
 from dal_core import datasets, strategies
-from dal_core.experiment import Experiment, canonical, configuration, resolve_device, run
+from dal_core.experiment import (
+    Experiment,
+    FailedRunError,
+    canonical,
+    configuration,
+    resolve_device,
+    run,
+    run_together,
+)
 from dal_core.features import FeatureBank
-from dal_core.heads import PROTOCOLS
+from dal_core.heads import PROTOCOLS, train_heads
 from dal_core.oracles.annealing import sas
 from dal_core.pool import OracleSnapshot, Snapshot, long_tailed
 from dal_core.randomness import generator_for
@@ -411,6 +421,108 @@ def test_a_plan_needs_a_subset_that_holds_it():
 
 def test_a_plan_of_no_cycles_is_no_plan():
     assert run(oracle("sas", cycles=0))["record"].tolist() == ["{}"]
+
+
+# --- several seeds at once
+
+
+def seeds(strategy: str = "margin", count: int = 3, **changes) -> list[Experiment]:
+    return [tiny(strategy, seed=seed, **changes) for seed in range(5, 5 + count)]
+
+
+@pytest.fixture
+def doubles(monkeypatch):
+    """Digits in float64, where no rounding decides what is acquired."""
+    bank = datasets.load("digits")
+    train, test = bank.train_features.double(), bank.test_features.double()
+    replace_bank(monkeypatch, dataclasses.replace(bank, train_features=train, test_features=test))
+
+
+@pytest.mark.usefixtures("doubles")
+@pytest.mark.parametrize(("head", "optimiser"), [("linear", "sgd"), ("mlp", "radam")])
+@pytest.mark.parametrize("strategy", ["random", "margin", "badge", "coreset", "typiclust", "bait"])
+def test_seeds_that_go_together_have_the_rows_they_have_alone(strategy, head, optimiser):
+    minibatches = {"training_batch_size": 4}  # several, so that the shuffling matters
+    experiments = seeds(strategy, head=head, optimiser=optimiser, options=minibatches)
+    together = run_together(experiments)
+    assert len({str(rows["acquired"].tolist()) for rows in together}) == 3
+    for rows, experiment in zip(together, experiments, strict=True):
+        alone = run(experiment)
+        assert rows["acquired"].tolist() == alone["acquired"].tolist()
+        assert rows["query_s"].isna().tolist() == [True, False, False]
+        numbers = [name for name in alone.columns if name not in (*TIMES, "acquired")]
+        pd.testing.assert_frame_equal(rows[numbers], alone[numbers], atol=1e-6, rtol=0)
+
+
+@pytest.mark.usefixtures("doubles")
+@pytest.mark.parametrize(
+    ("strategy", "options"),
+    [
+        ("random", {"imbalance": 10, "validation_size": 20}),
+        ("margin", {"update_every": 2}),
+        ("tailor", {}),  # has a memory
+        ("sas", SAS),  # plans ahead and has a record
+    ],
+)
+def test_what_a_run_keeps_from_cycle_to_cycle_is_its_own(strategy, options):
+    experiments = seeds(strategy, cycles=3, allow_oracle=strategy == "sas", options=options)
+    for rows, experiment in zip(run_together(experiments), experiments, strict=True):
+        alone = run(experiment)
+        assert tuple(rows.columns) == experiment.columns
+        assert rows["acquired"].tolist() == alone["acquired"].tolist()
+        if "record" in experiment.columns:
+            told, expected = (list(map(json.loads, frame["record"])) for frame in (rows, alone))
+            assert told == [pytest.approx(values, abs=1e-6) for values in expected]
+
+
+def test_heads_of_all_seeds_are_trained_in_one_call_a_cycle_and_share_its_time(monkeypatch):
+    seconds, calls = [0.0], []
+
+    def slow(initial, features, labels, index_sets, training, generators):
+        seconds[0] += 6
+        calls.append(tuple(index_sets.shape))
+        return train_heads(initial, features, labels, index_sets, training, generators)
+
+    monkeypatch.setattr(dal_core.experiment, "train_heads", slow)
+    monkeypatch.setattr(dal_core.experiment, "now", lambda _: seconds[0])
+    together = run_together(seeds())
+    assert calls == [(3, 10), (3, 14), (3, 18)]
+    assert [rows["train_s"].tolist() for rows in together] == [[2.0] * 3] * 3
+    assert run(tiny())["train_s"].tolist() == [6.0] * 3
+
+
+def test_runs_that_differ_in_more_than_the_seed_do_not_go_together():
+    for changes in ({"batch_size": 5}, {"strategy": "random", "options": {"epochs": 4}}):
+        names = ", ".join(sorted(changes, reverse=True))
+        with pytest.raises(ValueError, match=f"^experiments differ in {names}; runs that go together differ in the s"):
+            run_together([tiny(), tiny(seed=1), tiny(**{"seed": 2, **changes})])
+    with pytest.raises(ValueError, match="experiments is empty; at least one was expected"):
+        run_together([])
+
+
+def test_of_several_runs_the_one_that_fails_is_named(monkeypatch):
+    error = KeyError("lost")
+    monkeypatch.setitem(registry._STRATEGIES, "failing", failing_for_seed(6, error))
+    with pytest.raises(FailedRunError, match="the run with the seed 6 failed") as caught:
+        run_together(seeds("failing"))
+    assert caught.value.experiment == tiny("failing", seed=6)
+    assert caught.value.__cause__ is error
+    with pytest.raises(KeyError, match="lost"):  # a single run needs no name
+        run(tiny("failing", seed=6))
+
+
+def test_of_several_runs_the_one_whose_pool_is_too_small_is_named():
+    sizes = {}
+    for seed in range(5, 8):
+        sizes[seed] = len(long_tailed(datasets.load("digits").train_labels, 10, generator_for(seed, "long tail")))
+    smallest = min(sizes, key=lambda seed: sizes[seed])
+    assert sorted(sizes.values())[1] > sizes[smallest]
+    batch = sizes[smallest] - 9  # one more than is there
+    experiments = seeds(batch_size=batch, cycles=1, subset_size=None, options={"imbalance": 10})
+    with pytest.raises(FailedRunError) as caught:
+        run_together(experiments)
+    assert caught.value.experiment.seed == smallest
+    assert f"has {sizes[smallest]}" in str(caught.value.__cause__)
 
 
 # --- configurations

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -8,10 +9,16 @@ import time
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
+from samples import failing_for_seed
 
+import dal_core.experiment
 import dal_core.grid
 from dal_core.experiment import Experiment
-from dal_core.grid import Grid, RunError, compute
+from dal_core.grid import Grid, RunError, RunRefusedError, compute, groups
+from dal_core.progress import progress
+from dal_core.scaling_study import ScalingStudy
+from dal_core.strategies import registry
 from dal_core.update_study import UpdateStudy
 
 TINY = {"cycles": 2, "subset_size": 50, "device": "cpu", "options": {"epochs": 3}}
@@ -233,3 +240,137 @@ def test_no_pickle_is_written(tmp_path):
     for path in stored(grid):
         assert path.read_bytes()[:4] == b"PAR1"
         json.dumps(grid.store.provenance(path))
+
+
+# --- seeds that go together on a GPU
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """The grid takes every device for CUDA; what it computes is computed on the CPU that the experiments name."""
+    monkeypatch.setattr(dal_core.grid, "resolve_device", lambda _: torch.device("cuda"))
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """How many heads each training of this process was of."""
+    counts = []
+
+    def counting(initial, features, labels, index_sets, training, generators):
+        counts.append(len(index_sets))
+        return train_heads(initial, features, labels, index_sets, training, generators)
+
+    train_heads = dal_core.experiment.train_heads
+    monkeypatch.setattr(dal_core.experiment, "train_heads", counting)
+    return counts
+
+
+def by_name(studies):
+    return {str(i): study for i, study in enumerate(studies)}
+
+
+def test_on_a_gpu_runs_go_together_that_differ_in_the_seed_only(monkeypatch):
+    monkeypatch.setattr(
+        dal_core.grid, "resolve_device", lambda device: torch.device("cpu" if device == "cpu" else "cuda")
+    )
+    base = {"cycles": 2, "subset_size": 50, "options": {"epochs": 3}}
+    changes = [
+        {}, {"strategy": "random"}, {"dataset": "moons"}, {"encoder": "minilm"}, {"batch_size": 5},
+        {"initial_size": 5}, {"cycles": 3}, {"subset_size": None}, {"head": "mlp"}, {"optimiser": "radam"},
+        {"device": "cuda"}, {"allow_oracle": True}, {"options": {"epochs": 4}},
+    ]  # fmt: skip
+    studies = [Experiment(seed=seed, **base | change) for seed in (2, 0, 7) for change in changes]
+    found = groups(by_name(studies))
+    assert [list(group) for group in found] == [[str(i), str(i + 13), str(i + 26)] for i in range(13)]
+    assert all(study is studies[int(name)] for group in found for name, study in group.items())
+    on_cpu = [dataclasses.replace(study, device="cpu") for study in studies]
+    assert [list(group) for group in groups(by_name(on_cpu))] == [[str(i)] for i in range(39)]
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_what_queries_for_long_and_other_studies_go_alone():
+    names = ["boss", "lookahead", "typiclass", "refine", "tailor"]
+    studies = [Experiment(strategy=name, seed=seed, allow_oracle=True) for name in names for seed in range(2)]
+    studies += [study(seed=seed) for study in (UpdateStudy, ScalingStudy) for seed in range(2)]
+    assert [list(group) for group in groups(by_name(studies))] == [[str(i)] for i in range(14)]
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_together_or_alone_makes_no_difference_to_what_is_stored(tmp_path, monkeypatch, trained):
+    asked = [*experiments(seeds=3), *experiments(seeds=2, strategies=["tailor"])]
+    together = Grid(tmp_path / "together", jobs=2)
+    rows = together.rows(asked, "runs")
+    assert trained == [3] * 6 + [1] * 6
+    monkeypatch.undo()
+    alone = Grid(tmp_path / "alone", jobs=1)
+    pd.testing.assert_frame_equal(rows.drop(columns=TIMES), alone.rows(asked, "runs").drop(columns=TIMES), atol=1e-4)
+    assert [path.name for path in stored(together)] == [path.name for path in stored(alone)]
+    assert together.keys == alone.keys
+    for key, study in zip(together.keys, asked, strict=True):
+        provenance = together.store.provenance(together.store.path(study, key))
+        assert (provenance["key"], provenance["seed"]) == (key, study.seed)
+        assert provenance["configuration"]["strategy"] == study.strategy
+        assert provenance["duration_s"] > 0
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_only_missing_seeds_go_together(tmp_path, trained):
+    Grid(tmp_path).rows(experiments(seeds=1), "runs")
+    Grid(tmp_path).rows(experiments(seeds=3), "runs")
+    assert trained == [1] * 6 + [2] * 6
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_progress_counts_runs_that_go_together_one_by_one(tmp_path, monkeypatch):
+    bars = []
+
+    def spy(iterable, what, **options):
+        bars.append(progress(iterable, what, **options))
+        return bars[-1]
+
+    monkeypatch.setattr(dal_core.grid, "progress", spy)
+    Grid(tmp_path).rows(experiments(seeds=3), "runs")
+    assert [(bar.n, bar.total) for bar in bars] == [(6, 6)]
+
+
+def with_failing(monkeypatch, seed, error):
+    """Six runs of two groups, and a third group that ends with `error` in the second acquisition of `seed`."""
+    monkeypatch.setitem(registry._STRATEGIES, "failing", failing_for_seed(seed, error))
+    return [*experiments(seeds=3), *experiments(seeds=3, strategies=["failing"])]
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize(
+    ("error", "kind"), [(KeyError("lost"), RunError), (ValueError("lost"), RunRefusedError)], ids=["error", "refusal"]
+)
+def test_of_runs_that_go_together_the_failing_one_is_named_and_none_is_stored(tmp_path, monkeypatch, error, kind):
+    asked = with_failing(monkeypatch, 1, error)
+    named = r"^the run {.*'strategy': 'failing', 'seed': 1,.* failed: \w+Error: .*lost"
+    with pytest.raises(RunError, match=named) as caught:
+        Grid(tmp_path).rows(asked, "runs")
+    assert type(caught.value) is kind
+    assert len(stored(Grid(tmp_path))) == 6
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_a_failing_joint_training_names_all_its_runs(tmp_path, monkeypatch):
+    def failing(*_):
+        raise MemoryError("full")
+
+    monkeypatch.setattr(dal_core.experiment, "train_heads", failing)
+    with pytest.raises(RunError, match=r"^the runs {.*'strategy': 'random', 'seed': \[0, 1, 2\],.* MemoryError: full"):
+        Grid(tmp_path).rows(experiments(seeds=3), "runs")
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_an_interruption_keeps_the_groups_that_were_finished(tmp_path, monkeypatch, trained):
+    asked = with_failing(monkeypatch, 2, KeyboardInterrupt())
+    grid = Grid(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        grid.rows(asked, "runs")
+    assert {grid.store.provenance(path)["configuration"]["strategy"] for path in stored(grid)} == {"random", "margin"}
+    assert len(stored(grid)) == 6
+    del trained[:]
+    assert with_failing(monkeypatch, 3, KeyboardInterrupt()) == asked  # a seed that is not asked for
+    assert len(grid.rows(asked, "runs")) == 9 * 3
+    assert trained == [3] * 3  # the interrupted group alone
