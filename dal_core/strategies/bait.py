@@ -128,8 +128,10 @@ def bait_select(
                 diagonals_u, diagonals_l, batch_size, weighting, backward=scaled, block_bytes=block_bytes
             )
         else:
-            factors_u = _factors(features_u, logits_u, approximation, top_classes, renormalise)
-            factors_l = _factors(features_l, logits_l, approximation, top_classes, renormalise)
+            factors_u, factors_l = (
+                _factors(*pair, approximation, top_classes, renormalise, block_bytes)
+                for pair in ((features_u, logits_u), (features_l, logits_l))
+            )
             space = cheaper_space(factors_u, factors_l, weighting, batch_size, block_bytes)
             if scaled:
                 picked = _backward(_forward(space, min(2 * batch_size, n)), batch_size)
@@ -139,10 +141,10 @@ def bait_select(
 
 
 def _factors(
-    features: Tensor, logits: Tensor, approximation: str, top_classes: int | None, renormalise: bool
+    features: Tensor, logits: Tensor, approximation: str, top_classes: int | None, renormalise: bool, block_bytes: int
 ) -> Factors:
     if approximation == "binary":
-        return Factors.binary(features, logits)
+        return Factors.binary(features, logits, block_bytes)
     if top_classes is None:
         return Factors.exact(features, logits)
     return Factors.top(features, logits, top_classes, renormalise=renormalise)
