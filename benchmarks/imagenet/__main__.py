@@ -11,6 +11,7 @@ import platform
 import subprocess
 import sys
 
+import joblib
 import tabulate
 import torch
 
@@ -21,6 +22,7 @@ from benchmarks.imagenet.queries import DEFAULT, QUERIES, Measured, measure, siz
 from benchmarks.timing import Timing
 from dal_core.experiment import DEVICES, resolve_device
 from dal_core.files import write_text
+from dal_core.randomness import fixed_threads
 
 COLUMNS = ("query", "size", "time", "floor", "time / floor", "goal", "met", "peak memory", "beyond the inputs")
 OPEN = """\
@@ -31,7 +33,12 @@ OPEN = """\
 
 def main() -> int:
     """Measure the chosen queries, print the table, and return the exit code."""
-    options = _parse()
+    options = _parse(joblib.cpu_count())
+    with fixed_threads(options.threads):
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     device = resolve_device(options.device)
     size = options.size or ("full" if device.type == "cuda" else "small")
     if options.measure:
@@ -58,10 +65,11 @@ def main() -> int:
     return 1 if missed else 0
 
 
-def _parse() -> argparse.Namespace:
+def _parse(cores: int) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.imagenet", description=__doc__)
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--size", choices=SIZES, help="default: full on CUDA, small on a CPU")
+    parser.add_argument("--threads", type=int, default=cores, help="of torch and BLAS (default: %(default)s)")
     parser.add_argument("--only", action="append", choices=QUERIES, metavar="NAME", help=f"one of {', '.join(QUERIES)}")
     parser.add_argument("--output", metavar="FILE", help="write the table there, too")
     parser.add_argument("--measure", choices=QUERIES, help=argparse.SUPPRESS)  # what a process of its own does
@@ -69,7 +77,8 @@ def _parse() -> argparse.Namespace:
 
 
 def _in_a_process(name: str, size: str, device: torch.device) -> Measured:
-    command = [sys.executable, "-m", "benchmarks.imagenet", "--measure", name, "--size", size, "--device", device.type]
+    options = {"measure": name, "size": size, "device": device.type, "threads": str(torch.get_num_threads())}
+    command = [sys.executable, "-m", "benchmarks.imagenet", *(f"--{key}={value}" for key, value in options.items())]
     printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return Measured(**json.loads(printed))
 
@@ -92,7 +101,7 @@ def _machine(device: torch.device, load: str, rates: floors.Rates) -> str:
         what = torch.cuda.get_device_name(device)
         tf32 = f", {_per_second(rates.with_tf32, 'TFLOP')} with TF32, which torch uses only where it is asked to"
     else:
-        what, tf32 = f"CPU, {torch.get_num_threads()} threads", ""
+        what, tf32 = f"CPU, {torch.get_num_threads()} thread(s)", ""
     return (
         f"{what}, load before {load}, torch {torch.__version__}, Python {platform.python_version()}. Measured on it: "
         f"bandwidth {rates.bandwidth / 1e9:,.3g} GB/s, products of float32 matrices at "
