@@ -44,7 +44,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.measure:
         print(json.dumps(dataclasses.asdict(measure(options.measure, size_of(options.measure, size), device))))
         return 0
-    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"  # of others: before we start
+    load = _load()
     rates = floors.measure(device)
     rows, missed = [], []
     for name in options.only or DEFAULT:
@@ -93,6 +93,14 @@ def _row(name: str, size: str, measured: Measured, rates: floors.Rates, *, judge
         "-" if goal is None or str(goal) == "none" else "yes" if met else "NO",
         gigabytes(measured.peak), gigabytes(measured.own),
     )  # fmt: skip
+
+
+def _load() -> str:
+    """Of others, in words: to be asked before anything is measured."""
+    if not hasattr(os, "getloadavg"):
+        return "unknown"
+    load = os.getloadavg()[0]
+    return f"{load:.1f}" + (" (other work ran beside this, and times are longer than they need be)" if load > 1 else "")
 
 
 def _machine(device: torch.device, load: str, rates: floors.Rates) -> str:
