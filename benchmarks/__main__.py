@@ -16,6 +16,7 @@ from dal_core.files import write_text
 from dal_core.randomness import fixed_threads
 
 GOAL_THREADS = 2  # the goals are for a machine with two cores; on one thread a table is for information
+ELSEWHERE = "\nQueries at the size of ImageNet, for a GPU: [IMAGENET.md](IMAGENET.md)."
 COLUMNS = ("case", "size", "ours (median)", "yardstick (median)", "ratio", "goal", "met")
 
 
@@ -40,7 +41,7 @@ def main() -> int:
         f"{cores} CPU cores available, load before {load}, threads used: {options.threads}, torch {torch.__version__}, "
         f"Python {platform.python_version()}, median of {options.repeats} repeats, of fewer for slow cases"
     )
-    text = f"{machine}\n\n{tabulate.tabulate(rows, COLUMNS, tablefmt='github', disable_numparse=True)}\n"
+    text = f"{machine}\n\n{tabulate.tabulate(rows, COLUMNS, tablefmt='github', disable_numparse=True)}\n{ELSEWHERE}\n"
     print(text, end="")
     if options.output:
         write_text(options.output, text)

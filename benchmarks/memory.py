@@ -21,7 +21,7 @@ def peak_of(name: str, num_pool: int) -> int:
     return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def _peak() -> int:
+def peak() -> int:
     """The largest resident memory of this process in bytes."""
     status = Path("/proc/self/status")
     if status.exists():  # getrusage would count what the parent held when it made this process
@@ -33,4 +33,4 @@ def _peak() -> int:
 if __name__ == "__main__":
     num_labelled, batch_size = SIZES[sys.argv[1]]
     strategies.get(sys.argv[1])(snapshot(int(sys.argv[2]), num_labelled), batch_size, generator_for(0))
-    print(_peak())
+    print(peak())

@@ -155,6 +155,16 @@ def test_the_size_of_blocks_does_not_matter(options):
 
 
 @variants
+@pytest.mark.parametrize("together", [1, 2, 4, 64])
+def test_removals_corrected_together_are_those_of_the_textbook(options, together, monkeypatch):
+    monkeypatch.setattr(bait, "MANY_PICKS", 0)
+    monkeypatch.setattr(bait, "REMOVALS_TOGETHER", together)
+    for seed in range(3):
+        sample = data(n=31, seed=seed)
+        assert bait_select(*sample, 9, **options).tolist() == textbook(*sample, 9, **options)
+
+
+@variants
 def test_permuting_the_pool_permutes_the_picks(options):
     features, logits, *labelled = data(n=40)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(3))
@@ -212,6 +222,13 @@ def test_no_factor_of_the_whole_pool_is_ever_formed(options):
         bait_select(*sample, 4, block_bytes=10_000, **options)
     allowed = max(n * d, 2 * n * k * k)  # features; products with t and w. A factor would be n k k d
     assert 0 < seen.largest <= allowed
+
+
+def test_the_binary_approximation_keeps_no_probabilities_of_the_whole_pool():
+    sample = data(n=500, k=200, d=7)
+    with LargestTensor() as seen:
+        bait_select(*sample, 4, block_bytes=10_000)
+    assert 0 < seen.largest < 500 * 200 / 5
 
 
 def test_a_matrix_too_large_is_refused_before_it_is_made():

@@ -175,8 +175,8 @@ def test_without_initial_weights_one_linear_head_is_drawn_for_all_candidates():
     [
         ("BLOCK_BYTES", 5 * K * 8),
         ("BLOCK_BYTES", 2 * N_TEST * K * 8),
-        ("HEADS_BYTES", 1),
-        ("HEADS_BYTES", 3 * 4 * K * D * 8),
+        ("HEADS_BYTES", {"cpu": 1}),
+        ("HEADS_BYTES", {"cpu": 3 * 4 * K * D * 8}),
     ],
 )
 def test_the_size_of_blocks_makes_no_difference(monkeypatch, name, size, retraining):

@@ -37,6 +37,9 @@ APPROXIMATIONS = ("exact", "top", "binary", "diagonal")
 FISHERS = ("sum", "mean")
 SELECTIONS = ("forward_backward", "topk")
 BLOCK_BYTES = 128 * 2**20
+# Picks up to which each removal corrects the matrices of all picks at once: these stay in a processor's cache.
+MANY_PICKS = 1000
+REMOVALS_TOGETHER = 64
 
 
 @register("bait")
@@ -128,8 +131,10 @@ def bait_select(
                 diagonals_u, diagonals_l, batch_size, weighting, backward=scaled, block_bytes=block_bytes
             )
         else:
-            factors_u = _factors(features_u, logits_u, approximation, top_classes, renormalise)
-            factors_l = _factors(features_l, logits_l, approximation, top_classes, renormalise)
+            factors_u, factors_l = (
+                _factors(*pair, approximation, top_classes, renormalise, block_bytes)
+                for pair in ((features_u, logits_u), (features_l, logits_l))
+            )
             space = cheaper_space(factors_u, factors_l, weighting, batch_size, block_bytes)
             if scaled:
                 picked = _backward(_forward(space, min(2 * batch_size, n)), batch_size)
@@ -139,10 +144,10 @@ def bait_select(
 
 
 def _factors(
-    features: Tensor, logits: Tensor, approximation: str, top_classes: int | None, renormalise: bool
+    features: Tensor, logits: Tensor, approximation: str, top_classes: int | None, renormalise: bool, block_bytes: int
 ) -> Factors:
     if approximation == "binary":
-        return Factors.binary(features, logits)
+        return Factors.binary(features, logits, block_bytes)
     if top_classes is None:
         return Factors.exact(features, logits)
     return Factors.top(features, logits, top_classes, renormalise=renormalise)
@@ -225,24 +230,53 @@ def _change(inner: Tensor, covered: Tensor, gained: Tensor, own_gained: Tensor) 
 
 
 def _backward(picked: Picked, batch_size: int) -> Int[Tensor, " b"]:
-    """Remove picks until `batch_size` remain; only their own rows take part, in X M X^T and X M F M X^T."""
+    """Remove picks until `batch_size` remain; only their own rows take part, in X M X^T and X M F M X^T.
+
+    With many picks these matrices are corrected for several removals together, by one product; in between the changes
+    are kept as rows, as in `_forward`.
+    """
     count, size = len(picked.positions), len(picked.covered)
     c = size // count
     identity = torch.eye(size, dtype=picked.covered.dtype, device=picked.covered.device)
     uncovered, gained = identity - picked.covered, picked.gained.clone()
     kept = torch.zeros_like(uncovered[:count, 0])  # infinity where removed
-    for _ in range(count - batch_size):
-        losses = _quotients(_diagonal_blocks(gained, c), _diagonal_blocks(uncovered, c))
-        removed = (losses + kept).argmin().unsqueeze(0)
-        kept[removed] = torch.inf
-        own_uncovered, own_gained = (each.view(count, c, size)[removed][0] for each in (uncovered, gained))
-        rows = (removed * c + torch.arange(c, device=removed.device)).flatten()
-        # I - X M X^T is the inverse of I + X M_0 X^T: leaving out rows there is a Schur complement here.
-        t, w = _change(own_uncovered[:, rows], own_uncovered, own_gained, own_gained[:, rows])
+    together = 1 if count <= MANY_PICKS else REMOVALS_TOGETHER
+    for start in range(batch_size, count, together):
+        removed, changes = _removals(uncovered, gained, kept, min(together, count - start), c)
+        t, w = changes.flatten(1, 2)
         uncovered.addmm_(t.mT, t, alpha=-1)
         gained.addmm_(t.mT, w, alpha=-1).addmm_(w.mT, t, alpha=-1)
         uncovered.view(count, c, count, c)[removed, :, removed] = identity[:c, :c]  # of zeros: for finite quotients
     return picked.positions[kept == 0]
+
+
+def _removals(
+    uncovered: Float[Tensor, "u u"], gained: Float[Tensor, "u u"], kept: Float[Tensor, " p"], number: int, c: int
+) -> tuple[Int[Tensor, " r"], Float[Tensor, "2 r c u"]]:
+    """The next `number` removals, marked in `kept`, and their t and w; the matrices are left as they are."""
+    count, size = len(kept), len(uncovered)
+    own_uncovered, own_gained = (_diagonal_blocks(each, c).clone() for each in (uncovered, gained))
+    every, changes = torch.empty(number, dtype=torch.int64, device=kept.device), uncovered.new_empty(2, number, c, size)
+    for step in range(number):
+        removed = (_quotients(own_gained, own_uncovered) + kept).argmin().unsqueeze(0)
+        kept[removed], every[step : step + 1] = torch.inf, removed
+        row_uncovered, row_gained = (each.view(count, c, size)[removed][0] for each in (uncovered, gained))  # [c, u]
+        rows = (removed * c + torch.arange(c, device=removed.device)).flatten()
+        if step:
+            earlier_t, earlier_w = changes[:, :step].flatten(1, 2)
+            by_t, by_w = earlier_t[:, rows].mT, earlier_w[:, rows].mT
+            row_uncovered = row_uncovered - by_t @ earlier_t
+            row_gained = row_gained - by_t @ earlier_w - by_w @ earlier_t
+        # I - X M X^T is the inverse of I + X M_0 X^T: leaving out rows there is a Schur complement here.
+        changes[0, step], changes[1, step] = _change(
+            row_uncovered[:, rows], row_uncovered, row_gained, row_gained[:, rows]
+        )
+        if step + 1 < number:
+            own_t, own_w = changes[:, step].view(2, c, count, c).permute(0, 2, 3, 1)
+            _add_products(own_uncovered, own_t, own_t, -1)
+            _add_products(own_gained, own_t, own_w, -2)
+            own_uncovered[removed] = torch.eye(c, dtype=uncovered.dtype, device=uncovered.device)
+    return every, changes
 
 
 def _diagonal_blocks(matrix: Float[Tensor, "u u"], c: int) -> Float[Tensor, "p c c"]:

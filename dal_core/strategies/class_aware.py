@@ -3,6 +3,8 @@
 They stand for what a diversity strategy could do if it knew the classes (BoSS; Huseljic et al., arXiv 2603.13109).
 """
 
+import heapq
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -74,13 +76,15 @@ def class_balanced_select(
     check_batch_size(batch_size, len(features))
     sizes = torch.bincount(labels, minlength=len(counts)).tolist()
     members = list(labels.argsort(stable=True).split(sizes))
-    seen: list[int] = counts.tolist()
+    seen = [(count, label) for label, count in enumerate(counts.tolist()) if len(members[label])]
+    heapq.heapify(seen)  # a search through all classes a pick takes longer than the pick where there are 1,000
     picked = torch.empty(batch_size, dtype=torch.int64, device=features.device)
     for i in range(batch_size):
-        label = min((k for k in range(len(seen)) if len(members[k])), key=lambda k: (seen[k], k))
+        count, label = heapq.heappop(seen)
         picked[i] = members[label][_most_central(features[members[label]].double())]
         members[label] = members[label][members[label] != picked[i]]
-        seen[label] += 1
+        if len(members[label]):
+            heapq.heappush(seen, (count + 1, label))
     return picked
 
 

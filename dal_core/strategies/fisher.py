@@ -48,9 +48,16 @@ class Factors:
         return cls(features, highest.sqrt(), probabilities, ordered.indices[:, :top_classes])
 
     @classmethod
-    def binary(cls, features: Tensor, logits: Tensor) -> "Factors":
-        """One row sqrt(p (1 - p)) phi, p = p_max, whose Gram is that of the two rows of p against the rest."""
-        highest = logits.softmax(dim=1).amax(dim=1, keepdim=True)
+    def binary(cls, features: Tensor, logits: Tensor, block_bytes: int) -> "Factors":
+        """One row sqrt(p (1 - p)) phi, p = p_max, whose Gram is that of the two rows of p against the rest.
+
+        p_max is all that is kept of the probabilities, which for a million instances and a thousand classes take 5 GB.
+        """
+        highest = features.new_empty(len(logits), 1)
+        rows = max(1, block_bytes // max(1, logits[:1].nbytes))
+        for start in range(0, len(logits), rows):
+            probabilities = logits[start : start + rows].softmax(dim=1)
+            torch.amax(probabilities, dim=1, keepdim=True, out=highest[start : start + rows])
         return cls(features, (highest * (1 - highest)).sqrt())
 
     def __len__(self) -> int:

@@ -1,0 +1,147 @@
+"""What a query cannot do without, in seconds of the device it runs on.
+
+A floor is the time of what has to be read at the device's measured bandwidth, and of the matrix products at its
+measured throughput, phase after phase. It leaves out whatever a formula does not name.
+
+Axes: n instances, m labelled, b batch, k classes, d features, t candidates. Features and logits are float32.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from benchmarks.imagenet.data import Size
+from dal_core.ensembles.members import STRATEGIES
+from dal_core.experiment import now
+from dal_core.heads import PROTOCOLS
+
+FLOAT = 4  # bytes
+BUFFER_BYTES = {"cpu": 256 * 2**20, "cuda": 2 * 2**30}  # far beyond any cache
+SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices multiplied
+REPEATS = 7
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """A device's bandwidth in bytes a second, and operations a second of a product of float32 matrices.
+
+    `throughput` holds for torch as it is set, and floors rest on it; `with_tf32` is for information.
+    """
+
+    bandwidth: float
+    throughput: float
+    with_tf32: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """Bytes to read and operations of matrix products, which may go on at the same time."""
+
+    size: float = 0.0
+    operations: float = 0.0
+
+    def seconds(self, rates: Rates) -> float:
+        return max(self.size / rates.bandwidth, self.operations / rates.throughput)
+
+
+def seconds(phases: Sequence[Phase], rates: Rates) -> float:
+    """One phase after the other."""
+    return sum(phase.seconds(rates) for phase in phases)
+
+
+def measure(device: torch.device) -> Rates:
+    """The best of a few repeats each; of copying and summing the faster one."""
+    count = BUFFER_BYTES[device.type] // FLOAT
+    source, target = torch.ones(count, device=device), torch.ones(count, device=device)
+    copying, summing = _fastest(lambda: target.copy_(source), device), _fastest(source.sum, device)
+    bandwidth = max(2 * source.nbytes / copying, source.nbytes / summing)
+    del source, target
+    throughput = _products(device)
+    if device.type != "cuda":
+        return Rates(bandwidth, throughput)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")  # TF32, which torch leaves out unless it is asked for it
+    try:
+        return Rates(bandwidth, throughput, _products(device))
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def bait(size: Size) -> list[Phase]:
+    """Set-up: the logits once, three products of the features with d by d matrices. 2 b forward steps: the features.
+
+    The backward steps work on the picks alone and are left out.
+    """
+    n, d, k, b = size.num_pool, size.num_features, size.num_classes, size.batch_size
+    steps = min(2 * b, n)
+    set_up = Phase(FLOAT * n * (d + k), 6.0 * n * d**2)
+    return [set_up, Phase(FLOAT * steps * n * d, 4.0 * steps * n * d)]  # with two vectors a step
+
+
+def boss(size: Size) -> list[Phase]:
+    """Training of t heads, forward and backward products; judging, the forward product on the test set.
+
+    What the strategies that propose candidates do is left out, and so is what the optimiser reads and writes.
+    """
+    k, d, t = size.num_classes, size.num_features, size.num_candidates
+    seen = _seen_an_epoch(size.num_labelled + size.batch_size) * size.retraining_epochs
+    return [Phase(operations=4.0 * t * seen * k * d), Phase(operations=2.0 * t * size.num_test * k * d)]
+
+
+def refine(size: Size, pool_sizes: Sequence[int]) -> list[Phase]:
+    """The temperature's head, and what each query of the filter and the last one have to read and multiply.
+
+    `pool_sizes` are what the rounds left.
+    """
+    k, d, m = size.num_classes, size.num_features, size.num_labelled
+    options = {"depth": 5, "num_batches": 100, "alpha": 0.4, "initial_size": 5000} | size.refine
+    training = PROTOCOLS["sgd"].epochs * _seen_an_epoch(m - m // 5)
+    phases = [Phase(operations=4.0 * training * k * d)]
+    queries = max(1, options["num_batches"] // len(STRATEGIES))
+    pools = [size.num_pool, *pool_sizes]
+    for round_ in range(options["depth"]):
+        part = options["initial_size"] if round_ == 0 else int(options["alpha"] * pools[round_])
+        part = min(max(size.batch_size, part), pools[round_])
+        phases += [query(name, part, size) for name in STRATEGIES] * queries
+    return [*phases, query("unc_herding", pools[-1], size)]
+
+
+def query(strategy: str, part: int, size: Size) -> Phase:
+    """A query on `part` instances: what its strategy reads at the least, and the largest of its matrix products."""
+    d, k, b, m = size.num_features, size.num_classes, size.batch_size, size.num_labelled
+    numbers, operations = {
+        "random": (0, 0),
+        "margin": (part * k, 0),
+        "badge": (b * part * (k + d), 0),
+        "bait": (part * k + min(2 * b, part) * part * d, 0),
+        "typiclust": ((part + m) * d, 0),  # one of the many steps of k-means
+        "alfamix": (part * (k + d), 0),
+        "dropquery": (3 * part * d, 0),
+        "max_herding": (part * d, 2 * part**2 * d),
+        "unc_herding": (part * (k + d), 2 * part**2 * d),
+    }[strategy]
+    return Phase(float(FLOAT * numbers), float(operations))
+
+
+def _seen_an_epoch(num_samples: int) -> int:
+    """Samples of an epoch of the protocol that BoSS and REFINE train by."""
+    return sum(rows.stop - rows.start for rows in PROTOCOLS["sgd"].minibatches(num_samples))
+
+
+def _products(device: torch.device) -> float:
+    side = SIDE[device.type]
+    one, result = torch.ones(side, side, device=device), torch.empty(side, side, device=device)
+    return 2 * side**3 / _fastest(lambda: torch.mm(one, one, out=result), device)
+
+
+def _fastest(way: Callable[[], Tensor], device: torch.device) -> float:
+    """Seconds of the fastest of a few calls, after one to warm up."""
+    way()
+    measured = []
+    for _ in range(REPEATS):
+        start = now(device)
+        way()
+        measured.append(now(device) - start)
+    return min(measured)
