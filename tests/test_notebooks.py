@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import jupytext
 import nbformat
@@ -11,12 +12,10 @@ import pytest
 
 from dal_core.__main__ import main
 from dal_core.report.artefacts import check_manifest
-from dal_core.report.notebooks import Notebook, UsageError, check_parameters, choose, execute, find
+from dal_core.report.notebooks import LocalKernelManager, Notebook, UsageError, check_parameters, choose, execute, find
 from dal_core.report.publish import publish_notebooks, rendered
 
 # Of each notebook its experiments, and what its progress tells a terminal.
-# In one process: kernels that are started at the same time take each other's ports.
-pytestmark = pytest.mark.xdist_group("kernels")
 EXPERIMENTS = {"01": "abcdef", "02": "abcd", "03": "abcd", "04": "abcdef"}
 PROGRESS = {"01": "updating study", "02": "BAIT, exact, N", "03": "BoSS (oracle)", "04": "REFINE"}
 NUMBERS = list(EXPERIMENTS)
@@ -282,6 +281,14 @@ def test_the_first_cell_installs_only_when_the_package_is_missing(notebooks, num
             exec(first.source, namespace)
     assert len(calls) == 1
     assert calls[0][-1] == "dal-core[encoders] @ git+https://example.org/project"
+
+
+def test_kernels_that_run_at_the_same_time_have_sockets_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
+    managers = LocalKernelManager(), LocalKernelManager()
+    assert [manager.transport for manager in managers] == ["ipc", "ipc"]
+    assert [Path(manager.ip).parent for manager in managers] == [tmp_path, tmp_path]
+    assert managers[0].ip != managers[1].ip
 
 
 def test_manifest_of_the_committed_figures_names_the_notebooks_cells(notebooks, root):

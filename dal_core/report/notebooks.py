@@ -7,6 +7,7 @@ import re
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,9 @@ class LocalKernelManager(AsyncKernelManager):
     """Talks to its kernel through sockets in a folder instead of network ports, which nobody else can listen on."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options, transport="ipc")
+        # By default the sockets of all kernels have the same names in the working folder, and get each other's messages.
+        sockets = Path(os.environ["JUPYTER_RUNTIME_DIR"], uuid.uuid4().hex[:8])
+        super().__init__(**options, transport="ipc", ip=str(sockets))
 
 
 @contextlib.contextmanager

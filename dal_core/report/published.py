@@ -43,8 +43,8 @@ def cell_by_cell(
     """Published beside measured for the cells that both tables have; empty if there are none.
 
     `measured` is what `mean_over_seeds` returns: keys, among them `by`, then `value`, `value_ci` and seeds. `paper` has
-    `by` and `value`, in the same unit. "within ±" says whether the published value lies in the measured one's 95 % interval; a
-    single seed has none, and says nothing.
+    `by` and `value`, in the same unit. "within ±" says whether the published value lies in the 95 % interval of the
+    measured one; a single seed has none, and says nothing.
 
     Raises:
         ValueError: if `paper` holds a cell twice.
