@@ -257,7 +257,7 @@ report.table(table, "benchmark", cell="(b) benchmark", keys=keys(benchmark))
 def show_cells(measured, paper, by, name, **about):
     """A table of published and measured accuracies, cell by cell, where the paper has cells of these data."""
     paper = in_percent(paper.assign(data=bank_names(paper["data"])))
-    cells = cell_by_cell(measured, paper, by)
+    cells = cell_by_cell(measured, paper, by).sort_values("data", kind="stable")
     if len(cells):
         report.table(cells, f"{name}_cells", **about)
     else:
@@ -410,7 +410,8 @@ report.table(table, "variants", cell="(d) ablations", keys=keys(variants))
 # %%
 losses = {"zero_one": "as in (b), fewer candidates", "cross_entropy": "loss: cross-entropy", "brier": "loss: Brier"}
 of_losses = paper[paper["ablation"] == "loss"].assign(variant=lambda part: part["variant"].map(losses))
-show_cells(table, of_losses, ["data", "variant"], "losses", cell="(d) ablations", keys=keys(variants))
+of_variants = table.drop(columns=["nll", "nll_ci"])
+show_cells(of_variants, of_losses, ["data", "variant"], "losses", cell="(d) ablations", keys=keys(variants))
 
 # %%
 times = variants.dropna(subset="query_s").groupby(["data", "variant"], sort=False)["query_s"].mean().reset_index()
