@@ -150,7 +150,7 @@ def file_stem(name: str, encoder: str | None) -> str:
     return name if encoder is None else f"{name}_{re.sub(r'[^A-Za-z0-9._-]+', '-', encoder)}"
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)  # more than one preset has: banks in the cache are mapped, and take no memory of their own
 def _load(name: str, encoder: str | None, folder: Path | None) -> FeatureBank:
     stem = file_stem(name, encoder)
     if folder is not None:
