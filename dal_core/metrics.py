@@ -85,7 +85,8 @@ def ace(
 
 
 def evaluate(logits: Float[Tensor, "n k"], labels: Int[Tensor, " n"]) -> dict[str, float]:
-    """All prediction metrics by name."""
+    """All prediction metrics by name; on the CPU, where there is float64 and sums have one order."""
+    logits, labels = logits.cpu(), labels.cpu()
     return {metric.__name__: metric(logits, labels) for metric in (accuracy, nll, brier, ece, ace)}
 
 

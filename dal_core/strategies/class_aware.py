@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dal_core.checks import check_batch_size, check_finite, check_labels, check_shape
 from dal_core.pool import OracleSnapshot
-from dal_core.strategies.clustering import first_of_smallest
+from dal_core.strategies.clustering import first_of_smallest, taken_out
 from dal_core.strategies.mixing import CANDIDATES_A_PICK, dropquery_candidates
 from dal_core.strategies.registry import register
 
@@ -78,8 +78,8 @@ def class_balanced_select(
     picked = torch.empty(batch_size, dtype=torch.int64, device=features.device)
     for i in range(batch_size):
         label = min((k for k in range(len(seen)) if len(members[k])), key=lambda k: (seen[k], k))
-        picked[i] = members[label][_most_central(features[members[label]].double())]
-        members[label] = members[label][members[label] != picked[i]]
+        best = _most_central(features[members[label]].double())
+        picked[i], members[label] = taken_out(members[label], best)
         seen[label] += 1
     return picked
 

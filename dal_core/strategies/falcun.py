@@ -45,8 +45,9 @@ def falcun_select(
         relevance = (uncertainty + diversity) * left
         weights = (relevance / relevance.max().clamp_min(1e-300)).pow(gamma) * left  # at most 1, whatever gamma
         picked[i] = draw_in_proportion(weights, left, draws[i])
-        left[picked[i]] = False
-        to_picked = (probabilities - probabilities[picked[i]]).abs_().sum(dim=1).double()
+        last = picked[i : i + 1]  # [1]: an index of no dimensions would go through the host
+        left.index_fill_(0, last, False)
+        to_picked = (probabilities - probabilities.index_select(0, last)).abs_().sum(dim=1).double()
         diversity = torch.minimum(diversity, to_picked)
         diversity = diversity / diversity.max().clamp_min(1e-300)  # the smallest is 0, that of the pick itself
     return picked
