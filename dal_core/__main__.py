@@ -85,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     notebooks.add_argument("--only", metavar="01,03", help="numbers of the notebooks to run, comma-separated")
     notebooks.add_argument("--jobs", type=int, help="processes that compute runs side by side (default: one a core)")
-    notebooks.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
+    notebooks.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute")
     notebooks.add_argument("--seeds", type=int, metavar="N", help="number of seeds (default: the preset's)")
     notebooks.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with local data files")
     notebooks.add_argument("--list", action="store_true", help="list notebooks and presets, and stop")
@@ -112,7 +112,7 @@ def _add_experiment_options(parser: argparse.ArgumentParser, *, many: bool) -> N
     parser.add_argument("--subset-size", default="1000", help="the strategy sees so many instances, or `all` (1000)")
     parser.add_argument("--head", default="linear", help="linear or mlp (default: linear)")
     parser.add_argument("--optimiser", default="sgd", help="sgd or radam, with their papers' protocol (default: sgd)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     parser.add_argument("--allow-oracle", action="store_true", help="allow a strategy that looks at true labels")
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE",

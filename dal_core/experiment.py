@@ -21,7 +21,7 @@ from dal_core.pool import LabelledSet, OracleSnapshot, Pool, Snapshot, check_imb
 from dal_core.randomness import fixed_threads, generator_for
 from dal_core.strategies.sequential import Updates, select_sequentially
 
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 # Option names that belong to the training and to updates within a batch; all others are the strategy's.
 TRAINING_OPTIONS = {"learning_rate", "weight_decay", "training_batch_size", "epochs", "drop_last"}
 UPDATE_OPTIONS = {f"update_{field.name}" for field in dataclasses.fields(Updates)}
@@ -44,7 +44,8 @@ class Experiment:
         subset_size: the strategy sees that many unlabelled instances, drawn anew in each cycle; None: the whole pool.
         head: "linear" or "mlp".
         optimiser: "sgd" (BoSS, REFINE) or "radam" (Laplace updates, Fast Fishing), with the protocol of those papers.
-        device: "auto" takes CUDA where there is one.
+        device: "auto" takes CUDA where there is one, else MPS, else the CPU. On MPS, which has no float64, heads are
+            trained; strategies choose on the CPU.
         allow_oracle: has to be True for a strategy that looks at true labels.
         options: the strategy's own options; changes to the training (`learning_rate`, `weight_decay`,
             `training_batch_size`, `epochs`, `drop_last`); `update_every`, with `update_gamma`, `update_likelihood` and
@@ -143,19 +144,32 @@ def resolve_device(device: str) -> torch.device:
     """The device that a configuration means.
 
     Raises:
-        ValueError: for "cuda" on a machine without it.
+        ValueError: for "cuda" or "mps" on a machine without it.
     """
     check_choice("device", device, DEVICES)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is 'cuda', but torch sees no CUDA device here; 'cpu' or 'auto' was expected")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}  # best first
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = next(name for name, available in there.items() if available)
+    if not there[device]:
+        raise ValueError(
+            f"device is {device!r}, but torch sees no {device.upper()} device here; 'cpu' or 'auto' was expected"
+        )
     return torch.device(device)
+
+
+def device_of(study: Any) -> torch.device:
+    """The device that a study computes on; only an Experiment does so on MPS, which has no float64."""
+    device = resolve_device(study.device)
+    return device if isinstance(study, Experiment) else _with_float64(device)
+
+
+def _with_float64(device: torch.device) -> torch.device:
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def configuration(study: Any) -> dict[str, Any]:
     """The full configuration of a study (an Experiment, or another dataclass that `run` knows) as JSON values."""
-    values = dataclasses.asdict(study) | {"device": resolve_device(study.device).type}
+    values = dataclasses.asdict(study) | {"device": device_of(study).type}
     return {"kind": type(study).__name__, **json.loads(json.dumps(values))}
 
 
@@ -207,7 +221,7 @@ class _Run:
     """What stays the same from cycle to cycle."""
 
     experiment: Experiment
-    bank: FeatureBank
+    bank: FeatureBank  # where strategies choose, as is the initial head
     initial: Head
     validation: torch.Tensor  # positions in the train split that are set aside
     memory: dict[str, Any]  # what the strategy keeps from acquisition to acquisition
@@ -225,13 +239,15 @@ def _learning_curve(experiment: Experiment, bank: FeatureBank, device: torch.dev
     pool = Pool.among(instances, experiment.initial_size, draw("initial labelled set"))
     validation = pool.subset(experiment.validation_size, draw("validation set"))
     pool = pool.without(validation)
-    course = _Run(experiment, bank, initial_head(experiment, bank, device), validation, {})
+    initial, choosing = initial_head(experiment, bank, device), _with_float64(device)
+    seen = bank if choosing == device else bank.to(choosing)
+    course = _Run(experiment, seen, initial.to(choosing), validation, {})
     planned, acquired, query_seconds, rows = pool.labelled[:0], pool.labelled, float("nan"), []
     told: dict[str, Any] = {}
     for cycle in range(experiment.cycles + 1):
         start = now(device)
         indices, shuffle = pool.labelled.to(device), draw("minibatches", cycle)
-        head = train_head(course.initial, bank.train_features, bank.train_labels, indices, experiment.training, shuffle)
+        head = train_head(initial, bank.train_features, bank.train_labels, indices, experiment.training, shuffle)
         train_seconds = now(device) - start
         scores = evaluate(head.logits(bank.test_features), bank.test_labels)
         rows.append(
@@ -252,6 +268,7 @@ def _learning_curve(experiment: Experiment, bank: FeatureBank, device: torch.dev
 def _acquire(course: _Run, head: Head, pool: Pool, cycle: int, told: dict[str, Any]) -> torch.Tensor:
     """The instances that the strategy picks, as positions in the train split, on the CPU; fills `told`."""
     experiment, bank, device = course.experiment, course.bank, course.bank.train_features.device
+    head = head.to(device)
     subset = pool.subset(experiment.subset_size, course.draw("pool subset", cycle))
     visible, labelled = subset.to(device), pool.labelled.to(device)
     strategy, batch_size = strategies.get(experiment.strategy, experiment._strategy_options), experiment.batch_size
@@ -341,4 +358,6 @@ def now(device: torch.device) -> float:
     """Seconds on a clock that only goes forward, after the device has finished what was asked of it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
     return time.perf_counter()

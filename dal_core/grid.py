@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dal_core import RESULTS_VERSION, datasets
-from dal_core.experiment import Experiment, bank_name, canonical, configuration, resolve_device, run
+from dal_core.experiment import Experiment, bank_name, canonical, configuration, device_of, run
 from dal_core.files import remove_leftovers, write_atomically
 from dal_core.progress import progress
 from dal_core.provenance import git_commit, versions
@@ -50,7 +50,7 @@ class Store:
             "results_version": RESULTS_VERSION,
             "git_commit": git_commit(),
             "versions": versions(),
-            "device": str(resolve_device(study.device)),
+            "device": str(device_of(study)),
             "started": started.isoformat(timespec="seconds"),
             "duration_s": round(seconds, 3),
         }
@@ -90,7 +90,7 @@ class Grid:
 
     Args:
         folder: of the store; made if need be.
-        jobs: processes that compute at the same time; None: one a core. On CUDA the runs share the device one by one.
+        jobs: processes that compute at the same time; None: one a core. On CUDA and MPS the runs take turns.
         data_dir: folder with local data files.
         fresh: compute everything that is asked for anew, once.
     """
@@ -131,7 +131,7 @@ class Grid:
         """Yield the key of each run that has been computed and stored, in the order of completion."""
         if not missing:
             return
-        on_gpu = any(resolve_device(study.device).type == "cuda" for study in missing.values())
+        on_gpu = any(device_of(study).type != "cpu" for study in missing.values())
         jobs = min(1 if on_gpu else self.jobs or joblib.cpu_count(), len(missing))
         tasks = [joblib.delayed(compute)(study, key, self.store, self.data_dir) for key, study in missing.items()]
         finished = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(tasks)
