@@ -80,11 +80,11 @@ def tensors(snapshot):
     return found
 
 
-def on_cuda(snapshot):
+def on_device(snapshot, device):
     def moved(value):
         if isinstance(value, (Head, LabelledSet)):
             return dataclasses.replace(value, **{name: moved(part) for name, part in vars(value).items()})
-        return value.cuda() if isinstance(value, torch.Tensor) else value
+        return value.to(device) if isinstance(value, torch.Tensor) else value
 
     return dataclasses.replace(snapshot, **{name: moved(value) for name, value in fields(snapshot).items()})
 
@@ -334,6 +334,6 @@ def test_options_out_of_range_are_refused(unchecked, name, options, message):
 @pytest.mark.parametrize("name", ALL)
 def test_cuda_picks_as_the_cpu_does(name):
     snapshot = usual(name)
-    on_gpu = on_cuda(snapshot)
+    on_gpu = on_device(snapshot, "cuda")
     assert strategy_of(name)(on_gpu, 7, torch.Generator().manual_seed(0)).is_cuda
     assert pick(name, on_gpu) == pick(name, snapshot)
