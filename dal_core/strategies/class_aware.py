@@ -9,8 +9,9 @@ from torch import Tensor
 
 from dal_core.checks import check_batch_size, check_finite, check_labels, check_shape
 from dal_core.pool import OracleSnapshot
-from dal_core.strategies.clustering import first_of_smallest, taken_out
+from dal_core.strategies.clustering import first_of_smallest
 from dal_core.strategies.mixing import CANDIDATES_A_PICK, dropquery_candidates
+from dal_core.strategies.positions import taken_out
 from dal_core.strategies.registry import register
 
 TIE = 1e-12  # relative to the largest squared norm: squared distances in float64 that differ by no more count as equal

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dal_core.checks import check_finite, check_whole
 from dal_core.randomness import fixed_threads
+from dal_core.strategies.positions import index_of
 
 BLOCK_BYTES = 64 * 2**20  # of distances held at a time
 ITERATIONS = 25  # of Lloyd; MiniLM features of 5000 texts in 427 clusters come to rest after 12
@@ -61,8 +62,8 @@ def _seeds(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
         drawn = torch.searchsorted(cumulated, draws[i] * cumulated[-1] * (1 - 1e-12), right=True)
         drawn.clamp_(max=len(features) - 1)
         candidates = torch.minimum(_squared_distances(features, squared_norms, drawn), distances)  # [trials, n]
-        best = candidates.sum(dim=1).argmin(dim=0, keepdim=True)  # [1]: otherwise the index would go through the host
-        seeds[i], distances = drawn[best], candidates.index_select(0, best).squeeze(0)
+        best = index_of(candidates.sum(dim=1).argmin())
+        seeds[i], distances = drawn[best], candidates[best].view(-1)
     return seeds[totals > 0]
 
 
@@ -140,9 +141,3 @@ def most_typical(features: Float[Tensor, "n d"], num_neighbours: int) -> Int[Ten
 def first_of_smallest(values: Float[Tensor, " n"], tolerance: Float[Tensor, ""]) -> Int[Tensor, ""]:
     """The lowest position whose value is within `tolerance` of the smallest."""
     return (values <= values.min() + tolerance).int().argmax()
-
-
-def taken_out(members: Int[Tensor, " n"], place: Int[Tensor, ""]) -> tuple[Int[Tensor, ""], Int[Tensor, " n-1"]]:
-    """The member at a place, and the others in their order, without the host's asking which place that is."""
-    others = torch.arange(len(members) - 1, device=members.device)
-    return members.index_select(0, place.view(1)).squeeze(0), members[others + (others >= place)]

@@ -15,6 +15,7 @@ from dal_core.checks import (
 from dal_core.pool import Snapshot
 from dal_core.strategies.calibration import held_out_temperature
 from dal_core.strategies.lazy import Argmax, lazy_picks
+from dal_core.strategies.positions import index_of
 from dal_core.strategies.registry import register
 from dal_core.strategies.uncertainty import margin_scores
 
@@ -52,11 +53,11 @@ def k_center_greedy(
     distances = _distances_to_nearest(features_u, features_l)
     picked = torch.empty(batch_size, dtype=torch.int64, device=features_u.device)
     for i in range(batch_size):
-        # [1]: an index of no dimensions would go through the host.
-        picked[i] = best = distances.argmax(dim=0, keepdim=True)
-        to_picked = _distances(features_u, features_u.index_select(0, best)).squeeze(1)
+        best = index_of(distances.argmax())
+        picked[i] = best
+        to_picked = _distances(features_u, features_u[best].view(1, -1)).squeeze(1)
         torch.minimum(distances, to_picked, out=distances)
-        distances.index_fill_(0, best, -1)  # below all others, duplicates of centres included
+        distances[best] = -1  # below all others, duplicates of centres included
     return picked
 
 
@@ -143,12 +144,13 @@ def herding_select(
         picked = torch.empty(batch_size, dtype=torch.int64, device=features_u.device)
         fresh = torch.ones_like(covered, dtype=torch.bool)  # whether a bound is the gain of this step
         for i in range(batch_size):
-            picked[i] = best = argmax(bounds, fresh, lambda rows: gains(rows, covered)).view(1)
-            by_best = _kernel(features_u, features_u.index_select(0, best), gamma).squeeze(1)
+            best = index_of(argmax(bounds, fresh, lambda rows: gains(rows, covered)))
+            picked[i] = best
+            by_best = _kernel(features_u, features_u[best].view(1, -1), gamma).squeeze(1)
             # A rowwise gain changes with the coverage of its own instance only.
             fresh = fresh & (by_best <= covered) if form == "rowwise" else torch.zeros_like(fresh)
             torch.maximum(covered, by_best, out=covered)
-            bounds.index_fill_(0, best, -torch.inf)
+            bounds[best] = -torch.inf
             fresh |= bounds <= 0  # what is picked, and what cannot gain any more
         return picked
 
