@@ -82,7 +82,9 @@ class PretendedDevice(TorchDispatchMode):
     def __enter__(self):
         self._patches = ExitStack()
         memory = {"mem_get_info": lambda *_: (MEMORY, MEMORY), "memory_reserved": lambda *_: 0}
-        nothing = {name: lambda *_: 0 for name in ("memory_allocated", "_lazy_init", "synchronize")}
+        nothing = {name: lambda *_: 0 for name in ("memory_allocated", "synchronize")}
+        if not torch.cuda.is_available():
+            nothing["_lazy_init"] = lambda: None
         self._patches.enter_context(mock.patch.multiple(torch.cuda, **memory, **nothing))
         self._patches.enter_context(mock.patch.multiple(torch.mps, synchronize=lambda: None))
         # Tensors of inference_mode cannot be wrapped.

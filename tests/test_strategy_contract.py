@@ -337,3 +337,18 @@ def test_cuda_picks_as_the_cpu_does(name):
     on_gpu = on_device(snapshot, "cuda")
     assert strategy_of(name)(on_gpu, 7, torch.Generator().manual_seed(0)).is_cuda
     assert pick(name, on_gpu) == pick(name, snapshot)
+
+
+# Where one pick that rounding changes can change all that follow: draws by distances, clusters, losses of heads.
+UNSTABLE = {
+    "badge", "falcun", "typiclust", "tcm", "alfamix", "dropquery", "dropqueryclass", "refine", "selectal", "tailor",
+    "autoal", "boss", "cdo", "lookahead", "sas",
+}  # fmt: skip
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", ALL)
+def test_cuda_picks_nearly_as_the_cpu_does_in_float32(name):
+    snapshot = usual(name, dtype=torch.float32, n=500, m=40, k=7, d=20)
+    picked, on_gpu = pick(name, snapshot, 40), pick(name, on_device(snapshot, "cuda"), 40)
+    assert len({*picked} & {*on_gpu}) >= (20 if name in UNSTABLE else 38)
