@@ -337,7 +337,7 @@ def test_annealing_waits_for_each_step_and_no_more(device):
         options = {"steps": steps, "greedy_steps": 0, "retraining_epochs": 3}
         strategies.get("sas", options)(snapshot, 6, seeded(), acquisition_size=3)
         counts.append(device.count())
-    assert counts[1] - counts[0] <= 20 * 25, device.report()
+    assert counts[1] - counts[0] <= 20 * 20, device.report()
 
 
 @pytest.mark.parametrize("features", ["usual", "many clusters"])
