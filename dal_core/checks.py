@@ -86,16 +86,21 @@ def check_labels(name: str, labels: Tensor, num_classes: int) -> None:
         raise ValueError(f"{name} holds labels from {lowest} to {highest}; 0 to {num_classes - 1} was expected")
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be allocated on the device; MPS shares the CPU's memory."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # What torch keeps of tensors that are gone looks taken to the driver, and is free to us.
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return psutil.virtual_memory().available
+
+
 def check_memory(what: str, shape: tuple[int, ...], like: Tensor, way_out: str) -> None:
     """Raise ValueError if a tensor of `shape`, with the dtype and on the device of `like`, cannot fit into free memory.
 
     To be called before it is allocated; the message has the number of bytes and the way out.
     """
-    needed = math.prod(shape) * like.element_size()
-    if like.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(like.device)
-    else:
-        free = psutil.virtual_memory().available
+    needed, free = math.prod(shape) * like.element_size(), free_memory(like.device)
     if needed > free:
         raise ValueError(
             f"{what} of shape {shape} needs {needed:,} bytes, {free:,} are free on {like.device}; {way_out}"

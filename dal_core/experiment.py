@@ -46,7 +46,8 @@ class Experiment:
         subset_size: the strategy sees that many unlabelled instances, drawn anew in each cycle; None: the whole pool.
         head: "linear" or "mlp".
         optimiser: "sgd" (BoSS, REFINE) or "radam" (Laplace updates, Fast Fishing), with the protocol of those papers.
-        device: "auto" takes CUDA where there is one.
+        device: "auto" takes CUDA where there is one, else MPS, else the CPU. On MPS, which has no float64, heads are
+            trained; strategies choose on the CPU.
         allow_oracle: has to be True for a strategy that looks at true labels.
         options: the strategy's own options; changes to the training (`learning_rate`, `weight_decay`,
             `training_batch_size`, `epochs`, `drop_last`); `update_every`, with `update_gamma`, `update_likelihood` and
@@ -141,9 +142,19 @@ def training_protocol(optimiser: str, changes: dict[str, Any]) -> Training:
     return dataclasses.replace(PROTOCOLS[optimiser], **{k.removeprefix("training_"): v for k, v in changes.items()})
 
 
+def device_of(study: Any) -> torch.device:
+    """The device that a study computes on; only an Experiment does so on MPS, which has no float64."""
+    device = resolve_device(study.device)
+    return device if isinstance(study, Experiment) else _with_float64(device)
+
+
+def _with_float64(device: torch.device) -> torch.device:
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def configuration(study: Any) -> dict[str, Any]:
     """The full configuration of a study (an Experiment, or another dataclass that `run` knows) as JSON values."""
-    values = dataclasses.asdict(study) | {"device": resolve_device(study.device).type}
+    values = dataclasses.asdict(study) | {"device": device_of(study).type}
     return {"kind": type(study).__name__, **json.loads(json.dumps(values))}
 
 
@@ -231,7 +242,7 @@ class _Run:
     """A run on its way: what stays the same from cycle to cycle, and from `pool` on what `advance` changes."""
 
     experiment: Experiment
-    bank: FeatureBank
+    bank: FeatureBank  # where strategies choose, as is the initial head
     initial: Head
     validation: torch.Tensor  # positions in the train split that are set aside
     pool: Pool
@@ -248,6 +259,7 @@ class _Run:
 
     def advance(self, head: Head, train_seconds: float) -> None:
         """Record the row of a head trained on what is labelled, and buy the next batch if there is another cycle."""
+        head = head.to(self.bank.train_features.device)
         scores = evaluate(head.logits(self.bank.test_features), self.bank.test_labels)
         self.rows.append(
             {"cycle": self.cycle, "n_labeled": len(self.pool.labelled), **scores}
@@ -270,10 +282,12 @@ class _Run:
 
 def _learning_curves(experiments: Sequence[Experiment], bank: FeatureBank, device: torch.device) -> list[pd.DataFrame]:
     runs: list[_Run] = []
+    choosing = _with_float64(device)
+    seen = bank if choosing == device else bank.to(choosing)
     for experiment in experiments:
         with _naming(experiment, experiments):
-            runs.append(_start(experiment, bank, device))
-    initial, training = _stacked([course.initial for course in runs]), experiments[0].training
+            runs.append(_start(experiment, seen, choosing))
+    initial, training = _stacked([course.initial for course in runs]).to(device), experiments[0].training
     for cycle in range(experiments[0].cycles + 1):
         start = now(device)
         # Pools may differ in size (long tails), but each run has bought as many instances as the others.
@@ -413,4 +427,6 @@ def now(device: torch.device) -> float:
     """Seconds on a clock that only goes forward, after the device has finished what was asked of it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
     return time.perf_counter()

@@ -23,7 +23,7 @@ from dal_core.experiment import (
     bank_name,
     canonical,
     configuration,
-    resolve_device,
+    device_of,
     run,
     run_together,
 )
@@ -60,7 +60,7 @@ class Store:
             "results_version": RESULTS_VERSION,
             "git_commit": git_commit(),
             "versions": versions(),
-            "device": str(resolve_device(study.device)),
+            "device": str(device_of(study)),
             "started": started.isoformat(timespec="seconds"),
             "duration_s": round(seconds, 3),
         }
@@ -100,8 +100,8 @@ class Grid:
 
     Args:
         folder: of the store; made if need be.
-        jobs: processes that compute at the same time; None: one a core. On CUDA there is one process, and runs
-            that differ in the seed only go together (`groups`).
+        jobs: processes that compute at the same time; None: one a core. On CUDA and MPS there is one process, and on
+            CUDA runs that differ in the seed only go together (`groups`).
         data_dir: folder with local data files.
         fresh: compute everything that is asked for anew, once.
     """
@@ -142,7 +142,7 @@ class Grid:
         """Yield the key of each run that has been computed and stored, in the order of completion."""
         if not missing:
             return
-        on_gpu = any(resolve_device(study.device).type == "cuda" for study in missing.values())
+        on_gpu = any(device_of(study).type != "cpu" for study in missing.values())
         jobs = min(1 if on_gpu else self.jobs or joblib.cpu_count(), len(missing))
         tasks = [joblib.delayed(compute_together)(group, self.store, self.data_dir) for group in groups(missing)]
         finished = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(tasks)
@@ -187,7 +187,7 @@ def groups(missing: Mapping[str, Study]) -> list[dict[str, Study]]:
     found: dict[Any, dict[str, Study]] = {}
     for key, study in missing.items():
         joins = isinstance(study, Experiment) and study.strategy in quick
-        joins = joins and resolve_device(study.device).type == "cuda"
+        joins = joins and device_of(study).type == "cuda"
         found.setdefault(dataclasses.replace(study, seed=0) if joins else key, {})[key] = study
     return list(found.values())
 

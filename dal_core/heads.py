@@ -5,7 +5,7 @@ Axes: e heads trained together, n pool, m labelled, b minibatch, k classes, d fe
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,7 @@ from dal_core.checks import (
     check_positive,
     check_shape,
     check_whole,
+    free_memory,
 )
 
 HIDDEN_UNITS = 128
@@ -27,6 +28,7 @@ KINDS = ("linear", "mlp")
 ALIGNMENT = 8  # numbers
 # Parameters, gradients and optimiser state of the heads of one block. On a CPU they should stay in the cache.
 BLOCK_BYTES = {"cpu": 8 * 2**20, "cuda": 2 * 2**30}
+ORDERS_BYTES = 64 * 2**20  # of the orders of minibatches that go to an accelerator at a time
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,6 +64,14 @@ class Head:
         hidden_weight = uniform(HIDDEN_UNITS, num_features, fan_in=num_features)
         hidden_bias = uniform(HIDDEN_UNITS, fan_in=num_features)
         return cls(uniform(num_classes, HIDDEN_UNITS, fan_in=HIDDEN_UNITS), None, hidden_weight, hidden_bias)
+
+    def to(self, device: torch.device | str) -> "Head":
+        """The same head with its tensors on `device`."""
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return Head(self.weight.to(device), moved(self.bias), moved(self.hidden_weight), moved(self.hidden_bias))
 
     def unstacked(self, i: int | slice) -> "Head":
         """Head i of a stack, or a part of the stack."""
@@ -172,8 +182,10 @@ def train_heads(
     targets = labels if labels.ndim == 2 else labels[index_sets]  # [e, m]
 
     head_bytes = 4 * sum(tensor[0].nbytes for tensor in parameters)
-    budget = block_bytes or BLOCK_BYTES.get(features.device.type, BLOCK_BYTES["cpu"])
-    heads_a_block = max(1, budget // head_bytes)
+    budget = BLOCK_BYTES.get(features.device.type, BLOCK_BYTES["cpu"])
+    if features.device.type == "cuda":
+        budget = min(budget, free_memory(features.device) // 4)
+    heads_a_block = max(1, (block_bytes or budget) // head_bytes)
     for start in range(0, num_heads, heads_a_block):
         block = slice(start, start + heads_a_block)
         views = [tensor[block] for tensor in parameters]
@@ -233,14 +245,11 @@ def _train_block(
     generators: Sequence[torch.Generator],
 ) -> None:
     """Train the heads of one block in place."""
-    num_samples = index_sets.shape[1]
-    slices = training.minibatches(num_samples)
+    slices = training.minibatches(index_sets.shape[1])
     gradients = [torch.empty_like(tensor) for tensor in parameters]
     step = OPTIMISERS[training.optimiser](parameters, gradients)
-    for epoch in range(training.epochs):
+    for epoch, order in enumerate(_orders(index_sets, training.epochs, generators)):
         rate = training.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / training.epochs))
-        order = torch.stack([torch.randperm(num_samples, generator=generator) for generator in generators])
-        order = order.to(index_sets.device)
         shuffled, shuffled_targets = index_sets.gather(1, order), targets.gather(1, order)  # [e, m]
         for batch in slices:
             rows = shuffled[:, batch]  # [e, b]
@@ -249,6 +258,22 @@ def _train_block(
             batch_targets = shuffled_targets[:, batch]
             _cross_entropy_gradient(parameters, gradients, batch_inputs, batch_targets, training.weight_decay)
             step(rate)
+
+
+def _orders(index_sets: Tensor, epochs: int, generators: Sequence[torch.Generator]) -> Iterator[Tensor]:
+    """The order in which each head sees its samples, epoch after epoch.  [e, m]
+
+    They are drawn on the CPU. An accelerator gets those of many epochs at once, because each transfer holds it up.
+    """
+    at_once = 1 if index_sets.device.type == "cpu" else max(1, ORDERS_BYTES // index_sets.nbytes)
+    waiting: list[Tensor] = []
+    for epoch in range(epochs):
+        waiting.append(torch.stack([torch.randperm(index_sets.shape[1], generator=each) for each in generators]))
+        if at_once == 1:
+            yield waiting.pop().to(index_sets.device)
+        elif len(waiting) == at_once or epoch == epochs - 1:
+            yield from torch.stack(waiting).to(index_sets.device)
+            waiting.clear()
 
 
 def _cross_entropy_gradient(

@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_leaves
 
 from dal_core import strategies
 from dal_core.checks import check_choice, check_whole
-from dal_core.devices import DEVICES, resolve_device
-from dal_core.experiment import now, run
+from dal_core.devices import DEVICES
+from dal_core.experiment import device_of, now, run
 from dal_core.pool import Snapshot
 from dal_core.randomness import fixed_threads, generator_for
 
@@ -34,7 +34,7 @@ class ScalingStudy:
     """One query of a strategy that does without ground truth, measured on one core or one CUDA device.
 
     Args:
-        strategy, options: as in Experiment.
+        strategy, options, device: as in Experiment; MPS is left to the CPU.
         num_unlabelled, num_labelled, num_features, num_classes: of the snapshot, which is drawn from `seed`.
         repeats: the time is the median of so many queries.
 
@@ -71,7 +71,7 @@ class ScalingStudy:
 @run.register
 def _(study: ScalingStudy, *, data_dir: str | Path | None = None) -> pd.DataFrame:  # noqa: ARG001
     """One row: query_s, the median time (seconds), and peak_bytes, the memory in use beyond the snapshot."""
-    device = resolve_device(study.device)
+    device = device_of(study)
     strategy = strategies.get(study.strategy, study.options)
     with fixed_threads():
         snapshot = synthetic_snapshot(study, device)

@@ -24,9 +24,9 @@ from dal_core.checks import check_choice, check_positive, check_whole
 from dal_core.experiment import (
     DEVICES,
     bank_name,
+    device_of,
     initial_head,
     now,
-    resolve_device,
     run,
     training_protocol,
 )
@@ -56,7 +56,7 @@ class UpdateStudy:
     """Configuration of one updating study: one initial labelled set, `draws` sequences of new samples.
 
     Args:
-        dataset, encoder, head, optimiser, device: as in Experiment.
+        dataset, encoder, head, optimiser, device: as in Experiment; MPS is left to the CPU.
         seed: of the initial labelled set, the initial weights, the minibatches, the draws.
         initial_size: labels before the update.
         new_sizes: numbers of new samples; those of a draw are nested, the first 2 of 3 are the 2.
@@ -193,7 +193,7 @@ def _(study: UpdateStudy, *, data_dir: str | Path | None = None) -> pd.DataFrame
 
     Columns: draw, n_new, method, gamma, steps, rate, accuracy, nll, flips, validation_accuracy, update_s (seconds).
     """
-    device = resolve_device(study.device)
+    device = device_of(study)
     bank = datasets.load(study.dataset, encoder=study.encoder, data_dir=data_dir)
     needed = study.initial_size + study.new_sizes[-1]
     left = len(bank.train_labels) - _validation_size(study, bank)

@@ -575,6 +575,10 @@ def test_every_field_is_part_of_the_key(changes):
 
 def test_auto_is_the_device_that_it_stands_for(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_device("auto") == torch.device("mps")
+    assert canonical(tiny(device="auto")) == canonical(tiny(device="mps")) != canonical(tiny(device="cpu"))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert resolve_device("auto") == torch.device("cpu")
     assert canonical(tiny(device="auto")) == canonical(tiny(device="cpu"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -591,7 +595,7 @@ def test_auto_is_the_device_that_it_stands_for(monkeypatch):
         ({"strategy": "margn"}, r"strategy is 'margn'; it has to be one of .*'margin'"),
         ({"head": "conv"}, "head is 'conv'; it has to be one of 'linear', 'mlp'"),
         ({"optimiser": "adam"}, "optimiser is 'adam'; it has to be one of 'sgd', 'radam'"),
-        ({"device": "tpu"}, "device is 'tpu'; it has to be one of 'auto', 'cpu', 'cuda'"),
+        ({"device": "tpu"}, "device is 'tpu'; it has to be one of 'auto', 'cpu', 'cuda', 'mps'"),
         ({"seed": -1}, "seed is -1; a whole number of at least 0 was expected"),
         ({"batch_size": 0}, "batch_size is 0; a whole number of at least 1 was expected"),
         ({"initial_size": 0}, "initial_size is 0; a whole number of at least 1"),
@@ -637,10 +641,24 @@ def test_run_refuses_more_cycles_than_the_pool_can_feed():
         run(tiny(cycles=335))
 
 
-def test_run_refuses_cuda_where_there_is_none(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="device is 'cuda', but torch sees no CUDA device here; 'cpu' or 'auto'"):
-        run(tiny(device="cuda"))
+@pytest.mark.parametrize(("device", "module"), [("cuda", torch.cuda), ("mps", torch.backends.mps)])
+def test_run_refuses_a_device_that_is_not_there(monkeypatch, device, module):
+    monkeypatch.setattr(module, "is_available", lambda: False)
+    message = f"device is '{device}', but torch sees no {device.upper()} device here; 'cpu' or 'auto' was expected"
+    with pytest.raises(ValueError, match=message):
+        run(tiny(device=device))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+@pytest.mark.parametrize("strategy", ["random", "margin", "bait", "typiclust"])
+def test_cuda_learns_as_the_cpu_does(strategy, head):
+    """Within rounding: what is picked at random is the same, and other picks differ where two are all but equal."""
+    curves = [
+        run(Experiment(strategy=strategy, head=head, cycles=5, device=device))["accuracy"] for device in ("cpu", "cuda")
+    ]
+    assert (curves[0] - curves[1]).abs().max() <= (0.01 if strategy == "random" else 0.04)
+    assert abs(curves[0].mean() - curves[1].mean()) <= 0.015
 
 
 def test_run_refuses_what_is_no_experiment():

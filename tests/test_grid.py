@@ -248,7 +248,7 @@ def test_no_pickle_is_written(tmp_path):
 @pytest.fixture
 def on_gpu(monkeypatch):
     """The grid takes every device for CUDA; what it computes is computed on the CPU that the experiments name."""
-    monkeypatch.setattr(dal_core.grid, "resolve_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(dal_core.grid, "device_of", lambda _: torch.device("cuda"))
 
 
 @pytest.fixture
@@ -271,7 +271,7 @@ def by_name(studies):
 
 def test_on_a_gpu_runs_go_together_that_differ_in_the_seed_only(monkeypatch):
     monkeypatch.setattr(
-        dal_core.grid, "resolve_device", lambda device: torch.device("cpu" if device == "cpu" else "cuda")
+        dal_core.grid, "device_of", lambda study: torch.device("cpu" if study.device == "cpu" else "cuda")
     )
     base = {"cycles": 2, "subset_size": 50, "options": {"epochs": 3}}
     changes = [

@@ -80,11 +80,11 @@ def tensors(snapshot):
     return found
 
 
-def on_cuda(snapshot):
+def on_device(snapshot, device):
     def moved(value):
         if isinstance(value, (Head, LabelledSet)):
             return dataclasses.replace(value, **{name: moved(part) for name, part in vars(value).items()})
-        return value.cuda() if isinstance(value, torch.Tensor) else value
+        return value.to(device) if isinstance(value, torch.Tensor) else value
 
     return dataclasses.replace(snapshot, **{name: moved(value) for name, value in fields(snapshot).items()})
 
@@ -334,6 +334,21 @@ def test_options_out_of_range_are_refused(unchecked, name, options, message):
 @pytest.mark.parametrize("name", ALL)
 def test_cuda_picks_as_the_cpu_does(name):
     snapshot = usual(name)
-    on_gpu = on_cuda(snapshot)
+    on_gpu = on_device(snapshot, "cuda")
     assert strategy_of(name)(on_gpu, 7, torch.Generator().manual_seed(0)).is_cuda
     assert pick(name, on_gpu) == pick(name, snapshot)
+
+
+# Where one pick that rounding changes can change all that follow: draws by distances, clusters, losses of heads.
+UNSTABLE = {
+    "badge", "falcun", "typiclust", "tcm", "alfamix", "dropquery", "dropqueryclass", "refine", "selectal", "tailor",
+    "autoal", "boss", "cdo", "lookahead", "sas",
+}  # fmt: skip
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", ALL)
+def test_cuda_picks_nearly_as_the_cpu_does_in_float32(name):
+    snapshot = usual(name, dtype=torch.float32, n=500, m=40, k=7, d=20)
+    picked, on_gpu = pick(name, snapshot, 40), pick(name, on_device(snapshot, "cuda"), 40)
+    assert len({*picked} & {*on_gpu}) >= (20 if name in UNSTABLE else 38)

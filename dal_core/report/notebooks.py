@@ -140,7 +140,7 @@ class LocalKernelManager(AsyncKernelManager):
     """Talks to its kernel through sockets in a folder instead of network ports, which nobody else can listen on."""
 
     def __init__(self, **options: Any) -> None:
-        # By default the sockets of all kernels have the same names in the working folder, and get each other's messages.
+        # By default the sockets of all kernels have the same names in the working folder, and mix up their messages.
         sockets = Path(os.environ["JUPYTER_RUNTIME_DIR"], uuid.uuid4().hex[:8])
         super().__init__(**options, transport="ipc", ip=str(sockets))
 

@@ -157,7 +157,16 @@ def _quotients(gained: Float[Tensor, "n c c"], matrices: Float[Tensor, "n c c"])
     """tr(gained matrices^-1)."""
     if gained.shape[1] == 1:
         return (gained / matrices).flatten()
-    return torch.linalg.solve(matrices, gained).diagonal(dim1=1, dim2=2).sum(dim=1)
+    solved = torch.linalg.solve_ex(matrices, gained, check_errors=_checks(matrices)).result
+    return solved.diagonal(dim1=1, dim2=2).sum(dim=1)
+
+
+def _checks(matrices: Tensor) -> bool:
+    """Whether a factorisation says that it failed: elsewhere than on a CPU it would make the host wait in each step.
+
+    These are of the identity and more, and with finite input, which was checked, they do not fail.
+    """
+    return matrices.device.type == "cpu"
 
 
 def _add_products(
@@ -224,7 +233,8 @@ def _change(inner: Tensor, covered: Tensor, gained: Tensor, own_gained: Tensor) 
         root = inner.rsqrt()
     else:  # R^-1 is explicit, because it is small and applied four times
         identity = torch.eye(len(inner), dtype=inner.dtype, device=inner.device)
-        root = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), identity, upper=False)
+        factor = torch.linalg.cholesky_ex(inner, check_errors=_checks(inner)).L
+        root = torch.linalg.solve_triangular(factor, identity, upper=False)
     t = root @ covered
     return t, torch.addmm(root @ gained, root @ own_gained @ root.mT, t, alpha=-0.5)
 

@@ -13,6 +13,7 @@ from dal_core.checks import check_batch_size, check_finite, check_labels, check_
 from dal_core.pool import OracleSnapshot
 from dal_core.strategies.clustering import first_of_smallest
 from dal_core.strategies.mixing import CANDIDATES_A_PICK, dropquery_candidates
+from dal_core.strategies.positions import taken_out
 from dal_core.strategies.registry import register
 
 TIE = 1e-12  # relative to the largest squared norm: squared distances in float64 that differ by no more count as equal
@@ -81,8 +82,8 @@ def class_balanced_select(
     picked = torch.empty(batch_size, dtype=torch.int64, device=features.device)
     for i in range(batch_size):
         count, label = heapq.heappop(seen)
-        picked[i] = members[label][_most_central(features[members[label]].double())]
-        members[label] = members[label][members[label] != picked[i]]
+        best = _most_central(features[members[label]].double())
+        picked[i], members[label] = taken_out(members[label], best)
         if len(members[label]):
             heapq.heappush(seen, (count + 1, label))
     return picked

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dal_core.checks import check_finite, check_whole
 from dal_core.randomness import fixed_threads
+from dal_core.strategies.positions import index_of
 
 BLOCK_BYTES = 64 * 2**20  # of distances held at a time
 ITERATIONS = 25  # of Lloyd; MiniLM features of 5000 texts in 427 clusters come to rest after 12
@@ -61,8 +62,8 @@ def _seeds(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
         drawn = torch.searchsorted(cumulated, draws[i] * cumulated[-1] * (1 - 1e-12), right=True)
         drawn.clamp_(max=len(features) - 1)
         candidates = torch.minimum(_squared_distances(features, squared_norms, drawn), distances)  # [trials, n]
-        best = candidates.sum(dim=1).argmin()
-        seeds[i], distances = drawn[best], candidates[best]
+        best = index_of(candidates.sum(dim=1).argmin())
+        seeds[i], distances = drawn[best], candidates[best].view(-1)
     return seeds[totals > 0]
 
 
@@ -79,11 +80,13 @@ def _scikit_lloyd(features: Tensor, centres: Tensor) -> Tensor:
 
 
 def _torch_lloyd(features: Tensor, centres: Tensor) -> Tensor:
-    """Lloyd's steps until no instance changes its cluster; a cluster that loses its last one keeps its centre."""
+    """Lloyd's steps; a cluster that loses its last instance keeps its centre.
+
+    All of them, although they come to rest earlier: to find that out, the host would have to wait for every step.
+    """
     rows = max(1, BLOCK_BYTES // (len(centres) * features.element_size()))
-    assignment = torch.full_like(features[:, 0], -1, dtype=torch.int64)
+    assignment = torch.empty_like(features[:, 0], dtype=torch.int64)
     for _ in range(ITERATIONS + 1):  # the last one assigns after the last move
-        before, assignment = assignment, torch.empty_like(assignment)
         half_norms = torch.linalg.vecdot(centres, centres) / 2
         sums, counts = torch.zeros_like(centres), torch.zeros_like(half_norms)
         for start in range(0, len(features), rows):
@@ -94,8 +97,6 @@ def _torch_lloyd(features: Tensor, centres: Tensor) -> Tensor:
             sums.addmm_(members.mT, block)
             counts += members.sum(dim=0)
             assignment[start : start + rows] = nearest.squeeze(1)
-        if torch.equal(assignment, before):
-            break
         centres = torch.where(counts.unsqueeze(1) > 0, sums / counts.clamp_min(1).unsqueeze(1), centres)
     return assignment
 
@@ -113,9 +114,8 @@ def nearest_to_means(features: Float[Tensor, "n d"], assignment: Int[Tensor, " n
     distances = torch.linalg.vector_norm(features - means[assignment], dim=1)
     smallest = distances.new_full((count,), torch.inf).scatter_reduce_(0, assignment, distances, "amin")
     tied = distances <= smallest[assignment] + TIE * torch.linalg.vector_norm(features, dim=1).max()
-    positions = torch.arange(len(features), device=features.device)
-    first = positions.new_full((count,), len(features))
-    return first.scatter_reduce_(0, assignment[tied], positions[tied], "amin")
+    positions = torch.arange(len(features), device=features.device).masked_fill_(~tied, len(features))
+    return positions.new_full((count,), len(features)).scatter_reduce_(0, assignment, positions, "amin")
 
 
 def most_typical(features: Float[Tensor, "n d"], num_neighbours: int) -> Int[Tensor, ""]:

@@ -14,7 +14,8 @@ from dal_core.checks import (
 )
 from dal_core.pool import Snapshot
 from dal_core.strategies.calibration import held_out_temperature
-from dal_core.strategies.lazy import lazy_argmax
+from dal_core.strategies.lazy import Argmax, lazy_picks
+from dal_core.strategies.positions import index_of
 from dal_core.strategies.registry import register
 from dal_core.strategies.uncertainty import margin_scores
 
@@ -52,10 +53,11 @@ def k_center_greedy(
     distances = _distances_to_nearest(features_u, features_l)
     picked = torch.empty(batch_size, dtype=torch.int64, device=features_u.device)
     for i in range(batch_size):
-        picked[i] = distances.argmax()
-        to_picked = _distances(features_u, features_u[picked[i]].unsqueeze(0)).squeeze(1)
+        best = index_of(distances.argmax())
+        picked[i] = best
+        to_picked = _distances(features_u, features_u[best].view(1, -1)).squeeze(1)
         torch.minimum(distances, to_picked, out=distances)
-        distances[picked[i]] = -1  # below all others, duplicates of centres included
+        distances[best] = -1  # below all others, duplicates of centres included
     return picked
 
 
@@ -128,25 +130,31 @@ def herding_select(
     if len(uncertainty) and float(uncertainty.min()) < 0:
         raise ValueError(f"uncertainty holds values down to {float(uncertainty.min())}; none below 0 was expected")
 
-    covered = _coverage(features_u, features_l, gamma)
+    covered_at_first = _coverage(features_u, features_l, gamma)
 
-    def gains(rows: Tensor) -> Tensor:
+    def gains(rows: Tensor, covered: Tensor) -> Tensor:
         return _herding_gains(features_u, rows, covered, uncertainty, gamma, form)
 
     size = max(1, BLOCK_BYTES // (len(features_u) * features_u.element_size()))
     everything = torch.arange(len(features_u), device=features_u.device)
-    bounds = torch.cat([gains(rows) for rows in everything.split(size)])
-    picked = torch.empty(batch_size, dtype=torch.int64, device=features_u.device)
-    fresh = torch.ones_like(covered, dtype=torch.bool)  # whether a bound is the gain of this step
-    for i in range(batch_size):
-        picked[i] = best = lazy_argmax(bounds, fresh, gains)
-        by_best = _kernel(features_u, features_u[best].unsqueeze(0), gamma).squeeze(1)
-        # A rowwise gain changes with the coverage of its own instance only.
-        fresh = fresh & (by_best <= covered) if form == "rowwise" else torch.zeros_like(fresh)
-        torch.maximum(covered, by_best, out=covered)
-        bounds[best] = -torch.inf
-        fresh |= bounds <= 0  # what is picked, and what cannot gain any more
-    return picked
+    first_gains = torch.cat([gains(rows, covered_at_first) for rows in everything.split(size)])
+
+    def pick(argmax: Argmax) -> Tensor:
+        bounds, covered = first_gains.clone(), covered_at_first.clone()
+        picked = torch.empty(batch_size, dtype=torch.int64, device=features_u.device)
+        fresh = torch.ones_like(covered, dtype=torch.bool)  # whether a bound is the gain of this step
+        for i in range(batch_size):
+            best = index_of(argmax(bounds, fresh, lambda rows: gains(rows, covered)))
+            picked[i] = best
+            by_best = _kernel(features_u, features_u[best].view(1, -1), gamma).squeeze(1)
+            # A rowwise gain changes with the coverage of its own instance only.
+            fresh = fresh & (by_best <= covered) if form == "rowwise" else torch.zeros_like(fresh)
+            torch.maximum(covered, by_best, out=covered)
+            bounds[best] = -torch.inf
+            fresh |= bounds <= 0  # what is picked, and what cannot gain any more
+        return picked
+
+    return lazy_picks(pick, features_u.device, at_once=size)
 
 
 def _herding_gains(

@@ -7,6 +7,7 @@ from torch import Tensor
 from dal_core.checks import check_batch_size, check_finite, check_number
 from dal_core.pool import Snapshot
 from dal_core.strategies.gradient import draw_in_proportion
+from dal_core.strategies.positions import index_of
 from dal_core.strategies.registry import register
 from dal_core.strategies.uncertainty import margin_scores
 
@@ -45,8 +46,9 @@ def falcun_select(
         relevance = (uncertainty + diversity) * left
         weights = (relevance / relevance.max().clamp_min(1e-300)).pow(gamma) * left  # at most 1, whatever gamma
         picked[i] = draw_in_proportion(weights, left, draws[i])
-        left[picked[i]] = False
-        to_picked = (probabilities - probabilities[picked[i]]).abs_().sum(dim=1).double()
+        last = index_of(picked[i])
+        left[last] = False
+        to_picked = (probabilities - probabilities[last]).abs_().sum(dim=1).double()
         diversity = torch.minimum(diversity, to_picked)
         diversity = diversity / diversity.max().clamp_min(1e-300)  # the smallest is 0, that of the pick itself
     return picked

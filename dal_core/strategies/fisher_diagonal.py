@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dal_core.strategies.fisher_spaces import Weighting
-from dal_core.strategies.lazy import lazy_argmax
+from dal_core.strategies.lazy import CHECKED_AT_ONCE, Argmax, lazy_picks
 from dal_core.strategies.uncertainty import highest
 
 
@@ -55,11 +55,11 @@ def select_diagonal(
     the set of picks here, so that gains shrink and losses grow, and lazy evaluation gives the same picks.
     """
     everything = (unlabelled.total() + labelled.total()) * weighting.everything  # F
-    precision = labelled.total() * weighting.labelled + weighting.prior
+    labelled_precision = labelled.total() * weighting.labelled + weighting.prior
     candidates = unlabelled.scaled(weighting.candidate**2)
+    size = max(1, block_bytes // (3 * everything.numel() * everything.element_size()))
 
-    def changes(samples: Tensor, sign: int) -> Tensor:
-        size = max(1, block_bytes // (3 * precision.numel() * precision.element_size()))
+    def changes(samples: Tensor, precision: Tensor, sign: int) -> Tensor:
         parts = []
         for block in samples.split(size):
             ratio = candidates.of_samples(block).div_(precision)  # M f
@@ -67,31 +67,40 @@ def select_diagonal(
         return torch.cat(parts)
 
     n = len(unlabelled.classes)
-    pool = torch.arange(n, device=precision.device)
+    pool = torch.arange(n, device=everything.device)
     if not backward:
-        return highest(changes(pool, 1), batch_size)
+        return highest(changes(pool, labelled_precision, 1), batch_size)
 
-    def add(best: Tensor, sign: int) -> None:
-        precision.add_(candidates.of_samples(best.unsqueeze(0))[0], alpha=sign)
+    def pick(argmax: Argmax) -> Tensor:
+        precision = labelled_precision.clone()
 
-    picked = _greedy(pool, min(2 * batch_size, n), lambda rows: changes(rows, 1), lambda best: add(best, 1))
-    removed = _greedy(
-        picked, len(picked) - batch_size, lambda samples: -changes(samples, -1), lambda worst: add(worst, -1)
-    )
-    return picked[~torch.isin(picked, removed)]
+        def add(best: Tensor, sign: int) -> None:
+            precision.add_(candidates.of_samples(best)[0], alpha=sign)
+
+        gains, losses = (lambda rows: changes(rows, precision, 1)), (lambda rows: -changes(rows, precision, -1))
+        picked = _greedy(argmax, pool, min(2 * batch_size, n), gains, lambda best: add(best, 1))
+        removed = _greedy(argmax, picked, len(picked) - batch_size, losses, lambda worst: add(worst, -1))
+        kept = torch.ones_like(pool, dtype=torch.bool).index_fill_(0, removed, False)
+        return picked[kept[picked]]
+
+    return lazy_picks(pick, pool.device, at_once=max(size, CHECKED_AT_ONCE))
 
 
 def _greedy(
-    samples: Int[Tensor, " n"], count: int, gains: Callable[[Tensor], Tensor], commit: Callable[[Tensor], None]
+    argmax: Argmax,
+    samples: Int[Tensor, " n"],
+    count: int,
+    gains: Callable[[Tensor], Tensor],
+    commit: Callable[[Tensor], None],
 ) -> Int[Tensor, " count"]:
-    """`count` times the sample with the largest gain, which `commit` takes in."""
+    """`count` times the sample with the largest gain, which `commit` takes in, as a tensor of one position."""
     bounds = gains(samples)
     fresh = torch.ones_like(bounds, dtype=torch.bool)
     chosen = samples.new_empty(count)
     for step in range(count):
-        best = lazy_argmax(bounds, fresh, lambda rows: gains(samples[rows]))
-        chosen[step] = samples[best]
-        commit(samples[best])
-        bounds[best] = -torch.inf
+        best = argmax(bounds, fresh, lambda rows: gains(samples[rows])).view(1)
+        chosen[step] = sample = samples.index_select(0, best)
+        commit(sample)
+        bounds.index_fill_(0, best, -torch.inf)
         fresh = torch.isneginf(bounds)
     return chosen

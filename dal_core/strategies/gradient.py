@@ -6,6 +6,7 @@ from torch import Tensor
 
 from dal_core.checks import check_alike, check_batch_size, check_finite, check_shape
 from dal_core.pool import Snapshot
+from dal_core.strategies.positions import index_of
 from dal_core.strategies.registry import register
 
 
@@ -47,8 +48,8 @@ def badge_select(
     picked = torch.empty(batch_size, dtype=torch.int64, device=features.device)
     picked[0] = squared_norms.argmax()
     for i in range(1, batch_size):
-        last = picked[i - 1]
-        products = (errors @ errors[last]) * (features @ features[last])  # <g, g'>
+        last = index_of(picked[i - 1])
+        products = (errors @ errors[last].view(-1)) * (features @ features[last].view(-1))  # <g, g'>
         to_last = (squared_norms + squared_norms[last] - 2 * products).clamp_min_(0)  # rounding may leave less
         torch.minimum(distances, to_last, out=distances)
         left[last] = False

@@ -83,7 +83,8 @@ def alfamix_candidates(
     check_finite(features_l=features_l)
     if len(labels_l) == 0:
         raise ValueError("labels_l is empty; alfamix needs at least one labelled instance as anchor")
-    anchors = torch.stack([features_l[labels_l == label].mean(dim=0) for label in labels_l.unique()])  # [a, d]
+    by_class = features_l[labels_l.argsort(stable=True)].split(torch.bincount(labels_l).tolist())
+    anchors = torch.stack([members.mean(dim=0) for members in by_class if len(members)])  # [a, d]
     flips = torch.empty(len(features_u), dtype=torch.bool, device=features_u.device)
     rows = max(1, BLOCK_BYTES // (features_u.element_size() * (features_u.shape[1] + len(weight))))
     for start in range(0, len(features_u), rows):
@@ -136,9 +137,9 @@ def dropquery_candidates(
         snapshot.features, snapshot.logits, snapshot.weight, snapshot.bias, generator,
         num_passes=num_passes, dropout=dropout,
     )  # fmt: skip
-    threshold = num_passes // 2
-    while threshold > 0 and int((disagreements > threshold).sum()) < enough:
-        threshold -= 1
+    thresholds = torch.arange(num_passes // 2 + 1, device=disagreements.device)
+    sizes = (disagreements.unsqueeze(1) > thresholds).sum(dim=0).tolist()  # descending
+    threshold = max(t for t, size in enumerate(sizes) if t == 0 or size >= enough)
     return (disagreements > threshold).nonzero().squeeze(1)
 
 
@@ -191,7 +192,8 @@ def diverse_picks(
         unit = torch.nn.functional.normalize(features[candidates], dim=1)
         picked = candidates[nearest_to_means(unit, k_means(unit, batch_size, generator))]
     order = choose(len(features), len(features), generator).to(features.device)
-    rest = order[~torch.isin(order, picked)]
+    left = torch.ones_like(order, dtype=torch.bool).index_fill_(0, picked, False)
+    rest = order[left[order]]
     return torch.cat((picked, rest[: batch_size - len(picked)]))
 
 

@@ -83,25 +83,57 @@ def probcover_select(
     closeness = 1 - radius**2 / 2  # the product of two vectors of length 1 at that distance
     covered = _counts_within(features_u, features_l, closeness) > 0
     counts = _counts_within(features_u, features_u[~covered], closeness)
+    greedily = _picks if features_u.device.type == "cpu" else _picks_without_waiting
+    picked = greedily(features_u, covered, counts, batch_size, closeness)
+    left = torch.ones_like(covered).index_fill_(0, picked, False)
+    order = choose(len(left), len(left), generator).to(left.device)
+    return torch.cat((picked, order[left[order]][: batch_size - len(picked)]))
+
+
+def _picks(features: Tensor, covered: Tensor, counts: Tensor, batch_size: int, closeness: float) -> Tensor:
+    """Instances that cover something new, at most `batch_size`; `covered` and `counts` are brought up to date."""
     left = torch.ones_like(covered)
     picked: list[int] = []
     while len(picked) < batch_size and int((counts * left).max()) > 0:
         best = int((counts * left).argmax())
         picked.append(best)
         left[best] = False
-        fresh = ((features_u @ features_u[best]) >= closeness).logical_and_(~covered)
+        fresh = ((features @ features[best]) >= closeness).logical_and_(~covered)
         fresh[best] = ~covered[best]
-        counts -= _counts_within(features_u, features_u[fresh], closeness)
+        counts -= _counts_within(features, features[fresh], closeness)
         covered |= fresh
-    order = choose(len(left), len(left), generator).to(left.device)
-    rest = order[left[order]][: batch_size - len(picked)]
-    return torch.cat((torch.tensor(picked, dtype=torch.int64, device=left.device), rest))
+    return torch.tensor(picked, dtype=torch.int64)
 
 
-def _counts_within(features: Tensor, centres: Tensor, closeness: float) -> Tensor:
-    """Of how many centres each instance is within reach.  [n] int64"""
+def _picks_without_waiting(
+    features: Tensor, covered: Tensor, counts: Tensor, batch_size: int, closeness: float
+) -> Tensor:
+    """As `_picks`, where the host would have to wait to learn what was picked, or how many instances it covers.
+
+    No later pick covers more than the first one, so that a step has room for as many; what a step does not need of it
+    does not count, nor does a step after all is covered.
+    """
+    room = min(len(features), int(counts.max()) + 1)  # the pick itself counts as covered even if its length is 0
+    left, goes_on = torch.ones_like(covered), torch.empty(batch_size, dtype=torch.bool, device=covered.device)
+    picked = torch.empty(batch_size, dtype=torch.int64, device=covered.device)
+    for i in range(batch_size):
+        open_counts = counts * left
+        picked[i] = best = open_counts.argmax(dim=0, keepdim=True)
+        goes_on[i] = useful = open_counts.index_select(0, best) > 0
+        left.index_fill_(0, best, False)  # where nothing is useful any more, that changes nothing
+        fresh = ((features @ features.index_select(0, best).squeeze(0)) >= closeness).logical_and_(~covered)
+        fresh.index_copy_(0, best, ~covered.index_select(0, best)).logical_and_(useful)
+        first = fresh.int().topk(room).indices
+        counts -= _counts_within(features, features[first], closeness, counted=fresh[first])
+        covered[first] |= fresh[first]
+    return picked[goes_on]
+
+
+def _counts_within(features: Tensor, centres: Tensor, closeness: float, counted: Tensor | None = None) -> Tensor:
+    """Of how many centres, or of those that are counted, each instance is within reach.  [n] int64"""
     counts = torch.zeros(len(features), dtype=torch.int64, device=features.device)
     rows = max(1, BLOCK_BYTES // (max(1, len(centres)) * features.element_size()))
     for start in range(0, len(features), rows):
-        counts[start : start + rows] = (features[start : start + rows] @ centres.mT >= closeness).sum(dim=1)
+        within = features[start : start + rows] @ centres.mT >= closeness
+        counts[start : start + rows] = (within if counted is None else within & counted).sum(dim=1)
     return counts

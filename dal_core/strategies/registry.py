@@ -106,8 +106,8 @@ def query(strategy: Strategy, snapshot: Snapshot, batch_size: int, generator: to
     size = len(snapshot.features)
     check_batch_size(batch_size, size)
     picked = strategy(snapshot, batch_size, generator)
-    in_range = picked.numel() == 0 or (int(picked.min()) >= 0 and int(picked.max()) < size)
-    if picked.shape != (batch_size,) or len(picked.unique()) != batch_size or not in_range:
+    found = set(picked.flatten().tolist())
+    if picked.shape != (batch_size,) or len(found) != batch_size or not all(0 <= each < size for each in found):
         raise ValueError(
             f"the strategy returned {picked.tolist()}; {batch_size} distinct positions below {size} were expected"
         )

@@ -71,8 +71,7 @@ def select_sequentially(
             likelihood=updates.likelihood,
             bias=snapshot.bias,
         )
-        rest = torch.ones_like(remaining, dtype=torch.bool)
-        rest[positions] = False
+        rest = torch.ones_like(remaining, dtype=torch.bool).index_fill_(0, positions, False).nonzero().squeeze(1)
         remaining = remaining[rest]
         current = _observed(current, rest, features, labels, weight)
     return picked

@@ -9,6 +9,7 @@ from torch import Tensor
 from dal_core.checks import check_alike, check_batch_size, check_finite, check_whole
 from dal_core.pool import Snapshot
 from dal_core.strategies.clustering import k_means, most_typical
+from dal_core.strategies.positions import taken_out
 from dal_core.strategies.registry import register
 
 
@@ -73,8 +74,8 @@ def typiclust_select(
     picked = torch.empty(batch_size, dtype=torch.int64, device=features_u.device)
     for i in range(batch_size):
         small, seen, order, cluster = heapq.heappop(queue)
-        picked[i] = members[cluster][most_typical(features_u[members[cluster]], num_neighbours)]
-        members[cluster] = members[cluster][members[cluster] != picked[i]]
+        best = most_typical(features_u[members[cluster]], num_neighbours)
+        picked[i], members[cluster] = taken_out(members[cluster], best)
         if len(members[cluster]):
             heapq.heappush(queue, (small, seen + 1, order, cluster))
     return picked
