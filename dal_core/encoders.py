@@ -17,6 +17,7 @@ from dal_core.files import write_text
 from dal_core.origins.raw import KINDS
 
 POOLINGS = ("cls", "mean", "pooler")
+HUB_TIMEOUT = 10  # seconds
 LONGEST_TEXT = 512  # tokens, where neither the table nor the tokenizer says less
 MODEL_FILES = (".json", ".txt", ".model", ".safetensors")  # what of a local folder its features depend on
 
@@ -121,24 +122,44 @@ def _digest(path: Path) -> str:
 def _commit(encoder: Encoder) -> str:
     _transformers(encoder)
     import huggingface_hub
-    from huggingface_hub import errors
 
     try:
-        path = huggingface_hub.hf_hub_download(encoder.model, "config.json", revision=encoder.revision)
-    except errors.GatedRepoError as error:
-        raise _unavailable(
-            encoder, "is gated: accept its licence on its page of the Hugging Face hub, then log in with "
-            "`hf auth login` or set HF_TOKEN",
-        ) from error  # fmt: skip
-    except errors.RevisionNotFoundError as error:
-        raise _unavailable(encoder, f"has no revision {encoder.revision!r}") from error
-    except errors.RepositoryNotFoundError as error:
-        raise _unavailable(encoder, "does not exist on the Hugging Face hub, or is private") from error
-    except (OSError, ValueError, errors.HfHubHTTPError) as error:  # no network; a name that cannot be one of the hub
-        raise _unavailable(
-            encoder, f"is neither in the local model cache nor to be had from the network ({_first_line(error)})"
-        ) from error
+        hub = huggingface_hub.HfApi()
+        commit = hub.model_info(encoder.model, revision=encoder.revision, timeout=HUB_TIMEOUT).sha
+        hub.auth_check(encoder.model)  # what a gated model is called everybody may know, its files only some may have
+    except Exception as error:  # of the hub, or of whatever library it is asked with
+        if (local := _commit_in_cache(encoder)) is not None:
+            return local
+        raise _unavailable(encoder, _refusal(encoder, error)) from error
+    return str(commit)
+
+
+def _commit_in_cache(encoder: Encoder) -> str | None:
+    """The commit of the model in the hub's own cache on this machine."""
+    import huggingface_hub
+
+    try:
+        path = huggingface_hub.hf_hub_download(
+            encoder.model, "config.json", revision=encoder.revision, local_files_only=True
+        )
+    except (OSError, ValueError):
+        return None
     return Path(path).parent.name  # <cache>/snapshots/<commit>/config.json
+
+
+def _refusal(encoder: Encoder, error: Exception) -> str:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return (
+            "is gated: accept its licence on its page of the Hugging Face hub, then log in with `hf auth login` "
+            "or set HF_TOKEN"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"has no revision {encoder.revision!r}"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "does not exist on the Hugging Face hub, or is private"
+    return f"is neither in the local model cache nor to be had from the network ({_first_line(error)})"
 
 
 def _unavailable(encoder: Encoder, what: str) -> EncoderUnavailableError:

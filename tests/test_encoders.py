@@ -285,21 +285,20 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         type(self).requests.append(self.path)
-        content = b"{}"
-        if self.path.startswith("/org/gated"):
-            self.send_response(403)
-            self.send_header("X-Error-Code", "GatedRepo")
-        elif self.path.startswith("/org/there/resolve/none"):
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RevisionNotFound")
-        elif self.path.startswith("/org/there/resolve/"):
-            self.send_response(200)
-            self.send_header("X-Repo-Commit", self.commit)
-            self.send_header("ETag", '"1234"')
+        code, error, content = 200, None, b"{}"
+        if self.path == "/api/models/org/gated/auth-check":
+            code, error = 403, "GatedRepo"
+        elif self.path.startswith("/api/models/org/there/revision/none"):
+            code, error = 404, "RevisionNotFound"
+        elif self.path.startswith(("/api/models/org/there", "/api/models/org/gated")):
+            content = json.dumps({"id": "org/there", "sha": self.commit}).encode()
         else:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
+            code, error = 404, "RepoNotFound"
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
+        if error is not None:
+            self.send_header("X-Error-Code", error)
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(content)

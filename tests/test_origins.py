@@ -5,6 +5,7 @@ import io
 import struct
 import urllib.error
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -352,6 +353,25 @@ def test_data_of_the_hub_without_a_network_are_named_in_one_line(places, name):
     message = str(error.value)
     assert "\n" not in message
     assert message.startswith(f"dataset {name!r}: {origin.path} is neither in the cache of Hugging Face nor to be had")
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_what_the_library_has_in_its_cache_is_asked_of_it_even_without_a_network(monkeypatch, hub_cache, places):
+    (origin,) = SOURCES["snacks"].origins
+    asked = []
+
+    def load_dataset(path, **about):
+        asked.append((path, about["split"], about["revision"]))
+        raise ConnectionError("not all of it")
+
+    monkeypatch.setattr(hub_cache, "load_dataset", load_dataset)
+    with pytest.raises(DatasetUnavailableError, match="OfflineModeIsEnabled"):
+        origin.read("snacks", places)
+    assert asked == []
+    Path(hub_cache.config.HF_DATASETS_CACHE, "Matthijs___snacks").mkdir(parents=True)
+    with pytest.raises(DatasetUnavailableError, match=r"\(ConnectionError: not all of it\)"):
+        origin.read("snacks", places)
+    assert asked == [("Matthijs/snacks", "train", "refs/convert/parquet")]
 
 
 def test_the_library_of_the_hub_is_named_when_it_is_absent(monkeypatch, places):

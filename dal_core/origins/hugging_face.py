@@ -3,11 +3,14 @@
 import dataclasses
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dal_core.origins.raw import DatasetUnavailableError, Origin, Places, RawData, Split, numbered
+
+HUB_TIMEOUT = 10  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +72,11 @@ class HuggingFace(Origin):
                 f"dataset {name!r} is read with the package datasets, which is not installed; "
                 "`pip install dal-core[encoders]` installs it"
             ) from error
+        if (reason := self._unreachable()) is not None and not self._in_cache(datasets.config.HF_DATASETS_CACHE):
+            raise DatasetUnavailableError(
+                f"dataset {name!r}: {self.path} is neither in the cache of Hugging Face nor to be had from the hub "
+                f"({reason})"
+            )
         try:
             rows = datasets.load_dataset(self.path, name=self.configuration, split=split, revision=self.revision)
         except Exception as error:  # the library raises errors of every kind when there is no network
@@ -80,6 +88,22 @@ class HuggingFace(Origin):
         if missing := [column for column in (self.instance, self.label) if column not in rows.column_names]:
             raise ValueError(f"dataset {name!r}: {self.path} has no column {missing}; it has {rows.column_names}")
         return rows
+
+    def _unreachable(self) -> str | None:
+        """Why the hub does not answer, asked once; the library itself asks for half a minute before it gives up."""
+        if Path(self.path).is_dir():
+            return None
+        import huggingface_hub
+
+        try:
+            huggingface_hub.HfApi().dataset_info(self.path, timeout=HUB_TIMEOUT)
+        except Exception as error:  # of the hub, or of whatever library it is asked with
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return None
+
+    def _in_cache(self, cache: str | Path) -> bool:
+        wanted = self.path.replace("/", "___").lower()
+        return any(each.name.lower() == wanted for each in Path(cache).glob("*___*"))
 
     def _class_names(self, rows: Any) -> list[str]:
         declared = getattr(rows.features[self.label], "names", None)
