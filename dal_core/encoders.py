@@ -49,7 +49,9 @@ class Encoder:
 
     def described(self, kind: str) -> dict[str, Any]:
         """All that features of instances of `kind` depend on but the model's files, as JSON values."""
-        return dataclasses.asdict(self) | {"kind": kind, "pooling": self.pooling_of(kind)}
+        folder = Path(self.model)
+        model = folder.name if folder.is_dir() else self.model  # a folder is known by its files, wherever it lies
+        return dataclasses.asdict(self) | {"model": model, "kind": kind, "pooling": self.pooling_of(kind)}
 
     def pooling_of(self, kind: str) -> str:
         """The pooling for instances of `kind`."""

@@ -205,8 +205,10 @@ def test_a_folder_with_a_sign_in_its_name_is_a_folder(folders, tmp_path):
 def test_models_are_known_by_their_content(folders, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folders / "bert", copy)
+    shutil.copytree(folders / "bert", tmp_path / "elsewhere" / "copy")
     first = resolved_revision(Encoder(str(folders / "bert")), tmp_path)
     assert resolved_revision(Encoder(str(copy)), tmp_path) == first
+    assert Encoder(str(copy)).described("text") == Encoder(str(tmp_path / "elsewhere" / "copy")).described("text")
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-5}))
     assert resolved_revision(Encoder(str(copy)), tmp_path) != first
