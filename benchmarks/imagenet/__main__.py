@@ -19,16 +19,16 @@ from benchmarks.case import gigabytes
 from benchmarks.imagenet import floors
 from benchmarks.imagenet.data import SIZES
 from benchmarks.imagenet.queries import DEFAULT, QUERIES, Measured, measure, size_of, words_of
+from benchmarks.record import IMAGENET, write_imagenet
 from benchmarks.timing import Timing
 from dal_core.experiment import DEVICES, resolve_device
-from dal_core.files import write_text
 from dal_core.randomness import fixed_threads
 
 COLUMNS = ("query", "size", "time", "floor", "time / floor", "goal", "met", "peak memory", "beyond the inputs")
 OPEN = """\
 **The figures for CUDA are open: none of what follows has been run on a GPU.** The goal, BAIT-binary with a batch of
 1,000 from all 1,281,167 instances in under 15 s and under 8 GB, is for CUDA and is not judged here. To fill this in:
-`python -m benchmarks.imagenet --device cuda --output benchmarks/IMAGENET.md`."""
+`python -m benchmarks.imagenet --device cuda --output benchmarks/RESULTS.md`."""
 
 
 def main() -> int:
@@ -55,11 +55,11 @@ def _run(options: argparse.Namespace) -> int:
             missed.append(name)
         rows.append(_row(name, size, measured, rates, judged=judged, met=name not in missed))
     table = tabulate.tabulate(rows, COLUMNS, tablefmt="github", disable_numparse=True)
-    parts = ["# Queries at the size of ImageNet", *([] if device.type == "cuda" else [OPEN])]
+    parts = [IMAGENET, *([] if device.type == "cuda" else [OPEN])]
     text = "\n\n".join([*parts, _machine(device, load, rates), table]) + "\n"
     print(text, end="")
     if options.output:
-        write_text(options.output, text)
+        write_imagenet(options.output, text)
     if missed:
         print(f"goal missed: {', '.join(missed)}", file=sys.stderr)
     return 1 if missed else 0
@@ -71,7 +71,7 @@ def _parse(cores: int) -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, help="default: full on CUDA, small on a CPU")
     parser.add_argument("--threads", type=int, default=cores, help="of torch and BLAS (default: %(default)s)")
     parser.add_argument("--only", action="append", choices=QUERIES, metavar="NAME", help=f"one of {', '.join(QUERIES)}")
-    parser.add_argument("--output", metavar="FILE", help="write the table there, too")
+    parser.add_argument("--output", metavar="FILE", help="put the table there, as the section about ImageNet")
     parser.add_argument("--measure", choices=QUERIES, help=argparse.SUPPRESS)  # what a process of its own does
     return parser.parse_args()
 
