@@ -5,6 +5,7 @@ import ast
 import dataclasses
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,13 +25,20 @@ def main(arguments: list[str] | None = None) -> int:
     from dal_core.grid import RunError
 
     try:
-        return options.command(options) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = _tell  # type: ignore[assignment]
+            return options.command(options) or 0
     except (ValueError, OSError) as error:
         return _complain(error, USAGE_ERROR)
     except RunError as error:
         return _complain(error, RUN_FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted; finished runs are kept, the same command goes on from there", 130)
+
+
+def _tell(message: Warning | str, *_: Any) -> None:
+    """A warning as a line for readers, without the place in the code."""
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _complain(error: object, code: int) -> int:

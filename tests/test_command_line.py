@@ -3,6 +3,7 @@ import sys
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from dal_core.__main__ import main
 from dal_core.experiment import Experiment, run
@@ -87,6 +88,26 @@ def test_features_are_extracted_written_and_used_by_a_run(tmp_path, monkeypatch,
     ]
     assert main([*run_it, "--option", "epochs=2"]) == 0
     assert "accuracy" in capsys.readouterr().out
+
+
+def test_what_is_left_out_is_told_in_a_line(tmp_path, monkeypatch, capsys, model_folders):
+    monkeypatch.setenv("DAL_CACHE", str(tmp_path / "cache"))
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "pets" / split / name).mkdir(parents=True)
+            for i in range(2):
+                Image.new("RGB", (30, 30), (90 * i, 40, 7)).save(tmp_path / "pets" / split / name / f"{i}.png")
+    broken = tmp_path / "pets" / "train" / "cat" / "0.png"
+    broken.write_bytes(b"no image")
+    about = ["features", "--dataset", "pets", "--encoder", str(model_folders / "clip"), "--data-dir", str(tmp_path)]
+    assert main(about) == 2
+    assert f"error: dataset 'pets': {broken} cannot be decoded" in capsys.readouterr().err
+    assert main([*about, "--unreadable", "skip", "--workers", "0"]) == 0
+    printed = capsys.readouterr()
+    assert "3 + 4 instances, 16 features, 2 classes, 1 skipped" in printed.out
+    (told,) = [line for line in printed.err.splitlines() if line.startswith("warning: ")]
+    assert told.startswith(f"warning: dataset 'pets': {broken} cannot be decoded (")
+    assert told.endswith("; it is left out")
 
 
 @pytest.mark.parametrize(
