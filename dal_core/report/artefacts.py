@@ -120,6 +120,7 @@ HEADINGS = {
     "speedup": "speed-up (times)",
     "peak_mb": "memory (MB)",
 }
+NAMES = ("data", "strategy")
 FORMATS = {
     "seeds": ".0f", "step": "g", "steps": "g", "gamma": "g", "rate": "g", "speedup": ".1f", "recovered": ".0f",
     "p": ".2g", "p_holm": ".2g", "value": "g",
@@ -132,7 +133,9 @@ def markdown(table: pd.DataFrame) -> str:
     headings = [_heading(column) for column in columns]
     formats = [FORMATS.get(column, ".3g" if column.endswith("_s") else ".2f") for column in columns]
     cells = table.astype(object).where(table.notna(), None).to_numpy().tolist()
-    return tabulate(cells, headings, "pipe", floatfmt=formats, missingval="") + "\n"
+    cells = [[cell.replace("|", "\\|") if isinstance(cell, str) else cell for cell in row] for row in cells]
+    names = [i for i, column in enumerate(columns) if column in NAMES]  # a file may be called 007
+    return tabulate(cells, headings, "pipe", floatfmt=formats, missingval="", disable_numparse=names) + "\n"
 
 
 def _heading(column: str) -> str:
