@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# No name resolves: a page that asks the network for anything has an error in its console.
+# Nothing but this machine resolves: a page that asks the network for anything has an error in its console.
 SWITCHES = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-            "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND"]  # fmt: skip
+            "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]  # fmt: skip
 
 
 def missing() -> str | None:
@@ -42,8 +42,8 @@ class Browser:
         answer = self._ask("/session", {"capabilities": {"alwaysMatch": wanted}})
         self._address += f"/session/{answer['sessionId']}"
 
-    def open(self, page: Path, anchor: str = "") -> None:
-        self._ask("/url", {"url": page.resolve().as_uri() + anchor})
+    def open(self, page: Path | str, anchor: str = "") -> None:
+        self._ask("/url", {"url": (page if isinstance(page, str) else page.resolve().as_uri()) + anchor})
 
     def shape(self, width: int, height: int = 900, *, dark: bool = False) -> None:
         """Size of the view in CSS pixels, and the colours that the reader prefers."""
@@ -56,6 +56,34 @@ class Browser:
     def run(self, script: str, *arguments: Any) -> Any:
         """What a function body returns."""
         return self._ask("/execute/sync", {"script": script, "args": list(arguments)})
+
+    def wait(self, script: str, *arguments: Any, seconds: float = 30) -> Any:
+        """What a function body returns as soon as it returns something."""
+        until = time.monotonic() + seconds
+        while not (found := self.run(script, *arguments)):
+            if time.monotonic() > until:
+                raise TimeoutError(f"after {seconds} seconds still nothing from: {script}")
+            time.sleep(0.1)
+        return found
+
+    def press(self, key: str, *, control: bool = False) -> None:
+        """A key, as the keyboard sends it."""
+        text = {} if control or len(key) > 1 else {"text": key}
+        for kind in ("keyDown", "keyUp"):
+            self.command("Input.dispatchKeyEvent", type=kind, key=key, modifiers=2 * control, **text)
+
+    def click(self, element: str, *arguments: Any, seconds: float = 30) -> None:
+        """Press and release the mouse over what a function body returns, as soon as it is there and shown."""
+        place = f"""
+            const found = (() => {{ {element} }})()
+            if (!found) return null
+            found.scrollIntoView({{ block: 'center' }})
+            const box = found.getBoundingClientRect()
+            return box.width ? [box.x + box.width / 2, box.y + box.height / 2] : null
+        """
+        x, y = self.wait(place, *arguments, seconds=seconds)
+        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+            self.command("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def command(self, name: str, **parameters: Any) -> Any:
         return self._ask("/goog/cdp/execute", {"cmd": name, "params": parameters})
@@ -85,12 +113,10 @@ class Browser:
 @contextlib.contextmanager
 def browser() -> Iterator[Browser]:
     """A browser for the time of the block."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with subprocess.Popen(["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL) as driver:
         try:
-            _wait_for(port)
+            wait_for(port)
             window = Browser(f"http://127.0.0.1:{port}")
             try:
                 yield window
@@ -100,9 +126,18 @@ def browser() -> Iterator[Browser]:
             driver.terminate()
 
 
-def _wait_for(port: int) -> None:
-    for _ in range(200):
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def wait_for(port: int, seconds: float = 30) -> None:
+    """Until somebody listens on `port` of this machine."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.05)
-    raise TimeoutError("chromedriver does not answer")
+    raise TimeoutError(f"nobody listens on port {port}")

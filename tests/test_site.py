@@ -4,7 +4,6 @@ import html.parser
 import json
 import re
 import shutil
-import time
 import urllib.parse
 from pathlib import Path
 
@@ -322,10 +321,7 @@ def test_a_browser_has_nothing_to_complain_about(window, committed, name):
     window.open(committed / f"{name}.html")
     window.run("for (const each of document.querySelectorAll('details')) each.open = true;"
                "for (const each of document.images) each.loading = 'eager'")  # fmt: skip
-    until = time.monotonic() + 30
-    while not window.run("return [...document.images].every((each) => each.complete)"):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    window.wait("return [...document.images].every((each) => each.complete)")
     assert window.run("return document.images.length") >= 5
     assert window.run("return [...document.images].filter((each) => !each.naturalWidth).map((each) => each.src)") == []
     assert window.errors() == []
