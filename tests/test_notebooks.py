@@ -193,7 +193,9 @@ def test_a_failing_notebook_does_not_stop_the_others(project, capsys):
     write_notebook(project / "notebooks" / "01_good.ipynb", ["1 / 0"], 'preset = "quick"\noutput_dir = None\n'
                    'device = "auto"\nfresh = False\nresults_dir = None\n')  # fmt: skip
     assert main(["notebooks"]) == 1
-    assert "FAILED" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "FAILED" in printed
+    assert printed.endswith("1 of 2 notebooks failed:  01\n")
     assert (project / "results" / "notebooks" / "quick" / "02_other.ipynb").is_file()
 
 

@@ -200,6 +200,8 @@ def run_all(
         well = False
     print(f"figures and tables:  {figures / preset}")
     print(f"executed notebooks:  {executed / preset}")
+    if failed := [outcome.notebook.number for outcome in outcomes if outcome.error is not None]:
+        print(f"{len(failed)} of {len(outcomes)} notebooks failed:  {', '.join(failed)}")
     return well
 
 
