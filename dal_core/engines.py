@@ -128,12 +128,11 @@ def on_dask(tasks: Sequence[Task], cluster: Any, folder: Path) -> Finished:
         FolderNotSharedError: if a worker does not see the folder.
         OSError: if no scheduler answers.
     """
-    client = _connect(cluster)
     folder.mkdir(parents=True, exist_ok=True)
     token = folder / f".shared~{uuid.uuid4().hex}"
-    token.touch()
-    futures: dict[Any, int] = {}
+    client, futures = _connect(cluster), dict[Any, int]()
     try:
+        token.touch()
         name = f"dal_core-{uuid.uuid4().hex[:8]}"
         for position, task in enumerate(tasks):
             futures[client.submit(_on_worker, task, token, key=(name, position))] = position

@@ -34,6 +34,8 @@ from dal_core.files import remove_leftovers, write_atomically, write_text
 from dal_core.progress import progress
 from dal_core.provenance import git_commit, versions
 from dal_core.scaling_study import ScalingStudy
+from dal_core.strategies import registry
+from dal_core.strategies.carrying import OwnStrategies, own_strategies
 from dal_core.summaries import Failure, Plan, failure_summary
 from dal_core.update_study import UpdateStudy
 
@@ -48,8 +50,12 @@ class Store:
     folder: Path
 
     def key(self, study: Study, data_digest: str) -> str:
-        """Hash of the full configuration, the digest of the data and RESULTS_VERSION."""
-        identity = "\n".join((canonical(study), data_digest, str(RESULTS_VERSION)))
+        """Hash of the full configuration, the digest of the data and RESULTS_VERSION.
+
+        A strategy of the user's own counts with the text of its function; what that calls does not.
+        """
+        sources = [registry.own_source(name) for name in _own_of(study)]
+        identity = "\n".join((canonical(study), data_digest, str(RESULTS_VERSION), *sources))
         return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
     def path(self, study: Study, key: str) -> Path:
@@ -160,6 +166,7 @@ class Grid:
         Raises:
             RunError: at the end, if runs failed, naming them; their tracebacks are in the folder `failures` of the
                 store. A RunRefusedError if none of them can be done as it was asked for.
+            ValueError: if two data sets are called the same, or a strategy cannot be sent to worker processes.
             KeyboardInterrupt: on Ctrl-C, saying how many runs are done.
         """
         keyed, rows, missing = self._look_up(studies)
@@ -186,6 +193,7 @@ class Grid:
     ) -> tuple[dict[str, Study], dict[str, pd.DataFrame | None], dict[str, Study]]:
         """The studies by key, the rows of those that the store holds, and the others."""
         digests = {(s.dataset, s.encoder): self._digest(s) for s in studies}
+        _check_names(studies, digests)
         keyed = {self.store.key(study, digests[study.dataset, study.encoder]): study for study in studies}
         redo = set() if not self.fresh else keyed.keys() - set(self.keys)
         rows = {key: self.store.read(study, key) for key, study in keyed.items() if key not in redo}
@@ -218,7 +226,8 @@ class Grid:
         if self._on_cluster:  # a worker may have another device than this machine, whose device is part of the key
             missing = {key: dataclasses.replace(study, device=device_of(study).type) for key, study in missing.items()}
         together = groups(missing)
-        tasks = [functools.partial(attempt, group, self.store, self.data_dir) for group in together]
+        own = own_strategies(set().union(*map(_own_of, missing.values()))) if self._elsewhere(missing) else None
+        tasks = [functools.partial(attempt, _wherever(group), self.store, self.data_dir, own) for group in together]
         with contextlib.closing(self._engine(tasks, missing)) as finished:
             for position, result in finished:
                 if isinstance(result, Exception):  # the worker was lost, or could not even begin
@@ -231,12 +240,17 @@ class Grid:
             return engines.on_dask(tasks, self.dask, self.store.folder)
         if self.slurm is not None:
             return engines.on_slurm(tasks, self.slurm, self.store.folder)
-        jobs = self._side_by_side(missing)
-        return engines.in_this_process(tasks) if jobs == 1 else engines.in_processes(tasks, jobs)
+        if self._elsewhere(missing):
+            return engines.in_processes(tasks, self._side_by_side(missing))
+        return engines.in_this_process(tasks)
 
     @property
     def _on_cluster(self) -> bool:
         return self.dask is not None or self.slurm is not None
+
+    def _elsewhere(self, missing: Mapping[str, Study]) -> bool:
+        """Whether other processes than this one compute."""
+        return self._on_cluster or self._side_by_side(missing) > 1
 
     def _side_by_side(self, missing: Mapping[str, Study]) -> int:
         """How many runs are computed at the same time; 1 for a cluster that somebody else has started."""
@@ -272,6 +286,35 @@ class RunRefusedError(RunError, ValueError):
     """Runs cannot be done as they were asked for."""
 
 
+def _own_of(study: Study) -> list[str]:
+    """The user's own strategies that a study names, be it among its options."""
+    text = canonical(study)
+    return sorted(name for name in registry.own() if json.dumps(name) in text)
+
+
+def _check_names(studies: Sequence[Study], digests: Mapping[Any, str]) -> None:
+    """Raise ValueError if two data sets are called the same: their rows would be taken for those of one."""
+    called: dict[str, tuple[str, str]] = {}
+    for study in studies:
+        if study.dataset is None:
+            continue
+        here = (study.dataset, digests[study.dataset, study.encoder])
+        other = called.setdefault(bank_name(study), here)
+        if other[1] != here[1]:
+            raise ValueError(
+                f"{other[0]!r} and {here[0]!r} are different data of the same name {bank_name(study)!r}; "
+                "different names were expected: rename a file"
+            )
+
+
+def _wherever(group: Mapping[str, Study]) -> dict[str, Study]:
+    """The runs for a process that may have another working directory; their keys are the same."""
+    return {
+        key: study if study.dataset is None else dataclasses.replace(study, dataset=datasets.wherever(study.dataset))
+        for key, study in group.items()
+    }
+
+
 def groups(missing: Mapping[str, Study]) -> list[dict[str, Study]]:
     """The runs by key, split into those to compute at once: on CUDA the ones that differ in the seed only.
 
@@ -295,11 +338,18 @@ def digest_of(study: Study, data_dir: Path | str | None) -> str:
     return datasets.load(study.dataset, encoder=study.encoder, data_dir=data_dir).digest
 
 
-def attempt(group: Mapping[str, Study], store: Store, data_dir: Path | str | None) -> list[Failure]:
-    """Compute the runs of a group and store them: what a worker does. Returns those that failed; the others go on."""
+def attempt(
+    group: Mapping[str, Study], store: Store, data_dir: Path | str | None, own: OwnStrategies | None = None
+) -> list[Failure]:
+    """Compute the runs of a group and store them: what a worker does. Returns those that failed; the others go on.
+
+    `own` has the strategies of the caller that a worker has not registered by itself.
+    """
     left, failures = dict(group), []
     while left:
         try:
+            if own is not None:
+                own.register()
             _check_same_key(left, store, data_dir)
             compute_together(left, store, data_dir)
             break

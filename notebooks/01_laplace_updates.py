@@ -300,7 +300,7 @@ paper = paper.assign(gain=paper["accuracy"] - paper["initial_size"].map(base), m
 by = ["initial_size", "method"]
 cells = cell_by_cell(mean_over_seeds(in_percent(gains), ["data", *by], ["gain"]), paper, by, "gain", "points")
 if len(cells):
-    report.table(cells, "updating_cells", cell="(b) beside the paper", keys=study_keys)
+    display(report.table(cells, "updating_cells", cell="(b) beside the paper", keys=study_keys))
 else:
     print(f"the paper has initial sizes {', '.join(map(str, base.index))}: none of this preset")
 

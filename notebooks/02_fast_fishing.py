@@ -210,7 +210,7 @@ def show_cells(rows, experiment, name, **about):
         accuracy_table(rows).drop(columns=["difference", "difference_ci"]), paper, ["data", "strategy"]
     )
     if len(cells):
-        report.table(cells, f"{name}_cells", **about)
+        display(report.table(cells, f"{name}_cells", **about))
     else:
         print(f"the paper has {', '.join(paper['data'].unique())}: none of this preset's data")
 

@@ -259,7 +259,7 @@ def show_cells(measured, paper, by, name, **about):
     paper = in_percent(paper.assign(data=bank_names(paper["data"])))
     cells = cell_by_cell(measured, paper, by).sort_values("data", kind="stable")
     if len(cells):
-        report.table(cells, f"{name}_cells", **about)
+        display(report.table(cells, f"{name}_cells", **about))
     else:
         print(f"the paper has {', '.join(paper['data'].unique())}: none of this preset's data")
 

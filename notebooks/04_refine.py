@@ -286,7 +286,7 @@ rates = [pairs_of(with_ties * win_rates(part)).assign(seed=seed) for seed, part 
 by = ["strategy", "against"]
 cells = cell_by_cell(mean_over_seeds(pd.concat(rates), by, ["rate"]), pairs_of(paper), by, "rate", "share")
 shown = cells if preset == "paper" else cells[cells["strategy"] == label("refine")]
-report.table(shown, "win_rate_cells", cell="(b) win rates", keys=keys(everything))
+display(report.table(shown, "win_rate_cells", cell="(b) win rates", keys=keys(everything)))
 within = (shown["within ±"] == "yes").sum()
 display(Markdown(f"**Reading.** {within} of {len(shown)} published rates lie in the interval of the measured ones."))
 

@@ -33,13 +33,14 @@ def test_grid_keeps_runs_and_summarises_them(tmp_path, capsys):
     assert capsys.readouterr().out == first
 
 
-@pytest.mark.parametrize("command", ["grid", "report"])
+@pytest.mark.parametrize("command", ["grid", "report", "compare"])
 def test_dry_run_tells_and_computes_nothing(command, tmp_path, capsys):
-    asked = ["--strategy", "random", "margin", "--results-dir", str(tmp_path / "r"), "--jobs", "1", *TINY]
-    assert main(["grid", "--seeds", "2", *asked]) == 0
+    strategies, asked = ["random", "margin"], ["--results-dir", str(tmp_path / "r"), "--jobs", "1", *TINY]
+    assert main(["grid", "--strategy", *strategies, "--seeds", "2", *asked]) == 0
     capsys.readouterr()
-    asked += ["--output-dir", str(tmp_path / "report")] if command == "report" else []
-    assert main([command, "--seeds", "3", "--dry-run", *asked]) == 0
+    strategies = strategies if command == "compare" else ["--strategy", *strategies]
+    asked += [] if command == "grid" else ["--output-dir", str(tmp_path / "report")]
+    assert main([command, *strategies, "--seeds", "3", "--dry-run", *asked]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     assert [line[:10].strip() for line in lines] == ["stored", "stored", "would run", "would run"]
     assert lines[1].endswith("margin, cycles=2, subset_size=50, epochs=3, seeds 0, 1")
@@ -178,6 +179,7 @@ def test_faults_are_one_line_and_exit_code_2(arguments, message, tmp_path, monke
         (["notebooks", "--only"], "argument --only: expected one argument"),
         (["notebooks", "--device", "tpu"], "invalid choice: 'tpu'"),
         (["walk"], "invalid choice: 'walk'"),
+        (["compare"], "the following arguments are required: STRATEGY"),
         ([], "the following arguments are required"),
     ],
 )
@@ -191,7 +193,9 @@ def test_unknown_words_are_refused_with_what_exists(arguments, message, capsys):
     assert printed.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["datasets", "features", "run", "grid", "report", "notebooks", "publish"])
+@pytest.mark.parametrize(
+    "command", ["datasets", "features", "run", "grid", "report", "compare", "notebooks", "publish"]
+)
 def test_each_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
