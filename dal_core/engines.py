@@ -10,6 +10,7 @@ import collections
 import concurrent.futures
 import contextlib
 import importlib
+import logging
 import os
 import platform
 import signal
@@ -121,7 +122,7 @@ def on_dask(tasks: Sequence[Task], cluster: Any, folder: Path) -> Finished:
 
     Closing it cancels what has not begun; what workers are at, they finish.
     How often a task is tried whose workers are lost is a setting of the scheduler,
-    `distributed.scheduler.allowed-failures`.
+    `distributed.scheduler.allowed-failures`; after that it is tried so often once more, alone.
 
     Raises:
         ClusterLostError: if the scheduler goes away.
@@ -133,16 +134,27 @@ def on_dask(tasks: Sequence[Task], cluster: Any, folder: Path) -> Finished:
     client, futures = _connect(cluster), dict[Any, int]()
     try:
         token.touch()
-        name = f"dal_core-{uuid.uuid4().hex[:8]}"
+        suspects = []
         for position, task in enumerate(tasks):
-            futures[client.submit(_on_worker, task, token, key=(name, position))] = position
-        yield from _as_completed(futures, client)
+            futures[_submit_to(client, task, token)] = position
+        for position, result in _as_completed(futures, client):
+            if type(result).__name__ == "KilledWorker":
+                suspects.append(position)
+            else:
+                yield position, result
+        # The scheduler also blames what only waited in a lost worker: a suspect is tried once more, with no other.
+        for position in suspects:
+            futures[_submit_to(client, tasks[position], token)] = position
+            yield from _as_completed(futures, client)
     finally:
         token.unlink(missing_ok=True)
+        muted = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)  # threads of the client log a traceback if it is closed in their midst
         with contextlib.suppress(Exception):  # of a cluster that is gone
             client.cancel(list(futures), force=True)
         futures.clear()
         client.close(timeout=2)
+        logging.disable(muted)
 
 
 def _connect(cluster: Any) -> Any:
@@ -158,15 +170,24 @@ def _connect(cluster: Any) -> Any:
     return client
 
 
+def _submit_to(client: Any, task: Task, token: Path) -> Any:
+    # Without a key of its own, equal tasks would be taken for one.
+    return client.submit(_on_worker, task, token, key=f"dal_core-{uuid.uuid4().hex}")
+
+
 def _as_completed(futures: dict[Any, int], client: Any) -> Finished:
     from distributed import as_completed
 
+    lost = ClusterLostError(f"the Dask cluster at {client.scheduler.address} was lost")
     for future in as_completed(list(futures), loop=client.loop):
         if future.status not in ("finished", "error"):  # lost or cancelled, and not by us
-            raise ClusterLostError(f"the Dask cluster at {client.scheduler.address} was lost")
+            raise lost
         # Let go of it at once: what a lost worker still held would be computed again.
         position = futures.pop(future)
-        result = future.result() if future.status == "finished" else future.exception()
+        try:
+            result = future.result() if future.status == "finished" else future.exception()
+        except (concurrent.futures.CancelledError, OSError) as error:  # lost while the result was on its way
+            raise lost from error
         if isinstance(result, FolderNotSharedError):
             raise result
         future.release()

@@ -3,7 +3,6 @@
 import dataclasses
 import platform
 import statistics
-import textwrap
 import traceback
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -12,7 +11,8 @@ from typing import Any
 
 from dal_core.experiment import Experiment, bank_name, configuration
 
-ERROR_LENGTH = 300  # characters of an error in a summary; the file of the failure has all of it
+# Of a summary: characters of an error, and runs that are named with it. The files of the failures have all.
+ERROR_LENGTH, MOST_NAMED = 300, 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Failure:
 
     @classmethod
     def of(cls, key: str, study: Any, error: BaseException) -> "Failure":
-        told = textwrap.shorten(f"{type(error).__name__}: {error}", ERROR_LENGTH, placeholder=" [...]")
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        told = told if len(told) <= ERROR_LENGTH else told[: ERROR_LENGTH - 6] + " [...]"
         refused = isinstance(error, (ValueError, OSError))
         return cls(key, study, told, "".join(traceback.format_exception(error)), refused)
 
@@ -38,14 +39,14 @@ class Failure:
 
 
 def failure_summary(failures: Sequence[Failure], total: int, folder: Path) -> str:
-    """How many of `total` runs failed, and a line for those that differ in the seed only and failed alike."""
-    alike: dict[tuple[str, str], list[int]] = {}
+    """How many of `total` runs failed, and a line for those that failed alike."""
+    alike: dict[str, list[Any]] = {}
     for failure in failures:
-        alike.setdefault((described(failure.study), failure.error), []).append(failure.study.seed)
-    lines = [f"{what}, {seeds_in_words(seeds)}: {error}" for (what, error), seeds in alike.items()]
+        alike.setdefault(failure.error, []).append(failure.study)
+    lines = [f"{_named(studies)}: {error}" for error, studies in alike.items()]
     start = f"{len(failures)} of {total} runs failed"
     if len(lines) == 1:
-        return f"{start}: {lines[0]} (traceback in {folder})"
+        return f"{start}: {lines[0]} (tracebacks in {folder})"
     return "\n    ".join([f"{start}, with tracebacks in {folder}:", *lines])
 
 
@@ -108,6 +109,12 @@ def duration_in_words(seconds: float) -> str:
         if seconds >= 1.5 * length:
             return f"{seconds / length:.2g} {unit}" if seconds < 10 * length else f"{seconds / length:.0f} {unit}"
     return f"{max(seconds, 0.1):.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def _named(studies: Sequence[Any]) -> str:
+    names = [f"{what}, {seeds_in_words(seeds)}" for what, seeds in _by_seed(studies).items()]
+    more = f"; and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return "; ".join(names[:MOST_NAMED]) + more
 
 
 def _by_seed(studies: Iterable[Any]) -> dict[str, list[int]]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,8 +11,9 @@ import threading
 import time
 from functools import partial
 
-import pandas as pd
 import pytest
+import torch
+from stored_runs import contents, files
 from tasks import failing, killed, sleeping, threads
 
 from dal_core import engines
@@ -19,12 +21,12 @@ from dal_core.__main__ import main
 from dal_core.engines import FolderNotSharedError, on_dask
 from dal_core.experiment import Experiment
 from dal_core.grid import Grid, RunError, RunRefusedError
+from dal_core.strategies import register, registry
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install dask distributed")
-TIMES = ["query_s", "train_s"]
-RUNS = [
-    Experiment(seed=seed, cycles=2, subset_size=50, device="cpu", options={"epochs": 150}) for seed in range(8)
-]  # long enough that there is a middle
+SETTINGS = {"cycles": 2, "subset_size": 50, "device": "cpu"}
+# Long enough that there is a middle.
+RUNS = [Experiment(seed=seed, options={"epochs": 150}, **SETTINGS) for seed in range(8)]
 
 
 class Cluster:
@@ -62,14 +64,14 @@ class Cluster:
 
     def stop(self):
         for process in self.processes:
-            process.terminate()
-        for process in self.processes:
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()  # a worker would wait for its scheduler to return
+            process.wait()
         self.processes.clear()
+
+    def wait_until_idle(self):
+        with self.client() as client:
+            while any(client.processing().values()):
+                time.sleep(0.05)
 
     @property
     def scheduler(self):
@@ -88,12 +90,10 @@ def cluster(root, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory):
-    """Rows of all runs, one after another in this process."""
-    return Grid(tmp_path_factory.mktemp("serial"), jobs=1).rows(RUNS, "runs").drop(columns=TIMES)
-
-
-def stored(folder):
-    return list(folder.glob("[!.]*.parquet"))
+    """What is stored where all runs are computed one after another in this process."""
+    folder = tmp_path_factory.mktemp("serial")
+    Grid(folder, jobs=1).rows(RUNS, "runs")
+    return contents(folder)
 
 
 @contextlib.contextmanager
@@ -102,7 +102,7 @@ def when_stored(folder, count, action):
     over = threading.Event()
 
     def watch():
-        while len(stored(folder)) < count and not over.is_set():
+        while len(files(folder)) < count and not over.is_set():
             time.sleep(0.005)
         if not over.is_set():
             action()
@@ -121,33 +121,50 @@ def test_a_worker_killed_in_the_middle_changes_nothing(cluster, serial, tmp_path
     victim = min(before.values())
 
     def kill():
-        number_then.append(len(stored(tmp_path)))
+        number_then.append(len(files(tmp_path)))
         os.kill(victim, signal.SIGKILL)
 
     grid = Grid(tmp_path, dask=cluster.address)
     with when_stored(tmp_path, 2, kill):
         rows = grid.rows(RUNS, "runs")
     assert number_then[0] < len(RUNS)
-    pd.testing.assert_frame_equal(rows.drop(columns=TIMES), serial, check_exact=True)
+    assert rows["seed"].unique().tolist() == list(range(8))
+    assert contents(tmp_path) == serial
     assert {path.suffix for path in tmp_path.iterdir()} == {".parquet"}  # no token, nothing half-written
-    assert [grid.store.provenance(path)["configuration"]["device"] for path in stored(tmp_path)] == ["cpu"] * len(RUNS)
 
 
 def test_the_scheduler_stopped_and_started_again(cluster, serial, tmp_path):
     with (
-        when_stored(tmp_path, 2, cluster.scheduler.terminate),
+        when_stored(tmp_path, 2, cluster.scheduler.kill),
         pytest.raises(
             RunError, match=rf"^the Dask cluster at {cluster.address} was lost: \d of 8 runs are done and kept"
         ),
     ):
         Grid(tmp_path, dask=cluster.address).rows(RUNS, "runs")
     cluster.stop()
-    done = {path: path.stat().st_mtime_ns for path in stored(tmp_path)}
+    done = {path: path.stat().st_mtime_ns for path in files(tmp_path)}
     assert 2 <= len(done) < len(RUNS)
     cluster.start()
-    rows = Grid(tmp_path, dask=cluster.address).rows(RUNS, "runs")
-    pd.testing.assert_frame_equal(rows.drop(columns=TIMES), serial, check_exact=True)
+    Grid(tmp_path, dask=cluster.address).rows(RUNS, "runs")
+    assert contents(tmp_path) == serial
     assert {path: path.stat().st_mtime_ns for path in done} == done  # what was there was not computed again
+
+
+def test_ctrl_c_cancels_what_has_not_begun_and_the_same_command_goes_on(cluster, serial, tmp_path):
+    asked = ["--seeds", "8", "--cycles", "2", "--subset-size", "50", "--option", "epochs=150", "--device", "cpu"]
+    asked = ["grid", *asked, "--dask", cluster.address, "--results-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "dal_core", *asked]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=cluster.environment)
+    with when_stored(tmp_path, 2, lambda: process.send_signal(signal.SIGINT)):
+        told = process.communicate(timeout=60)[1].splitlines()
+    assert process.returncode == 130
+    last = r"stopped: \d of 8 runs are done and kept in .*; the same command goes on from there"
+    assert re.fullmatch(last, told[-1]), told
+    cluster.wait_until_idle()
+    done = files(tmp_path)
+    assert 2 <= len(done) <= 5  # and what two workers were at
+    assert main(asked) == 0
+    assert contents(tmp_path) == serial
 
 
 def test_tasks_that_fail_or_lose_their_workers_are_told_while_the_rest_goes_on(cluster, tmp_path):
@@ -155,7 +172,7 @@ def test_tasks_that_fail_or_lose_their_workers_are_told_while_the_rest_goes_on(c
     found = dict(on_dask(asked, cluster.address, tmp_path))
     assert type(found[0]) is KeyError
     assert type(found[1]) is distributed.KilledWorker
-    assert len(list(tmp_path.glob("deadly-*"))) == 3  # allowed-failures, and once more
+    assert len(list(tmp_path.glob("deadly-*"))) == 6  # allowed-failures and once more, among others and then alone
     assert [found[i] for i in range(2, 6)] == [0.01] * 4
     assert set(found[6]) == {1}
 
@@ -167,7 +184,25 @@ def test_runs_that_fail_on_the_cluster_are_listed(cluster, tmp_path):
         grid.rows([bad, RUNS[0]], "runs")
     (told,) = grid.store.failures.iterdir()
     assert "in _check_size" in told.read_text()
-    assert len(stored(tmp_path)) == 1
+    assert len(files(tmp_path)) == 1
+
+
+def test_own_strategies_reach_the_cluster(cluster, tmp_path, monkeypatch):
+    """One that a script or a notebook's cell defines, and that no worker could import."""
+    monkeypatch.setattr(registry, "_STRATEGIES", dict(registry._STRATEGIES))
+    cell = tmp_path / "cell.py"
+    cell.write_text(
+        "@register('closest')\n"
+        "def closest(snapshot, batch_size, generator):\n"
+        "    return torch.argsort(snapshot.features.norm(dim=1), stable=True)[:batch_size]\n"
+    )
+    names = {"register": register, "torch": torch, "__name__": "__main__"}
+    exec(compile(cell.read_text(), str(cell), "exec"), names)
+    runs = [Experiment(strategy="closest", seed=seed, options={"epochs": 3}, **SETTINGS) for seed in range(3)]
+    Grid(tmp_path / "cluster", dask=cluster.address).rows(runs, "runs")
+    Grid(tmp_path / "alone", jobs=1).rows(runs, "runs")
+    assert len(contents(tmp_path / "cluster")) == 3
+    assert contents(tmp_path / "cluster") == contents(tmp_path / "alone")
 
 
 def test_a_worker_that_does_not_see_the_results_is_told_in_a_line(cluster, tmp_path, monkeypatch, capsys):
@@ -179,7 +214,7 @@ def test_a_worker_that_does_not_see_the_results_is_told_in_a_line(cluster, tmp_p
     assert told.endswith(
         f"does not see {tmp_path}; the results folder has to be on a file system that all machines share"
     )
-    assert not stored(tmp_path)
+    assert not files(tmp_path)
     with pytest.raises(FolderNotSharedError):
         list(on_dask([threads], cluster.address, tmp_path))
 
@@ -216,7 +251,8 @@ def test_workers_from_slurm(root, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "results"
     assert main([*asked, "--results-dir", str(folder), "--slurm", slurm]) == 0
     assert capsys.readouterr().out.splitlines()[:2] == table
-    assert {path.name for path in stored(folder)} == {path.name for path in stored(alone)}
+    assert len(contents(folder)) == 3
+    assert contents(folder) == contents(alone)
 
 
 def test_options_that_slurm_does_not_have_are_refused(tmp_path):

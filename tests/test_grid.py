@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pandas as pd
 import psutil
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from samples import failing_for_seed
+from stored_runs import contents
 
 import dal_core.experiment
 import dal_core.grid
@@ -23,7 +25,7 @@ from dal_core.grid import Grid, RunError, RunRefusedError, attempt, compute, dig
 from dal_core.progress import progress
 from dal_core.scaling_study import ScalingStudy
 from dal_core.strategies import registry
-from dal_core.summaries import duration_in_words
+from dal_core.summaries import ERROR_LENGTH, Failure, duration_in_words, failure_summary
 from dal_core.update_study import UpdateStudy
 
 TINY = {"cycles": 2, "subset_size": 50, "device": "cpu", "options": {"epochs": 3}}
@@ -209,8 +211,22 @@ def test_failing_runs_are_named_at_the_end_and_the_others_are_kept(tmp_path, job
     assert "'cycles': 300" in told
     assert "Traceback (most recent call last)" in told
     assert "in _check_size" in told
-    with pytest.raises(RunError, match=r"^1 of 5 runs failed: moons, margin, .*buys 3010 instances.* \(traceback in "):
+    with pytest.raises(RunError, match=r"^1 of 5 runs failed: moons, margin, .*buys 3010 instances.* \(tracebacks in "):
         grid.rows([worse, *experiments()], "runs")
+
+
+def test_a_summary_of_failures_names_a_few_of_many():
+    def failure(strategy, seed, error=None):
+        return Failure.of("key", Experiment(strategy=strategy, seed=seed), error or KeyError("lost"))
+
+    names = ["random", "margin", "badge", "bait", "typiclust", "refine", "least_confident"]
+    told = failure_summary([failure(name, seed) for name in names for seed in (1, 0)], 20, Path("results/failures"))
+    assert told.startswith("14 of 20 runs failed: digits, random, seeds 0, 1; digits, margin, seeds 0, 1; ")
+    assert told.endswith("digits, typiclust, seeds 0, 1; and 2 more: KeyError: 'lost' (tracebacks in results/failures)")
+    told = failure_summary(
+        [failure("random", 0), failure("random", 1, OSError("x" * 999))], 2, Path("there")
+    ).splitlines()
+    assert [len(told), len(told[2])] == [3, len("    digits, random, seed 1: ") + ERROR_LENGTH]
 
 
 def test_a_refusal_among_failures_is_no_fault_of_the_caller(tmp_path, monkeypatch):
@@ -257,7 +273,22 @@ def test_a_killed_worker_changes_nothing(tmp_path, monkeypatch):
     assert len(workers) == 9  # one was tried again
     serial = Grid(tmp_path / "serial", jobs=1).rows(asked, "runs")
     pd.testing.assert_frame_equal(rows.drop(columns=TIMES), serial.drop(columns=TIMES), check_exact=True)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "serial")
     assert not list(grid.store.folder.glob("failures/*"))
+
+
+def test_a_run_that_loses_its_process_each_time_is_reported_and_the_others_are_kept(tmp_path, monkeypatch):
+    def deadly(snapshot, batch_size, generator):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setitem(registry._STRATEGIES, "deadly", deadly)
+    grid, lost = Grid(tmp_path, jobs=2), Experiment(strategy="deadly", **TINY)
+    with pytest.raises(RunError, match=r"^1 of 5 runs failed: .* deadly, .*seed 0: LostWorkerError: .* lost 3 times"):
+        grid.rows([lost, *experiments()], "runs")
+    assert len(stored(grid)) == 4
+    (told,) = grid.store.failures.iterdir()
+    assert "'strategy': 'deadly'" in told.read_text()
+    assert "SIGKILL" in told.read_text()
 
 
 @pytest.mark.parametrize(
@@ -506,7 +537,7 @@ def test_a_failing_joint_training_names_all_its_runs(tmp_path, monkeypatch):
 
     monkeypatch.setattr(dal_core.experiment, "train_heads", failing)
     with pytest.raises(
-        RunError, match=r"^6 of 6 runs (.|\n)* random, .*seeds 0, 1, 2: MemoryError: full\n    .* margin, "
+        RunError, match=r"^6 of 6 runs failed: .* random, .*seeds 0, 1, 2; .* margin, .* 2: MemoryError: full \(trac"
     ):
         Grid(tmp_path).rows(experiments(seeds=3), "runs")
 
