@@ -14,6 +14,7 @@ from dal_core import __version__
 
 USAGE_ERROR = 2
 RUN_FAILED = 1
+INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,18 +23,20 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         options.parser.error(f"unknown {' '.join(unknown)}")
     # Imported late, so that --help and usage errors do not wait for torch.
-    from dal_core.grid import RunError
+    from dal_core.grid import RunError, RunRefusedError
 
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _tell  # type: ignore[assignment]
             return options.command(options) or 0
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)  # a line for each kind of failure
+        return USAGE_ERROR if isinstance(error, RunRefusedError) else RUN_FAILED
     except (ValueError, OSError) as error:
         return _complain(error, USAGE_ERROR)
-    except RunError as error:
-        return _complain(error, RUN_FAILED)
-    except KeyboardInterrupt:
-        return _complain("interrupted; finished runs are kept, the same command goes on from there", 130)
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped; what is finished is kept, the same command goes on from there", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _tell(message: Warning | str, category: type[Warning], *_: Any) -> None:
@@ -189,6 +192,12 @@ def _add_grid_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, 0 to N-1 (default: 3)")
     parser.add_argument("--results-dir", type=Path, default=Path("results"), help="where runs are kept (results)")
     parser.add_argument("--jobs", type=int, help="processes side by side (default: one a core)")
+    parser.add_argument("--dask", metavar="ADDRESS", help="compute on this Dask cluster, e.g. tcp://host:8786")
+    parser.add_argument(
+        "--slurm", metavar="NAME=VALUE,...",
+        help="compute on workers that Slurm starts, e.g. cores=4,memory=16GB,walltime=02:00:00,jobs=10",
+    )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="say what is stored and what would run, and stop")
     parser.add_argument("--fresh", action="store_true", help="compute every run anew, stored or not")
 
 
@@ -266,10 +275,10 @@ def _subset_size(text: str) -> int | None:
     return int(text)
 
 
-def _option(text: str) -> tuple[str, Any]:
+def _option(text: str, argument: str = "--option") -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     if not separator or not name:
-        raise ValueError(f"--option is {text!r}; NAME=VALUE was expected")
+        raise ValueError(f"{argument} is {text!r}; NAME=VALUE was expected")
     try:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
@@ -294,6 +303,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _learning_curves(options: argparse.Namespace) -> tuple[Any, Any]:
+    """The grid and its rows; with --dry-run no rows, but what would run is printed."""
     from dal_core.experiment import Experiment
     from dal_core.grid import Grid
 
@@ -305,7 +315,12 @@ def _learning_curves(options: argparse.Namespace) -> tuple[Any, Any]:
         for strategy in options.strategy
         for seed in range(options.seeds)
     ]
-    grid = Grid(options.results_dir, jobs=options.jobs, data_dir=options.data_dir, fresh=options.fresh)
+    slurm = None if options.slurm is None else dict(_option(text, "--slurm") for text in options.slurm.split(","))
+    where = {"jobs": options.jobs, "dask": options.dask, "slurm": slurm}
+    grid = Grid(options.results_dir, data_dir=options.data_dir, fresh=options.fresh, **where)
+    if options.dry_run:
+        print(*grid.plan(experiments).lines(), sep="\n")
+        return grid, None
     return grid, grid.rows(experiments, "learning curves")
 
 
@@ -321,6 +336,8 @@ def _summary(rows: Any) -> Any:
 
 def _grid(options: argparse.Namespace) -> int:
     grid, rows = _learning_curves(options)
+    if rows is None:
+        return 0
     print(_summary(rows).to_string(index=False, float_format="{:.2f}".format))
     print(f"accuracy in percent: aulc is the mean over the curve, _ci the half width of a 95 % interval over seeds; "
           f"{len(grid.keys)} runs in {grid.store.folder}")  # fmt: skip
@@ -332,8 +349,10 @@ def _report(options: argparse.Namespace) -> int:
     from dal_core.report.figures import learning_curves
     from dal_core.report.style import use_style
 
-    use_style()
     grid, rows = _learning_curves(options)
+    if rows is None:
+        return 0
+    use_style()
     report = Report(options.output_dir, "report")
     report.figure(learning_curves(rows), "learning_curves", cell="learning curves", keys=grid.keys)
     report.table(_summary(rows), "accuracy", cell="learning curves", keys=grid.keys)
@@ -349,8 +368,10 @@ def _compare(options: argparse.Namespace) -> int:
 
     check_strategies(options.strategy)
     check_whole("--cycles", options.cycles, 1)  # nobody has chosen anything before
-    use_style()
     grid, rows = _learning_curves(options)
+    if rows is None:
+        return 0
+    use_style()
     comparison = Comparison(rows)
     # A terminal that cannot show the bars gets question marks.
     encoding = sys.stdout.encoding or "utf-8"

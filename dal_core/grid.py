@@ -1,12 +1,14 @@
 """Many runs: each is computed once, kept in a file of its own, and read from there ever after."""
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
-import itertools
 import json
+import platform
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dal_core import RESULTS_VERSION, datasets, strategies
+from dal_core import RESULTS_VERSION, datasets, engines, strategies
+from dal_core.checks import check_whole
 from dal_core.experiment import (
     Experiment,
     FailedRunError,
@@ -27,12 +30,13 @@ from dal_core.experiment import (
     run,
     run_together,
 )
-from dal_core.files import remove_leftovers, write_atomically
+from dal_core.files import remove_leftovers, write_atomically, write_text
 from dal_core.progress import progress
 from dal_core.provenance import git_commit, versions
 from dal_core.scaling_study import ScalingStudy
 from dal_core.strategies import registry
 from dal_core.strategies.carrying import OwnStrategies, own_strategies
+from dal_core.summaries import Failure, Plan, failure_summary
 from dal_core.update_study import UpdateStudy
 
 Study = Experiment | UpdateStudy | ScalingStudy
@@ -57,6 +61,14 @@ class Store:
     def path(self, study: Study, key: str) -> Path:
         return self.folder / f"{type(study).__name__.lower()}-{key}.parquet"
 
+    @property
+    def failures(self) -> Path:
+        """Folder with the tracebacks of the runs that failed the last time they were tried."""
+        return self.folder / "failures"
+
+    def failure_path(self, key: str) -> Path:
+        return self.failures / f"{key}.txt"
+
     def write(self, study: Study, key: str, rows: pd.DataFrame, *, started: datetime, seconds: float) -> None:
         """Keep the rows of a run, with its provenance in the file's metadata, atomically."""
         provenance = {
@@ -74,6 +86,7 @@ class Store:
         metadata = (table.schema.metadata or {}) | {PROVENANCE: json.dumps(provenance, sort_keys=True).encode()}
         with write_atomically(self.path(study, key)) as temporary:
             pq.write_table(table.replace_schema_metadata(metadata), temporary, write_page_checksum=True)
+        self.failure_path(key).unlink(missing_ok=True)
 
     def read(self, study: Study, key: str) -> pd.DataFrame | None:
         """The rows of a finished run; None if there are none, and with a warning if the file is damaged."""
@@ -99,6 +112,15 @@ class Store:
         """What `write` recorded about the run in `path`."""
         return json.loads((pq.read_schema(path).metadata or {})[PROVENANCE])
 
+    def durations(self) -> dict[str, list[float]]:
+        """Seconds that the stored runs took, by their configuration less the seed."""
+        found: dict[str, list[float]] = {}
+        for path in sorted(self.folder.glob("[!.]*.parquet")):
+            with contextlib.suppress(OSError, ValueError, KeyError, pa.ArrowException):  # damaged: tells nothing
+                told = self.provenance(path)
+                found.setdefault(_but_for_seed(told["configuration"]), []).append(told["duration_s"])
+        return found
+
 
 @dataclasses.dataclass
 class Grid:
@@ -110,17 +132,27 @@ class Grid:
             CUDA runs that differ in the seed only go together (`groups`).
         data_dir: folder with local data files.
         fresh: compute everything that is asked for anew, once.
+        dask: compute on the workers of the Dask cluster with this address, e.g. "tcp://host:8786". They have to see
+            `folder` and `data_dir` under the same paths.
+        slurm: compute on workers that Slurm starts: options of dask_jobqueue.SLURMCluster, and `jobs`, how many Slurm
+            jobs. Each call of `rows` that has something to compute submits its jobs and ends them.
     """
 
     folder: Path | str = "results"
     jobs: int | None = None
     data_dir: Path | str | None = None
     fresh: bool = False
+    dask: str | None = None
+    slurm: Mapping[str, Any] | None = None
     keys: list[str] = dataclasses.field(default_factory=list, init=False)  # of all runs asked for so far
 
     def __post_init__(self) -> None:
         if self.jobs is not None and self.jobs < 1:
             raise ValueError(f"jobs is {self.jobs}; a whole number of at least 1 was expected, or None for one a core")
+        if len(chosen := [name for name in ("jobs", "dask", "slurm") if getattr(self, name) is not None]) > 1:
+            raise ValueError(f"{' and '.join(chosen)} are given; one of them was expected")
+        for name in ("jobs", "cores", "processes"):
+            check_whole(f"{name} of slurm", (self.slurm or {}).get(name, 1), 1)
         self.store = Store(Path(self.folder).expanduser().resolve())
         remove_leftovers(self.store.folder)
         self.data_dir = None if self.data_dir is None else Path(self.data_dir).expanduser().resolve()
@@ -128,42 +160,108 @@ class Grid:
     def rows(self, studies: Sequence[Study], what: str) -> pd.DataFrame:
         """The rows of all studies, in the order given, with the column `run` (the run's key) and the study's settings.
 
-        `what` names the work in the progress bar. A run that fails ends the call with its error; the runs that were
-        finished by then are kept.
+        `what` names the work in the progress bar. Runs that fail do not stop the others. What is computed is kept,
+        however the call ends, and the same call goes on from there.
 
         Raises:
-            RunError: if a run fails, naming it; a RunRefusedError if what was asked for cannot be done.
+            RunError: at the end, if runs failed, naming them; their tracebacks are in the folder `failures` of the
+                store. A RunRefusedError if none of them can be done as it was asked for.
             ValueError: if two data sets are called the same, or a strategy cannot be sent to worker processes.
+            KeyboardInterrupt: on Ctrl-C, saying how many runs are done.
         """
+        keyed, rows, missing = self._look_up(studies)
+        failures = self._compute(missing, what, total=len(keyed))
+        if failures:
+            kind = RunRefusedError if all(failure.refused for failure in failures) else RunError
+            raise kind(failure_summary(failures, len(keyed), self.store.failures))
+        rows |= {key: self.store.read(study, key) for key, study in missing.items()}
+        self.keys += [key for key in keyed if key not in self.keys]
+        return pd.concat([self._labelled(key, study, rows[key]) for key, study in keyed.items()], ignore_index=True)
+
+    def plan(self, studies: Sequence[Study]) -> Plan:
+        """What `rows` would read and what it would compute, with the time that stored runs but for the seed took."""
+        keyed, _, missing = self._look_up(studies)
+        durations = self.store.durations() if missing else {}
+        return Plan(
+            stored=[study for key, study in keyed.items() if key not in missing],
+            missing=[(study, durations.get(_but_for_seed(configuration(study)), [])) for study in missing.values()],
+            side_by_side=self._side_by_side(missing),
+        )
+
+    def _look_up(
+        self, studies: Sequence[Study]
+    ) -> tuple[dict[str, Study], dict[str, pd.DataFrame | None], dict[str, Study]]:
+        """The studies by key, the rows of those that the store holds, and the others."""
         digests = {(s.dataset, s.encoder): self._digest(s) for s in studies}
         _check_names(studies, digests)
         keyed = {self.store.key(study, digests[study.dataset, study.encoder]): study for study in studies}
         redo = set() if not self.fresh else keyed.keys() - set(self.keys)
         rows = {key: self.store.read(study, key) for key, study in keyed.items() if key not in redo}
-        missing = {key: study for key, study in keyed.items() if rows.get(key) is None}
-        for key in self._compute(missing, what):
-            rows[key] = self.store.read(keyed[key], key)
-        self.keys += [key for key in keyed if key not in self.keys]
-        return pd.concat([self._labelled(key, study, rows[key]) for key, study in keyed.items()], ignore_index=True)
+        return keyed, rows, {key: study for key, study in keyed.items() if rows.get(key) is None}
 
-    def _compute(self, missing: dict[str, Study], what: str) -> Any:
-        """Yield the key of each run that has been computed and stored, in the order of completion."""
+    def _compute(self, missing: Mapping[str, Study], what: str, total: int) -> list[Failure]:
+        """Compute and store what is missing; returns what failed."""
         if not missing:
-            return
-        on_gpu = any(device_of(study).type != "cpu" for study in missing.values())
-        jobs = min(1 if on_gpu else self.jobs or joblib.cpu_count(), len(missing))
-        own = None if jobs == 1 else own_strategies(set().union(*map(_own_of, missing.values())))
-        tasks = [
-            joblib.delayed(compute_together)(_wherever(group), self.store, self.data_dir, own)
-            for group in groups(missing)
-        ]
-        finished = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(tasks)
-        yield from progress(itertools.chain.from_iterable(finished), what, total=len(missing))
+            return []
+        failures, done = [], total - len(missing)
+        try:
+            with contextlib.closing(self._outcomes(missing)) as outcomes:
+                for failure in progress(outcomes, what, total=len(missing)):
+                    done += failure is None
+                    if failure is not None:
+                        failures.append(failure)
+                        write_text(self.store.failure_path(failure.key), failure.text())
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"stopped: {self._kept(done, total)}") from None
+        except engines.ClusterLostError as error:
+            raise RunError(f"{error}: {self._kept(done, total)}") from error
+        return failures
+
+    def _kept(self, done: int, total: int) -> str:
+        how = "without fresh, the same command goes on" if self.fresh else "the same command goes on"
+        return f"{done} of {total} runs are done and kept in {self.store.folder}; {how} from there"
+
+    def _outcomes(self, missing: Mapping[str, Study]) -> Generator[Failure | None, None, None]:
+        """For each run None when it has been computed and stored, or why it failed, in the order of completion."""
+        if self._on_cluster:  # a worker may have another device than this machine, whose device is part of the key
+            missing = {key: dataclasses.replace(study, device=device_of(study).type) for key, study in missing.items()}
+        together = groups(missing)
+        own = own_strategies(set().union(*map(_own_of, missing.values()))) if self._elsewhere(missing) else None
+        tasks = [functools.partial(attempt, _wherever(group), self.store, self.data_dir, own) for group in together]
+        with contextlib.closing(self._engine(tasks, missing)) as finished:
+            for position, result in finished:
+                if isinstance(result, Exception):  # the worker was lost, or could not even begin
+                    result = [Failure.of(key, study, result) for key, study in together[position].items()]
+                yield from result
+                yield from [None] * (len(together[position]) - len(result))
+
+    def _engine(self, tasks: Sequence[engines.Task], missing: Mapping[str, Study]) -> engines.Finished:
+        if self.dask is not None:
+            return engines.on_dask(tasks, self.dask, self.store.folder)
+        if self.slurm is not None:
+            return engines.on_slurm(tasks, self.slurm, self.store.folder)
+        if self._elsewhere(missing):
+            return engines.in_processes(tasks, self._side_by_side(missing))
+        return engines.in_this_process(tasks)
+
+    @property
+    def _on_cluster(self) -> bool:
+        return self.dask is not None or self.slurm is not None
+
+    def _elsewhere(self, missing: Mapping[str, Study]) -> bool:
+        """Whether other processes than this one compute."""
+        return self._on_cluster or self._side_by_side(missing) > 1
+
+    def _side_by_side(self, missing: Mapping[str, Study]) -> int:
+        """How many runs are computed at the same time; 1 for a cluster that somebody else has started."""
+        if self.slurm is not None:
+            return self.slurm.get("jobs", 1) * self.slurm.get("processes", self.slurm.get("cores", 1))
+        if self.dask is not None or any(device_of(study).type != "cpu" for study in missing.values()):
+            return 1
+        return max(1, min(self.jobs or joblib.cpu_count(), len(missing)))
 
     def _digest(self, study: Study) -> str:
-        if study.dataset is None:
-            return "no data"
-        return datasets.load(study.dataset, encoder=study.encoder, data_dir=self.data_dir).digest
+        return digest_of(study, self.data_dir)
 
     def _labelled(self, key: str, study: Study, rows: pd.DataFrame | None) -> pd.DataFrame:
         assert rows is not None, "a run that was computed is in the store"
@@ -181,11 +279,11 @@ class Grid:
 
 
 class RunError(RuntimeError):
-    """A run failed; the message names it."""
+    """Runs failed; the message names them."""
 
 
 class RunRefusedError(RunError, ValueError):
-    """A run cannot be done as it was asked for. A type, because a cause does not survive the way from a worker."""
+    """Runs cannot be done as they were asked for."""
 
 
 def _own_of(study: Study) -> list[str]:
@@ -233,43 +331,65 @@ def groups(missing: Mapping[str, Study]) -> list[dict[str, Study]]:
     return list(found.values())
 
 
-def compute_together(
-    group: Mapping[str, Study], store: Store, data_dir: Path | None, own: OwnStrategies | None = None
-) -> list[str]:
-    """Compute the runs of a group and store them, all or none; what a worker process does.  Returns their keys.
+def digest_of(study: Study, data_dir: Path | str | None) -> str:
+    """Digest of the data that a study computes on."""
+    if study.dataset is None:
+        return "no data"
+    return datasets.load(study.dataset, encoder=study.encoder, data_dir=data_dir).digest
 
-    `own` has the strategies of the caller that a worker process has not registered by itself.
+
+def attempt(
+    group: Mapping[str, Study], store: Store, data_dir: Path | str | None, own: OwnStrategies | None = None
+) -> list[Failure]:
+    """Compute the runs of a group and store them: what a worker does. Returns those that failed; the others go on.
+
+    `own` has the strategies of the caller that a worker has not registered by itself.
     """
-    if own is not None:
-        own.register()
+    left, failures = dict(group), []
+    while left:
+        try:
+            if own is not None:
+                own.register()
+            _check_same_key(left, store, data_dir)
+            compute_together(left, store, data_dir)
+            break
+        except FailedRunError as failure:  # one of several
+            key = next(key for key, study in left.items() if study is failure.experiment)
+            failures.append(Failure.of(key, left.pop(key), failure.__cause__ or failure))
+        except Exception as error:
+            return failures + [Failure.of(key, study, error) for key, study in left.items()]
+    return failures
+
+
+def _check_same_key(group: Mapping[str, Study], store: Store, data_dir: Path | str | None) -> None:
+    """A machine of a cluster may have other data under the same name, or another version of the package."""
+    key, study = next(iter(group.items()))
+    if store.key(study, digest_of(study, data_dir)) != key:
+        raise ValueError(
+            f"{platform.node()} has other data for {bank_name(study)}, or another version of dal_core, than who asked"
+        )
+
+
+def compute_together(group: Mapping[str, Study], store: Store, data_dir: Path | str | None) -> None:
+    """Compute the runs of a group and store them, all or none."""
     if len(group) == 1:
-        return [compute(study, key, store, data_dir) for key, study in group.items()]
+        for key, study in group.items():
+            compute(study, key, store, data_dir)
+        return
     started, start = datetime.now(UTC), time.perf_counter()
     experiments: list[Any] = list(group.values())  # `groups` puts nothing else together
-    try:
-        curves = run_together(experiments, data_dir=data_dir)
-    except FailedRunError as failure:
-        raise _named(f"the run {configuration(failure.experiment)}", failure.__cause__ or failure) from failure
-    except Exception as error:  # the data or a training, which are those of all
-        settings = configuration(experiments[0]) | {"seed": [experiment.seed for experiment in experiments]}
-        raise _named(f"the runs {settings}", error) from error
+    curves = run_together(experiments, data_dir=data_dir)
     seconds = (time.perf_counter() - start) / len(group)  # the share of each
     for (key, study), rows in zip(group.items(), curves, strict=True):
         store.write(study, key, rows, started=started, seconds=seconds)
-    return list(group)
 
 
-def compute(study: Study, key: str, store: Store, data_dir: Path | None) -> str:
-    """Compute one run and store it.  Returns the key."""
+def compute(study: Study, key: str, store: Store, data_dir: Path | str | None) -> None:
+    """Compute one run and store it."""
     started, start = datetime.now(UTC), time.perf_counter()
-    try:
-        rows = run(study, data_dir=data_dir)
-    except Exception as error:
-        raise _named(f"the run {configuration(study)}", error) from error
+    rows = run(study, data_dir=data_dir)
     store.write(study, key, rows, started=started, seconds=time.perf_counter() - start)
-    return key
 
 
-def _named(what: str, error: BaseException) -> RunError:
-    kind = RunRefusedError if isinstance(error, (ValueError, OSError)) else RunError
-    return kind(f"{what} failed: {type(error).__name__}: {error}")
+def _but_for_seed(configuration: Mapping[str, Any]) -> str:
+    return json.dumps({name: value for name, value in configuration.items() if name != "seed"}, sort_keys=True)

@@ -33,6 +33,23 @@ def test_grid_keeps_runs_and_summarises_them(tmp_path, capsys):
     assert capsys.readouterr().out == first
 
 
+@pytest.mark.parametrize("command", ["grid", "report", "compare"])
+def test_dry_run_tells_and_computes_nothing(command, tmp_path, capsys):
+    strategies, asked = ["random", "margin"], ["--results-dir", str(tmp_path / "r"), "--jobs", "1", *TINY]
+    assert main(["grid", "--strategy", *strategies, "--seeds", "2", *asked]) == 0
+    capsys.readouterr()
+    strategies = strategies if command == "compare" else ["--strategy", *strategies]
+    asked += [] if command == "grid" else ["--output-dir", str(tmp_path / "report")]
+    assert main([command, *strategies, "--seeds", "3", "--dry-run", *asked]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert [line[:10].strip() for line in lines] == ["stored", "stored", "would run", "would run"]
+    assert lines[1].endswith("margin, cycles=2, subset_size=50, epochs=3, seeds 0, 1")
+    assert "epochs=3, seed 2: about 0." in lines[3]
+    assert last.startswith("4 runs are stored, 2 would run: about ")
+    assert len(list((tmp_path / "r").glob("*.parquet"))) == 4
+    assert not (tmp_path / "report").exists()
+
+
 def test_report_draws_what_the_store_holds(tmp_path, capsys):
     out = tmp_path / "report"
     command = ["report", "--seeds", "2", "--results-dir", str(tmp_path / "r"), "--output-dir", str(out), "--jobs", "1"]
@@ -140,6 +157,9 @@ def test_what_is_left_out_is_told_in_a_line(tmp_path, monkeypatch, capsys, model
         (["grid", "--jobs", "0"], "jobs is 0"),
         (["grid", "--cycles", "2000", "--seeds", "2", "--jobs", "1"], "buys 20010 instances"),
         (["grid", "--cycles", "2000", "--seeds", "2", "--jobs", "2"], "buys 20010 instances"),
+        (["grid", "--jobs", "2", "--dask", "tcp://h:1"], "jobs and dask are given; one of them was expected"),
+        (["grid", "--slurm", "cores"], "--slurm is 'cores'; NAME=VALUE was expected"),
+        (["grid", "--slurm", "jobs=0,memory=1GB"], "jobs of slurm is 0"),
         (["report", "--strategy", "margn"], "strategy is 'margn'"),
     ],
 )

@@ -1,24 +1,31 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pandas as pd
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
 from samples import failing_for_seed
+from stored_runs import contents
 
 import dal_core.experiment
 import dal_core.grid
+from dal_core import engines
 from dal_core.experiment import Experiment
-from dal_core.grid import Grid, RunError, RunRefusedError, compute, groups
+from dal_core.grid import Grid, RunError, RunRefusedError, attempt, compute, digest_of, groups
 from dal_core.progress import progress
 from dal_core.scaling_study import ScalingStudy
 from dal_core.strategies import registry
+from dal_core.summaries import ERROR_LENGTH, Failure, duration_in_words, failure_summary
 from dal_core.update_study import UpdateStudy
 
 TINY = {"cycles": 2, "subset_size": 50, "device": "cpu", "options": {"epochs": 3}}
@@ -185,17 +192,161 @@ def test_the_result_of_another_run_is_not_taken(tmp_path, computed):
     assert len(computed) == 2
 
 
-def test_a_failing_run_is_named_and_the_others_are_kept(tmp_path):
-    good, bad = Experiment(**TINY), Experiment(dataset="moons", **TINY | {"cycles": 200})
-    grid = Grid(tmp_path, jobs=1)
-    with pytest.raises(RunError, match=r"'dataset': 'moons'.*buys 2010 instances"):
-        grid.rows([good, bad], "runs")
-    assert len(stored(grid)) == 1
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_failing_runs_are_named_at_the_end_and_the_others_are_kept(tmp_path, jobs):
+    bad = [Experiment(dataset="moons", seed=seed, **TINY | {"cycles": 200}) for seed in (3, 1)]
+    worse = Experiment(dataset="moons", **TINY | {"cycles": 300})
+    grid = Grid(tmp_path, jobs=jobs)
+    with pytest.raises(RunRefusedError) as caught:
+        grid.rows([bad[0], worse, bad[1], *experiments()], "runs")
+    first, *lines = str(caught.value).splitlines()
+    assert first == f"3 of 7 runs failed, with tracebacks in {tmp_path / 'failures'}:"
+    assert sorted(line.split(": ValueError: the experiment buys ")[0] for line in lines) == [
+        "    moons, margin, cycles=200, subset_size=50, epochs=3, seeds 1, 3",
+        "    moons, margin, cycles=300, subset_size=50, epochs=3, seed 0",
+    ]
+    assert len(stored(grid)) == 4
+    assert len(list(grid.store.failures.iterdir())) == 3
+    told = grid.store.failure_path(grid.store.key(worse, grid._digest(worse))).read_text()
+    assert "'cycles': 300" in told
+    assert "Traceback (most recent call last)" in told
+    assert "in _check_size" in told
+    with pytest.raises(RunError, match=r"^1 of 5 runs failed: moons, margin, .*buys 3010 instances.* \(tracebacks in "):
+        grid.rows([worse, *experiments()], "runs")
 
 
-def test_unknown_number_of_jobs_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="jobs is 0"):
-        Grid(tmp_path, jobs=0)
+def test_a_summary_of_failures_names_a_few_of_many():
+    def failure(strategy, seed, error=None):
+        return Failure.of("key", Experiment(strategy=strategy, seed=seed), error or KeyError("lost"))
+
+    names = ["random", "margin", "badge", "bait", "typiclust", "refine", "least_confident"]
+    told = failure_summary([failure(name, seed) for name in names for seed in (1, 0)], 20, Path("results/failures"))
+    assert told.startswith("14 of 20 runs failed: digits, random, seeds 0, 1; digits, margin, seeds 0, 1; ")
+    assert told.endswith("digits, typiclust, seeds 0, 1; and 2 more: KeyError: 'lost' (tracebacks in results/failures)")
+    told = failure_summary(
+        [failure("random", 0), failure("random", 1, OSError("x" * 999))], 2, Path("there")
+    ).splitlines()
+    assert [len(told), len(told[2])] == [3, len("    digits, random, seed 1: ") + ERROR_LENGTH]
+
+
+def test_a_refusal_among_failures_is_no_fault_of_the_caller(tmp_path, monkeypatch):
+    monkeypatch.setitem(registry._STRATEGIES, "failing", failing_for_seed(0, KeyError("lost")))
+    asked = [Experiment(strategy="failing", **TINY), Experiment(dataset="moons", **TINY | {"cycles": 200})]
+    with pytest.raises(RunError, match=r"digits, failing, .*seed 0: KeyError: 'lost'\n") as caught:
+        Grid(tmp_path, jobs=1).rows(asked, "runs")
+    assert type(caught.value) is RunError
+
+
+def test_the_traceback_of_a_run_is_gone_when_it_succeeds(tmp_path, monkeypatch):
+    monkeypatch.setitem(registry._STRATEGIES, "failing", failing_for_seed(0, KeyError("lost")))
+    asked, grid = [Experiment(strategy="failing", **TINY)], Grid(tmp_path, jobs=1)
+    with pytest.raises(RunError):
+        grid.rows(asked, "runs")
+    assert [path.suffix for path in grid.store.failures.iterdir()] == [".txt"]
+    monkeypatch.setitem(registry._STRATEGIES, "failing", failing_for_seed(1, KeyError("lost")))
+    assert len(grid.rows(asked, "runs")) == 3
+    assert list(grid.store.failures.iterdir()) == []
+
+
+def test_a_worker_with_other_data_is_refused(tmp_path):
+    store, study = Grid(tmp_path).store, Experiment(**TINY)
+    (failure,) = attempt({store.key(study, "other data"): study}, store, None)
+    assert failure.refused
+    assert "has other data for digits, or another version of dal_core" in failure.error
+    assert attempt({store.key(study, digest_of(study, None)): study}, store, None) == []
+
+
+def test_a_killed_worker_changes_nothing(tmp_path, monkeypatch):
+    asked = [Experiment(seed=seed, **TINY | {"options": {"epochs": 150}}) for seed in range(8)]
+    grid, submit, workers = Grid(tmp_path / "killed", jobs=2), engines._submit, []
+
+    def killing(task):
+        if len(workers) == 3:  # one has just finished, the other one is in the middle
+            busy = next(worker for worker in workers if worker not in engines._idle)
+            os.kill(next(iter(busy._processes)), signal.SIGKILL)
+        worker, future = submit(task)
+        workers.append(worker)
+        return worker, future
+
+    monkeypatch.setattr(engines, "_submit", killing)
+    rows = grid.rows(asked, "runs")
+    assert len(workers) == 9  # one was tried again
+    serial = Grid(tmp_path / "serial", jobs=1).rows(asked, "runs")
+    pd.testing.assert_frame_equal(rows.drop(columns=TIMES), serial.drop(columns=TIMES), check_exact=True)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "serial")
+    assert not list(grid.store.folder.glob("failures/*"))
+
+
+def test_a_run_that_loses_its_process_each_time_is_reported_and_the_others_are_kept(tmp_path, monkeypatch):
+    def deadly(snapshot, batch_size, generator):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setitem(registry._STRATEGIES, "deadly", deadly)
+    grid, lost = Grid(tmp_path, jobs=2), Experiment(strategy="deadly", **TINY)
+    with pytest.raises(RunError, match=r"^1 of 5 runs failed: .* deadly, .*seed 0: LostWorkerError: .* lost 3 times"):
+        grid.rows([lost, *experiments()], "runs")
+    assert len(stored(grid)) == 4
+    (told,) = grid.store.failures.iterdir()
+    assert "'strategy': 'deadly'" in told.read_text()
+    assert "SIGKILL" in told.read_text()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"jobs": 0}, "jobs is 0"),
+        ({"jobs": 2, "dask": "tcp://host:8786"}, "jobs and dask are given; one of them was expected"),
+        ({"slurm": {"jobs": 0}}, "jobs of slurm is 0"),
+        ({"slurm": {"cores": "many"}}, "cores of slurm is 'many'"),
+    ],
+)
+def test_unknown_places_to_compute_are_refused(tmp_path, asked, message):
+    with pytest.raises(ValueError, match=message):
+        Grid(tmp_path, **asked)
+
+
+def test_a_plan_tells_what_would_run_and_for_how_long(tmp_path):
+    grid, asked = Grid(tmp_path, jobs=2), experiments(seeds=4)
+    assert grid.plan(asked).lines() == [
+        "would run  digits, random, cycles=2, subset_size=50, epochs=3, seeds 0, 1, 2, 3: no estimate",
+        "would run  digits, margin, cycles=2, subset_size=50, epochs=3, seeds 0, 1, 2, 3: no estimate",
+        "0 runs are stored, 8 would run; no stored run tells for how long",
+    ]
+    assert not tmp_path.exists() or stored(grid) == []
+    done = experiments(seeds=3, strategies=["random"])
+    rows = Grid(tmp_path, jobs=1).rows(done, "runs")
+    for study, seconds in zip(done, (100.0, 700.0, 500.0), strict=True):  # as if they had taken so long
+        key = grid.store.key(study, grid._digest(study))
+        mine = rows[rows["run"] == key][list(study.columns)]
+        grid.store.write(study, key, mine, started=datetime.now(UTC), seconds=seconds)
+    lines = grid.plan(asked).lines()
+    assert lines[0] == "stored     digits, random, cycles=2, subset_size=50, epochs=3, seeds 0, 1, 2"
+    assert lines[1] == "would run  digits, random, cycles=2, subset_size=50, epochs=3, seed 3: about 8.3 min each"
+    assert lines[2].endswith("seeds 0, 1, 2, 3: no estimate")
+    assert lines[3] == (
+        "3 runs are stored, 5 would run: about 8.3 min, 2 at a time, and 4 that no stored run tells about"
+    )
+    many = experiments(seeds=7, strategies=["random"])
+    assert grid.plan(many).lines()[-1] == "3 runs are stored, 4 would run: about 17 min, 2 at a time"
+    again = Grid(tmp_path, jobs=1, fresh=True).plan(many)
+    assert again.lines()[-1] == "0 runs are stored, 7 would run: about 58 min, one after another"
+    assert grid.plan(done).lines()[-1] == "3 runs are stored, 0 would run"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.0, "0.1 s"),
+        (3.14, "3.1 s"),
+        (59.6, "60 s"),
+        (90, "1.5 min"),
+        (2400, "40 min"),
+        (8640, "2.4 h"),
+        (1e5, "28 h"),
+    ],
+)
+def test_durations_in_words(seconds, words):
+    assert duration_in_words(seconds) == words
 
 
 SLOW_GRID = """
@@ -210,12 +361,12 @@ if __name__ == "__main__":
 """
 
 
-def test_killed_runs_leave_nothing_half_written_and_are_resumed(tmp_path):
-    script, folder = tmp_path / "grid.py", tmp_path / "results"
+def test_killed_runs_leave_nothing_half_written_and_are_resumed(tmp_path, root):
+    script, folder, here = tmp_path / "grid.py", tmp_path / "results", os.environ | {"PYTHONPATH": str(root)}
     script.write_text(SLOW_GRID)
     counts = []
     for _ in range(3):
-        process = subprocess.Popen([sys.executable, str(script), str(folder)], stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([sys.executable, str(script), str(folder)], stderr=subprocess.DEVNULL, env=here)
         deadline, before = time.monotonic() + 60, len(list(folder.glob("experiment-*.parquet")))
         while len(list(folder.glob("experiment-*.parquet"))) < before + 2 and time.monotonic() < deadline:
             time.sleep(0.002)
@@ -231,6 +382,33 @@ def test_killed_runs_leave_nothing_half_written_and_are_resumed(tmp_path):
     assert not list(folder.glob(".*.part*"))
     whole = Grid(tmp_path / "uninterrupted", jobs=2).rows(asked, "runs")
     pd.testing.assert_frame_equal(resumed.drop(columns=TIMES), whole.drop(columns=TIMES), check_exact=True)
+
+
+def test_ctrl_c_ends_the_workers_and_says_how_to_go_on(tmp_path, root):
+    # Long enough that nothing is finished by itself before it is stopped.
+    settings = ["--cycles", "2", "--subset-size", "50", "--option", "epochs=400", "--device", "cpu", "--seeds", "40"]
+    command = [sys.executable, "-m", "dal_core", "grid", *settings, "--jobs", "2", "--results-dir", str(tmp_path)]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ | {"PYTHONPATH": str(root)}
+    )
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("experiment-*.parquet"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    told = process.communicate(timeout=30)[1].splitlines()
+    assert process.returncode == 130
+    done = len(list(tmp_path.glob("experiment-*.parquet")))
+    assert 2 <= done < 40
+    found = re.fullmatch(
+        r"stopped: (\d+) of 40 runs are done and kept in (.*); the same command goes on from there", told[-1]
+    )
+    assert found
+    assert done - 2 <= int(found[1]) <= done  # the last ones may have been stored while it stopped
+    assert found[2] == str(tmp_path)
+    assert all(line.startswith("learning curves: ") for line in told[:-1])
+    assert len(workers) >= 2
+    assert psutil.wait_procs(workers, timeout=10)[1] == []
 
 
 def test_no_pickle_is_written(tmp_path):
@@ -343,13 +521,13 @@ def with_failing(monkeypatch, seed, error):
 @pytest.mark.parametrize(
     ("error", "kind"), [(KeyError("lost"), RunError), (ValueError("lost"), RunRefusedError)], ids=["error", "refusal"]
 )
-def test_of_runs_that_go_together_the_failing_one_is_named_and_none_is_stored(tmp_path, monkeypatch, error, kind):
+def test_of_runs_that_go_together_the_failing_one_is_named_and_the_others_go_on(tmp_path, monkeypatch, error, kind):
     asked = with_failing(monkeypatch, 1, error)
-    named = r"^the run {.*'strategy': 'failing', 'seed': 1,.* failed: \w+Error: .*lost"
+    named = r"^1 of 9 runs failed: digits, failing, .*, seed 1: \w+Error: .*lost"
     with pytest.raises(RunError, match=named) as caught:
         Grid(tmp_path).rows(asked, "runs")
     assert type(caught.value) is kind
-    assert len(stored(Grid(tmp_path))) == 6
+    assert len(stored(Grid(tmp_path))) == 8
 
 
 @pytest.mark.usefixtures("on_gpu")
@@ -358,7 +536,9 @@ def test_a_failing_joint_training_names_all_its_runs(tmp_path, monkeypatch):
         raise MemoryError("full")
 
     monkeypatch.setattr(dal_core.experiment, "train_heads", failing)
-    with pytest.raises(RunError, match=r"^the runs {.*'strategy': 'random', 'seed': \[0, 1, 2\],.* MemoryError: full"):
+    with pytest.raises(
+        RunError, match=r"^6 of 6 runs failed: .* random, .*seeds 0, 1, 2; .* margin, .* 2: MemoryError: full \(trac"
+    ):
         Grid(tmp_path).rows(experiments(seeds=3), "runs")
 
 

@@ -2,9 +2,12 @@
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import jupytext
@@ -21,6 +24,7 @@ from dal_core.report.publish import publish_notebooks, rendered
 EXPERIMENTS = {"01": "abcdef", "02": "abcd", "03": "abcd", "04": "abcdef"}
 PROGRESS = {"01": "updating study", "02": "BAIT, exact, N", "03": "BoSS (oracle)", "04": "REFINE"}
 NUMBERS = list(EXPERIMENTS)
+PARAMETERS = 'preset = "quick"\noutput_dir = None\ndevice = "auto"\nfresh = False\nresults_dir = None\n'
 
 
 @pytest.fixture(scope="module")
@@ -175,9 +179,8 @@ def project(tmp_path, monkeypatch):
         "report = Report(f'{output_dir}/{preset}', '01_good')",
         "report.table(pd.DataFrame({'a': [1]}), 'numbers', cell='(a)', keys=[])",
     ]
-    parameters = 'preset = "quick"\noutput_dir = None\ndevice = "auto"\nfresh = False\nresults_dir = None\n'
-    write_notebook(tmp_path / "notebooks" / "01_good.ipynb", lines, parameters)
-    write_notebook(tmp_path / "notebooks" / "02_other.ipynb", ["assert preset != 'real'"], parameters)
+    write_notebook(tmp_path / "notebooks" / "01_good.ipynb", lines, PARAMETERS)
+    write_notebook(tmp_path / "notebooks" / "02_other.ipynb", ["assert preset != 'real'"], PARAMETERS)
     monkeypatch.setenv("DAL_ROOT", str(tmp_path))
     return tmp_path
 
@@ -204,11 +207,40 @@ def test_an_orphan_in_the_figures_fails_the_run(project, capsys):
     assert "01_gone.png" in capsys.readouterr().err
 
 
-def test_a_failing_notebook_does_not_stop_the_others(project, capsys):
-    write_notebook(project / "notebooks" / "01_good.ipynb", ["1 / 0"], 'preset = "quick"\noutput_dir = None\n'
-                   'device = "auto"\nfresh = False\nresults_dir = None\n')  # fmt: skip
+@pytest.fixture
+def failing_project(project):
+    """The same, but that the first notebook fails."""
+    write_notebook(project / "notebooks" / "01_good.ipynb", ["1 / 0"], PARAMETERS)
+    return project
+
+
+def test_run_all_does_the_other_notebooks_and_its_exit_code_tells_of_the_failure(failing_project, root):
+    """The script itself, on a project of its own and with the environment of this test."""
+    if not list(metadata.distributions(name="dal-core")):
+        pytest.skip("dal_core is not installed here: the script would make an environment")
+    project = failing_project
+    (project / "tools").mkdir()
+    for name in ("run_all.sh", "tools/bootstrap.py", "pyproject.toml", "requirements.lock"):
+        shutil.copy(root / name, project / name)
+    (project / "dal_core").symlink_to(root / "dal_core")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PATH": path, "PIP_NO_INDEX": "1"}  # nothing is installed for a test
+    ran = [
+        subprocess.run([project / "run_all.sh", *only], env=environment, capture_output=True, text=True, timeout=300)
+        for only in ([], ["--only", "02"])
+    ]
+    assert [each.returncode for each in ran] == [1, 0], ran[0].stderr + ran[1].stderr
+    assert ran[0].stdout.endswith("1 of 2 notebooks failed:  01\n")
+    assert "ZeroDivisionError" in ran[0].stdout
+    assert (project / "results" / "notebooks" / "quick" / "02_other.ipynb").is_file()
+
+
+def test_a_failing_notebook_does_not_stop_the_others(failing_project, capsys):
+    project = failing_project
     assert main(["notebooks"]) == 1
-    assert "FAILED" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "FAILED" in printed
+    assert printed.endswith("1 of 2 notebooks failed:  01\n")
     assert (project / "results" / "notebooks" / "quick" / "02_other.ipynb").is_file()
     page = (project / "figures" / "quick" / "01_good.html").read_text()
     assert "ZeroDivisionError" in page

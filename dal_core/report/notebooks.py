@@ -213,6 +213,8 @@ def run_all(
     print(f"executed notebooks:  {executed / preset}")
     if page is not None:
         print(f"to read in a browser: {page}")
+    if failed := [outcome.notebook.number for outcome in outcomes if outcome.error is not None]:
+        print(f"{len(failed)} of {len(outcomes)} notebooks failed:  {', '.join(failed)}")
     return well
 
 

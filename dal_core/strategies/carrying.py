@@ -1,9 +1,9 @@
 """Strategies that a user registered in a script, a notebook or a module, on their way to a worker process."""
 
 import dataclasses
-import os
 import pickle
 import sys
+import uuid
 from collections.abc import Collection
 from pathlib import Path
 
@@ -12,6 +12,8 @@ import joblib
 from dal_core.pool import OracleSnapshot, Snapshot
 from dal_core.strategies import registry
 
+PROCESS = uuid.uuid4().hex  # a process id may be one of another machine's, too
+
 
 @dataclasses.dataclass(frozen=True)
 class _Carried:
@@ -19,6 +21,7 @@ class _Carried:
     module: str
     oracle: bool
     required: bool
+    source: str
     pickled: bytes
 
 
@@ -28,7 +31,7 @@ class OwnStrategies:
 
     carried: tuple[_Carried, ...]
     path: tuple[str, ...]  # where modules are looked for
-    process: int  # that they come from
+    process: str  # that they come from
 
     def register(self) -> None:
         """Make them known in this process, if it is another; what an earlier call made known is forgotten.
@@ -36,7 +39,7 @@ class OwnStrategies:
         Raises:
             ValueError: if one that is required cannot be restored.
         """
-        if os.getpid() == self.process:
+        if self.process == PROCESS:
             return
         sys.path.extend(place for place in self.path if place not in sys.path)
         registry.forget_own()
@@ -49,7 +52,7 @@ class OwnStrategies:
                 continue
             # Annotations that are strings do not bring along what they name.
             strategy.__annotations__ = {"snapshot": OracleSnapshot if each.oracle else Snapshot}
-            registry.adopt(each.name, strategy)
+            registry.adopt(each.name, strategy, each.source)
 
 
 def own_strategies(required: Collection[str]) -> OwnStrategies:
@@ -71,8 +74,9 @@ def own_strategies(required: Collection[str]) -> OwnStrategies:
                 raise _stays(name, strategy.__module__, error) from error
             continue
         oracle = registry.needs_oracle(name)
-        carried.append(_Carried(name, strategy.__module__, oracle, name in required, pickled))
-    return OwnStrategies(tuple(carried), tuple(place or str(Path.cwd()) for place in sys.path), os.getpid())
+        source = registry.own_source(name)
+        carried.append(_Carried(name, strategy.__module__, oracle, name in required, source, pickled))
+    return OwnStrategies(tuple(carried), tuple(place or str(Path.cwd()) for place in sys.path), PROCESS)
 
 
 def _stays(name: str, module: str, error: Exception) -> ValueError:

@@ -68,15 +68,15 @@ def own_source(name: str) -> str:
     return _SOURCES.get(_find(name), "")
 
 
-def adopt(name: str, strategy: Strategy) -> None:
+def adopt(name: str, strategy: Strategy, source: str) -> None:
     """Register what another process has registered and checked; it takes the place of a strategy of that name."""
-    _STRATEGIES[name] = strategy
+    _STRATEGIES[name], _SOURCES[strategy] = strategy, source
 
 
 def forget_own() -> None:
     """Leave the package's strategies alone in the registry."""
     for name in own():
-        del _STRATEGIES[name]
+        _SOURCES.pop(_STRATEGIES.pop(name), None)
 
 
 def _is_own(strategy: Strategy) -> bool:

@@ -1,0 +1,245 @@
+"""Where tasks are computed: in this process, in processes beside it, or by the workers of a Dask cluster.
+
+An engine takes tasks, functions without arguments, and yields the position of each with its result as soon as that is
+there, in the order of completion; a task that ends with an exception yields the exception. A task whose worker is lost
+(killed, out of memory, the machine gone) is tried again, `RETRIES` times and no more, and then yields the loss. Closing
+an engine ends what it started.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import importlib
+import logging
+import os
+import platform
+import signal
+import threading
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from joblib.externals.loky.process_executor import ProcessPoolExecutor
+
+Task = Callable[[], Any]
+Finished = Generator[tuple[int, Any], None, None]
+
+RETRIES = 2
+CONNECTING = 20  # seconds until a scheduler that does not answer is given up
+IDLE = 300  # seconds after which a process that has nothing to do ends
+# What BLAS and OpenMP are told before they start threads: parallelism is over runs, and a run computes on one thread.
+ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "VECLIB_MAXIMUM")}
+
+
+class LostWorkerError(RuntimeError):
+    """The worker of a task was lost each time that the task was tried."""
+
+
+class ClusterLostError(RuntimeError):
+    """The scheduler of a Dask cluster is no longer there; the message says which."""
+
+
+class FolderNotSharedError(OSError):
+    """A worker does not see the folder that results go to."""
+
+
+def in_this_process(tasks: Sequence[Task]) -> Finished:
+    """One task after another."""
+    for position, task in enumerate(tasks):
+        try:
+            result = task()
+        except Exception as error:
+            result = error
+        yield position, result
+
+
+# --- processes beside this one
+
+_idle: list[ProcessPoolExecutor] = []  # kept for the next call, because a process takes seconds to import torch
+
+
+def in_processes(tasks: Sequence[Task], jobs: int) -> Finished:
+    """So many tasks side by side, each in a process of its own: one that is killed takes no other task with it."""
+    waiting = collections.deque((position, 0) for position in range(len(tasks)))
+    running: dict[concurrent.futures.Future, tuple[ProcessPoolExecutor, int, int]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                position, losses = waiting.popleft()
+                worker, future = _submit(tasks[position])
+                running[future] = worker, position, losses
+            for future in concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED).done:
+                worker, position, losses = running.pop(future)
+                error = future.exception()
+                if not isinstance(error, concurrent.futures.BrokenExecutor):
+                    _idle.append(worker)
+                    yield position, future.result() if error is None else error
+                    continue
+                worker.shutdown(kill_workers=True)
+                if losses < RETRIES:
+                    waiting.append((position, losses + 1))
+                    continue
+                lost = LostWorkerError(f"its process was lost {losses + 1} times (killed, or out of memory)")
+                lost.__cause__ = error
+                yield position, lost
+    finally:
+        for worker, _, _ in running.values():
+            worker.shutdown(kill_workers=True)
+
+
+def _submit(task: Task) -> tuple[ProcessPoolExecutor, concurrent.futures.Future]:
+    while _idle:
+        worker = _idle.pop()
+        with contextlib.suppress(concurrent.futures.BrokenExecutor):  # killed while it had nothing to do
+            return worker, worker.submit(task)
+    worker = ProcessPoolExecutor(
+        1, timeout=IDLE, initializer=_live_and_die_with, initargs=(os.getpid(),), env=ONE_THREAD
+    )
+    return worker, worker.submit(task)
+
+
+def _live_and_die_with(parent: int) -> None:
+    """In a worker process: leave Ctrl-C to the parent, and end soon after it if it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if os.getppid() == parent:  # a system that knows no parents, or puts one in between, is left alone
+        threading.Thread(target=watch, daemon=True).start()
+
+
+# --- a Dask cluster
+
+
+def on_dask(tasks: Sequence[Task], cluster: Any, folder: Path) -> Finished:
+    """The tasks go to the workers of a Dask cluster, an address or an object; each of them has to see `folder`.
+
+    Closing it cancels what has not begun; what workers are at, they finish.
+    How often a task is tried whose workers are lost is a setting of the scheduler,
+    `distributed.scheduler.allowed-failures`; after that it is tried so often once more, alone.
+
+    Raises:
+        ClusterLostError: if the scheduler goes away.
+        FolderNotSharedError: if a worker does not see the folder.
+        OSError: if no scheduler answers.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    token = folder / f".shared~{uuid.uuid4().hex}"
+    client, futures = _connect(cluster), dict[Any, int]()
+    try:
+        token.touch()
+        suspects = []
+        for position, task in enumerate(tasks):
+            futures[_submit_to(client, task, token)] = position
+        for position, result in _as_completed(futures, client):
+            if type(result).__name__ == "KilledWorker":
+                suspects.append(position)
+            else:
+                yield position, result
+        # The scheduler also blames what only waited in a lost worker: a suspect is tried once more, with no other.
+        for position in suspects:
+            futures[_submit_to(client, tasks[position], token)] = position
+            yield from _as_completed(futures, client)
+    finally:
+        token.unlink(missing_ok=True)
+        muted = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)  # threads of the client log a traceback if it is closed in their midst
+        with contextlib.suppress(Exception):  # of a cluster that is gone
+            client.cancel(list(futures), force=True)
+        futures.clear()
+        client.close(timeout=2)
+        logging.disable(muted)
+
+
+def _connect(cluster: Any) -> Any:
+    distributed = _cluster_package("distributed")
+    try:
+        client = distributed.Client(cluster, timeout=CONNECTING, set_as_default=False)
+    except (OSError, TimeoutError) as error:
+        raise ConnectionError(f"no Dask scheduler answers at {cluster}: {error}") from error
+    if isinstance(cluster, str) and not client.nthreads():
+        warnings.warn(
+            f"the Dask cluster at {cluster} has no workers yet; runs start as soon as one is there", stacklevel=2
+        )
+    return client
+
+
+def _submit_to(client: Any, task: Task, token: Path) -> Any:
+    # Without a key of its own, equal tasks would be taken for one.
+    return client.submit(_on_worker, task, token, key=f"dal_core-{uuid.uuid4().hex}")
+
+
+def _as_completed(futures: dict[Any, int], client: Any) -> Finished:
+    from distributed import as_completed
+
+    lost = ClusterLostError(f"the Dask cluster at {client.scheduler.address} was lost")
+    for future in as_completed(list(futures), loop=client.loop):
+        if future.status not in ("finished", "error"):  # lost or cancelled, and not by us
+            raise lost
+        # Let go of it at once: what a lost worker still held would be computed again.
+        position = futures.pop(future)
+        try:
+            result = future.result() if future.status == "finished" else future.exception()
+        except (concurrent.futures.CancelledError, OSError) as error:  # lost while the result was on its way
+            raise lost from error
+        if isinstance(result, FolderNotSharedError):
+            raise result
+        future.release()
+        yield position, result
+
+
+_alone = threading.Lock()
+
+
+def _on_worker(task: Task, token: Path) -> Any:
+    if not token.exists():
+        raise FolderNotSharedError(
+            f"the Dask worker on {platform.node()} does not see {token.parent}; the results folder has to be on a "
+            "file system that all machines share"
+        )
+    # Two threads of a worker would change each other's number of threads, and with it the last bits of a result.
+    with _alone:
+        return task()
+
+
+def on_slurm(tasks: Sequence[Task], options: Mapping[str, Any], folder: Path) -> Finished:
+    """The tasks go to workers that Slurm starts, and that end with the last task."""
+    with _slurm_cluster(options) as cluster:
+        yield from on_dask(tasks, cluster, folder)
+
+
+@contextlib.contextmanager
+def _slurm_cluster(options: Mapping[str, Any]) -> Iterator[Any]:
+    """Workers that Slurm starts, for the time of the block.
+
+    `options` are those of dask_jobqueue.SLURMCluster, and `jobs`, the number of Slurm jobs.
+
+    Raises:
+        ValueError: if dask_jobqueue or Slurm does not take the options.
+    """
+    dask, jobqueue = _cluster_package("dask"), _cluster_package("dask_jobqueue")
+    settings = {"cores": 1, **options}
+    jobs = settings.pop("jobs", 1)
+    settings.setdefault("processes", settings["cores"])  # a run computes on one thread
+    # The scheduler runs in this process, and takes its settings from here.
+    with dask.config.set({"distributed.scheduler.allowed-failures": RETRIES}):
+        try:
+            cluster = jobqueue.SLURMCluster(**settings)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"slurm is {dict(options)}, which dask_jobqueue refuses: {error}") from error
+        with cluster:
+            cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # a job that reaches its walltime is replaced
+            yield cluster
+
+
+def _cluster_package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(f"a cluster needs {name}: pip install dask distributed dask-jobqueue") from error
