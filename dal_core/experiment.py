@@ -99,7 +99,7 @@ class Experiment:
                 )
         check_whole(VALIDATION_SIZE, self.validation_size, 0)
         check_imbalance(self.options.get(IMBALANCE, 1))
-        strategies.get(self.strategy, self._strategy_options)
+        strategies.get(self.strategy, self.strategy_options)
         self.training  # noqa: B018 - validates the options of the training
 
     @property
@@ -128,7 +128,8 @@ class Experiment:
         return Updates(**{k.removeprefix("update_"): v for k, v in self.options.items() if k in UPDATE_OPTIONS})
 
     @property
-    def _strategy_options(self) -> dict[str, Any]:
+    def strategy_options(self) -> dict[str, Any]:
+        """Those of `options` that the strategy takes."""
         return {k: v for k, v in self.options.items() if k not in OTHER_OPTIONS}
 
 
@@ -366,7 +367,7 @@ def _acquire(course: _Run, head: Head) -> torch.Tensor:
     pool, cycle = course.pool, course.cycle
     subset = pool.subset(experiment.subset_size, course.draw("pool subset", cycle))
     visible, labelled = subset.to(device), pool.labelled.to(device)
-    strategy, batch_size = strategies.get(experiment.strategy, experiment._strategy_options), experiment.batch_size
+    strategy, batch_size = strategies.get(experiment.strategy, experiment.strategy_options), experiment.batch_size
     if strategies.records(experiment.strategy):
         strategy = functools.partial(strategy, **{strategies.RECORD: course.told})
     if strategies.remembers(experiment.strategy):
