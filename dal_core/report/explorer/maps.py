@@ -21,6 +21,7 @@ from torch import Tensor
 from dal_core import datasets
 from dal_core.features import FeatureBank
 from dal_core.heads import Head
+from dal_core.randomness import fixed_threads
 from dal_core.report import figures as draw
 from dal_core.report.style import CLASS_COLOURS, CLASS_MARKERS, RED
 
@@ -57,7 +58,8 @@ class Ground:
 
     def accuracy(self, head: Head) -> float:
         """Share of the test split that a head predicts right, in percent."""
-        predicted = head.logits(self.bank.test_features).argmax(dim=1)
+        with fixed_threads():
+            predicted = head.logits(self.bank.test_features).argmax(dim=1)
         return 100 * float((predicted == self.bank.test_labels).double().mean())
 
     def places(self, positions: Int[Tensor, " p"]) -> np.ndarray:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dal_core.randomness import fixed_threads
 from dal_core.steps import Step
 from dal_core.strategies.bait import bait_first_scores
 from dal_core.strategies.clustering import k_means, neighbour_distances
@@ -37,7 +38,8 @@ def reason(strategy: str, step: Step, options: Mapping[str, Any] | None = None) 
     A strategy that is not known here says nothing but which classes are without a label.
     """
     explain = REASONS.get(strategy)
-    found = Reason(None, "", "") if explain is None else explain(step, dict(options or {}))
+    with fixed_threads():  # as in the run
+        found = Reason(None, "", "") if explain is None else explain(step, dict(options or {}))
     return dataclasses.replace(found, text=" ".join(filter(None, (found.text, _missing_classes(step)))))
 
 
