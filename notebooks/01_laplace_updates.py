@@ -34,7 +34,7 @@
 # | (d) | do batches get better when the model is updated after each pick? | sequential batches |
 # | (e) | how good could a batch be? | look-ahead |
 # | (f) | would a few plain gradient steps do as well? And for actively chosen samples? | gradient steps, active samples |
-# | | what does a strategy make of a head that learns while it picks? | a closer look, to step through in Jupyter |
+# | (g) | what does a strategy make of a head that learns while it picks? | a closer look, to step through in Jupyter |
 
 # %%
 # Colab and Binder: get the package when it is not there. REPOSITORY is the address of the project.
@@ -523,7 +523,7 @@ for name in ("base", "retraining"):
 display(Markdown("**Reading.** Mean over initial sizes and numbers of new samples:\n\n" + "\n".join(lines)))
 
 # %% [markdown]
-# ## A closer look: one label after another
+# ## (g) A closer look: one label after another
 #
 # **Question.** What does a strategy make of a head that learns while it picks? **Protocol.** The half moons of (a), 8 labels, batches of 8, a hidden
 # layer of 128 units, margin with an update after each pick. In the upper rows the head after so many updates: dots are the pool, dark where
@@ -542,7 +542,7 @@ def closer(gamma, strategy="margin", data="moons"):
 
 
 one_by_one = {gamma: (closer(gamma), updates.updates(closer(gamma))) for gamma in (1.0, 10.0)}
-report.figure(updates.figure(one_by_one, (0, 2, 5, 7)), "one_by_one", cell="a closer look", keys=[])
+report.figure(updates.figure(one_by_one, (0, 2, 5, 7)), "one_by_one", cell="(g) a closer look", keys=[])
 
 # %%
 display(Markdown(f"**Reading.** Before the eighth pick of the first batch:\n\n{updates.summary(one_by_one, 7)}"))

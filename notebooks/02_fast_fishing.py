@@ -37,7 +37,7 @@
 # | (b) | which approximation of the likelihood is good enough? | likelihoods |
 # | (c) | how does BAIT compare with other strategies? | learning curves, differences to random |
 # | (d) | what does an acquisition cost as the pool grows? | scaling of time and memory |
-# | | what does a strategy see in the pool? | a closer look, to step through in Jupyter |
+# | (e) | what does a strategy see in the pool? | a closer look, to step through in Jupyter |
 
 # %%
 # Colab and Binder: get the package when it is not there. REPOSITORY is the address of the project.
@@ -447,7 +447,7 @@ display(Markdown(
 ))  # fmt: skip
 
 # %% [markdown]
-# ## A closer look: what each strategy picks, and why
+# ## (e) A closer look: what each strategy picks, and why
 #
 # **Question.** What does a strategy see in the pool, and what does it make of it? **Protocol.** Four clusters in the plane, 5 labels at random, batches of 5, a
 # hidden layer of 128 units, the whole pool. Dots are the pool, dark where the strategy's own measure is high; rings are the
@@ -465,7 +465,7 @@ def closer(strategy, data="blobs"):
 
 shown = ["random", "margin", "badge", "typiclust", "bait", "bait_diagonal"]
 walks = {name: (closer(name), walk(closer(name))) for name in shown}
-report.figure(explain.figure(walks, (0, 1, 3, 5)), "picks", cell="a closer look", keys=[])
+report.figure(explain.figure(walks, (0, 1, 3, 5)), "picks", cell="(e) a closer look", keys=[])
 
 # %%
 display(Markdown(f"**Reading.** The picks with 10 labels, in the second column:\n\n{explain.summary(walks, 1)}"))

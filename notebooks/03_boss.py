@@ -33,7 +33,7 @@
 # | (b) | how far are the strategies from it at low, mid and high budget? | learning curves, leads |
 # | (c) | which strategy supplies the batches that are bought? | shares |
 # | (d) | what is it sensitive to? | candidates, growing ensemble |
-# | | what does it choose among? | a closer look, to step through in Jupyter |
+# | (e) | what does it choose among? | a closer look, to step through in Jupyter |
 
 # %%
 # Colab and Binder: get the package when it is not there. REPOSITORY is the address of the project.
@@ -474,7 +474,7 @@ for each, part in percent.groupby("data", sort=False):
 display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n".join(lines)))
 
 # %% [markdown]
-# ## A closer look: the candidates of an acquisition
+# ## (e) A closer look: the candidates of an acquisition
 #
 # **Question.** What does BoSS choose among? **Protocol.** Four clusters in the plane, 5 labels at random, batches of 5, a hidden layer of 128 units, 40
 # candidate batches. On the maps dots are the pool, dark where many candidates hold them; rings are the batch that was bought, crosses the
@@ -493,7 +493,7 @@ def closer(data="blobs"):
 
 offers = candidate_batches.choices(closer())
 figure = candidate_batches.figure(closer(), offers, (0, 1, 2, 4))
-report.figure(figure, "candidate_batches", cell="a closer look", keys=[])
+report.figure(figure, "candidate_batches", cell="(e) a closer look", keys=[])
 
 # %%
 display(Markdown(f"**Reading.** Acquisition by acquisition:\n\n{candidate_batches.summary(offers)}"))

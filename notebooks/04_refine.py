@@ -32,7 +32,7 @@
 # | (d) | what is it sensitive to? | alpha, depth, batches |
 # | (e) | and when classes are rare? | long-tailed pools |
 # | (f) | which form of the gain in coverage should herding use? | table |
-# | | what does the filter leave? | a closer look, to step through in Jupyter |
+# | (g) | what does the filter leave? | a closer look, to step through in Jupyter |
 
 # %%
 # Colab and Binder: get the package when it is not there. REPOSITORY is the address of the project.
@@ -517,7 +517,7 @@ for (each, name), part in in_percent(forms).groupby(["data", "strategy"], sort=F
 display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n".join(lines)))
 
 # %% [markdown]
-# ## A closer look: the pool, round after round
+# ## (g) A closer look: the pool, round after round
 #
 # **Question.** What does the filter leave? **Protocol.** Two half moons, 5 labels at random, batches of 5, a hidden layer of 128 units. Each strategy queries 3 batches a
 # round, in the first one from 200 instances each, since the pool has no more than 745. Dots with a rim are what is left, dark where the head is uncertain; rings are the
@@ -536,7 +536,7 @@ def closer(data="moons", alpha=0.4):
 
 cleaned = rounds.cleanings(closer())
 figure = rounds.figure(closer(), cleaned, range(0, len(cleaned), 2), (0, 1, 3, 5))
-report.figure(figure, "rounds", cell="a closer look", keys=[])
+report.figure(figure, "rounds", cell="(g) a closer look", keys=[])
 
 # %%
 display(Markdown(f"**Reading.** Acquisition by acquisition:\n\n{rounds.summary(closer(), cleaned)}"))

@@ -22,7 +22,8 @@ _QUOTED = re.compile(r"(<!-- table (?P<path>\S+) -->\n).*?(<!-- end -->)", flags
 def publish_notebooks(folder: Path, executed: Path) -> list[Path]:
     """Give the notebooks in `folder` their text form's cells and the outputs of the executed copies.
 
-    The cell that papermill injects, progress on stderr, and controls of a live notebook are left out. Returns the notebooks written.
+    The cell that papermill injects, progress on stderr, and controls of a live notebook are left out. Returns the
+    notebooks written.
 
     Raises:
         ValueError: if an executed copy has other cells than the text form: run the notebooks again.
