@@ -465,7 +465,8 @@ def closer(strategy, data="blobs"):
 
 shown = ["random", "margin", "badge", "typiclust", "bait", "bait_diagonal"]
 walks = {name: (closer(name), walk(closer(name))) for name in shown}
-report.figure(explain.figure(walks, (0, 1, 3, 5)), "picks", cell="(e) a closer look", keys=[])
+cycles = (0, 1) if preset == "tiny" else (0, 1, 3, 5)
+report.figure(explain.figure(walks, cycles), "picks", cell="(e) a closer look", keys=[])
 
 # %%
 display(Markdown(f"**Reading.** The picks with 10 labels, in the second column:\n\n{explain.summary(walks, 1)}"))
