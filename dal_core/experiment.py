@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from dal_core.heads import KINDS, OPTIMISERS, PROTOCOLS, Head, Training, train_h
 from dal_core.metrics import evaluate
 from dal_core.pool import LabelledSet, OracleSnapshot, Pool, Snapshot, check_imbalance, long_tailed
 from dal_core.randomness import fixed_threads, generator_for
+from dal_core.steps import Step, watched
 from dal_core.strategies.sequential import Updates, select_sequentially
 
 # Option names that belong to the training and to updates within a batch; all others are the strategy's.
@@ -98,7 +99,7 @@ class Experiment:
                 )
         check_whole(VALIDATION_SIZE, self.validation_size, 0)
         check_imbalance(self.options.get(IMBALANCE, 1))
-        strategies.get(self.strategy, self._strategy_options)
+        strategies.get(self.strategy, self.strategy_options)
         self.training  # noqa: B018 - validates the options of the training
 
     @property
@@ -127,7 +128,8 @@ class Experiment:
         return Updates(**{k.removeprefix("update_"): v for k, v in self.options.items() if k in UPDATE_OPTIONS})
 
     @property
-    def _strategy_options(self) -> dict[str, Any]:
+    def strategy_options(self) -> dict[str, Any]:
+        """Those of `options` that the strategy takes."""
         return {k: v for k, v in self.options.items() if k not in OTHER_OPTIONS}
 
 
@@ -185,6 +187,22 @@ def run(experiment: Any, *, data_dir: str | Path | None = None) -> pd.DataFrame:
 def _(experiment: Experiment, *, data_dir: str | Path | None = None) -> pd.DataFrame:
     (rows,) = run_together([experiment], data_dir=data_dir)
     return rows
+
+
+def walk(experiment: Experiment, *, data_dir: str | Path | None = None) -> list[Step]:
+    """The questions that `run` asks the strategy, in order, with what it saw: for data small enough to look at.
+
+    Picks are those of `run` for the same experiment. Memory: a snapshot a step.
+
+    Raises:
+        ValueError, DatasetUnavailableError: as `run`.
+    """
+    steps: list[Step] = []
+    device = resolve_device(experiment.device)
+    bank = datasets.load(experiment.dataset, encoder=experiment.encoder, data_dir=data_dir)
+    with fixed_threads():
+        _learning_curves([experiment], bank.to(device), device, watch=steps.append)
+    return steps
 
 
 class FailedRunError(RuntimeError):
@@ -256,6 +274,7 @@ class _Run:
     told: dict[str, Any] = dataclasses.field(default_factory=dict)  # by the strategy, about what was acquired
     memory: dict[str, Any] = dataclasses.field(default_factory=dict)  # what the strategy keeps between acquisitions
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    watch: Callable[[Step], None] | None = None  # is told of each question to the strategy
 
     def draw(self, *purpose: str | int) -> torch.Generator:
         return generator_for(self.experiment.seed, *purpose)
@@ -283,13 +302,18 @@ class _Run:
         self.cycle += 1
 
 
-def _learning_curves(experiments: Sequence[Experiment], bank: FeatureBank, device: torch.device) -> list[pd.DataFrame]:
+def _learning_curves(
+    experiments: Sequence[Experiment],
+    bank: FeatureBank,
+    device: torch.device,
+    watch: Callable[[Step], None] | None = None,
+) -> list[pd.DataFrame]:
     runs: list[_Run] = []
     choosing = _with_float64(device)
     seen = bank if choosing == device else bank.to(choosing)
     for experiment in experiments:
         with _naming(experiment, experiments):
-            runs.append(_start(experiment, seen, choosing))
+            runs.append(dataclasses.replace(_start(experiment, seen, choosing), watch=watch))
     initial, training = _stacked([course.initial for course in runs]).to(device), experiments[0].training
     for cycle in range(experiments[0].cycles + 1):
         start = now(device)
@@ -343,7 +367,7 @@ def _acquire(course: _Run, head: Head) -> torch.Tensor:
     pool, cycle = course.pool, course.cycle
     subset = pool.subset(experiment.subset_size, course.draw("pool subset", cycle))
     visible, labelled = subset.to(device), pool.labelled.to(device)
-    strategy, batch_size = strategies.get(experiment.strategy, experiment._strategy_options), experiment.batch_size
+    strategy, batch_size = strategies.get(experiment.strategy, experiment.strategy_options), experiment.batch_size
     if strategies.records(experiment.strategy):
         strategy = functools.partial(strategy, **{strategies.RECORD: course.told})
     if strategies.remembers(experiment.strategy):
@@ -355,6 +379,11 @@ def _acquire(course: _Run, head: Head) -> torch.Tensor:
     snapshot = take_snapshot(bank, head, labelled, visible, experiment.training, course.initial, cycle)
     if strategies.needs_oracle(experiment.strategy):
         snapshot = _with_truth(snapshot, course, head, visible)
+    if course.watch is not None:
+        start = Step(
+            cycle, head, course.initial, snapshot, labelled, visible, visible[:0], course.told, generator.get_state()
+        )
+        strategy = watched(strategy, course.watch, start)
     if experiment.updates is None:
         positions = strategies.query(strategy, snapshot, batch_size, generator)
     else:

@@ -40,6 +40,11 @@ def progress(iterable: Iterable[Any] | None = None, what: str = "", *, unit: str
     return bar(iterable, desc=what, unit=unit, **options)
 
 
+def notebook_is_live() -> bool:
+    """Whether this is the kernel of a notebook that a person has open, rather than one that runs in a batch."""
+    return "ipykernel" in sys.modules and _somebody_watches()
+
+
 def _somebody_watches() -> bool:
     if os.environ.get("DAL_PROGRESS") == "plain":
         return False

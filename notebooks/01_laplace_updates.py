@@ -34,6 +34,7 @@
 # | (d) | do batches get better when the model is updated after each pick? | sequential batches |
 # | (e) | how good could a batch be? | look-ahead |
 # | (f) | would a few plain gradient steps do as well? And for actively chosen samples? | gradient steps, active samples |
+# | (g) | what does a strategy make of a head that learns while it picks? | a closer look, to step through in Jupyter |
 
 # %%
 # Colab and Binder: get the package when it is not there. REPOSITORY is the address of the project.
@@ -83,6 +84,8 @@ from dal_core.laplace import covariance_matrix, precision_matrix, second_order_u
 from dal_core.randomness import fixed_threads, generator_for
 from dal_core.report import figures as draw
 from dal_core.report.artefacts import Report
+from dal_core.report.explorer import updates
+from dal_core.report.explorer.page import Explorer, show
 from dal_core.report.published import SOURCES, cell_by_cell, published
 from dal_core.report.statistics import in_percent, mean_over_seeds, paired_difference, verdict
 from dal_core.report.style import label, look, use_style
@@ -518,6 +521,41 @@ for name in ("base", "retraining"):
         difference = paired_difference(part, label("second_order"), label(name), by="method", value="accuracy")
         lines.append(f"- {source} samples: {verdict(difference, label('second_order'), label(name))}.")
 display(Markdown("**Reading.** Mean over initial sizes and numbers of new samples:\n\n" + "\n".join(lines)))
+
+# %% [markdown]
+# ## (g) A closer look: one label after another
+#
+# **Question.** What does a strategy make of a head that learns while it picks? **Protocol.** The half moons of (a), 8 labels, batches of 8, a hidden
+# layer of 128 units, margin with an update after each pick. In the upper rows the head after so many updates: dots are the pool, dark where
+# margin is uncertain, and rings the batch so far, the next pick included. Crosses are what margin would have picked had it been asked for all eight at
+# once. Below, the head that retraining makes of the same labels. Above each panel the accuracy on the test split.
+
+
+# %%
+def closer(gamma, strategy="margin", data="moons"):
+    """A run in the plane that updates its head after each pick."""
+    options = {"update_every": 1, "update_gamma": gamma} | setting["options"]
+    return Experiment(
+        dataset=data, strategy=strategy, head="mlp", optimiser="radam", device="cpu", subset_size=None,
+        initial_size=8, batch_size=8, cycles=1 if preset == "tiny" else 2, options=options,
+    )  # fmt: skip
+
+
+one_by_one = {gamma: (closer(gamma), updates.updates(closer(gamma))) for gamma in (1.0, 10.0)}
+report.figure(updates.figure(one_by_one, (0, 2, 5, 7)), "one_by_one", cell="(g) a closer look", keys=[])
+
+# %%
+display(Markdown(f"**Reading.** Before the eighth pick of the first batch:\n\n{updates.summary(one_by_one, 7)}"))
+
+# %% [markdown]
+# In a notebook that is open in Jupyter the next cell shows a page to step through: a slider over the picks of two batches, with strategy, $\gamma$
+# and data to choose. It takes the keyboard: Tab reaches a control, arrow keys move it.
+
+# %%
+show(Explorer(
+    {"strategy": ["margin", "badge", "bait"], "gamma": [10.0, 1.0, 5.0, 30.0], "data": ["moons", "blobs"]},
+    lambda **chosen: updates.frames(closer(**chosen)),
+))  # fmt: skip
 
 # %% [markdown]
 # ## How to cite

@@ -37,6 +37,7 @@
 # | (b) | which approximation of the likelihood is good enough? | likelihoods |
 # | (c) | how does BAIT compare with other strategies? | learning curves, differences to random |
 # | (d) | what does an acquisition cost as the pool grows? | scaling of time and memory |
+# | (e) | what does a strategy see in the pool? | a closer look, to step through in Jupyter |
 
 # %%
 # Colab and Binder: get the package when it is not there. REPOSITORY is the address of the project.
@@ -79,10 +80,12 @@ from IPython.display import Markdown, display
 from dal_core.checks import check_choice
 from dal_core.datasets import SOURCES as DATA_SETS
 from dal_core.datasets import available
-from dal_core.experiment import Experiment
+from dal_core.experiment import Experiment, walk
 from dal_core.grid import Grid
 from dal_core.report import figures as draw
 from dal_core.report.artefacts import Report
+from dal_core.report.explorer import strategies as explain
+from dal_core.report.explorer.page import Explorer, show
 from dal_core.report.published import SOURCES, cell_by_cell, published
 from dal_core.report.statistics import difference_to, in_percent, mean_over_seeds, paired_difference, verdict
 from dal_core.report.style import label, use_style
@@ -441,6 +444,54 @@ display(Markdown(
     f"**Reading.** From a pool of {min(setting['pools']):,} to one of {max(setting['pools']):,} instances the time of an acquisition grows as "
     + ", ".join(f"$N^{{{value:.2f}}}$ ({label(name)}, {largest[name]:.2g} s at the end)" for name, value in growth.items())
     + ". Linear growth has the exponent 1."
+))  # fmt: skip
+
+# %% [markdown]
+# ## (e) A closer look: what each strategy picks, and why
+#
+# **Question.** What does a strategy see in the pool, and what does it make of it? **Protocol.** Four clusters in the plane, 5 labels at random, batches of 5, a
+# hidden layer of 128 units, the whole pool. Dots are the pool, dark where the strategy's own measure is high; rings are the
+# picks. Above each panel the number of labels and the accuracy on the test split.
+
+
+# %%
+def closer(strategy, data="blobs"):
+    """A run in the plane, small enough to look at every pick."""
+    return Experiment(
+        dataset=data, strategy="bait" if strategy in METHODS else strategy, head="mlp", optimiser="radam", device="cpu",
+        initial_size=5, batch_size=5, cycles=6, subset_size=None, options=METHODS.get(strategy, {}) | setting["options"],
+    )  # fmt: skip
+
+
+shown = ["random", "margin", "badge", "typiclust", "bait", "bait_diagonal"]
+walks = {name: (closer(name), walk(closer(name))) for name in shown}
+cycles = (0, 1) if preset == "tiny" else (0, 1, 3, 5)
+report.figure(explain.figure(walks, cycles), "picks", cell="(e) a closer look", keys=[])
+
+# %%
+display(Markdown(f"**Reading.** The picks with 10 labels, in the second column:\n\n{explain.summary(walks, 1)}"))
+
+# %% [markdown]
+# In a notebook that is open in Jupyter the next cell shows a page to step through: a slider over the acquisitions, with strategy and data to
+# choose, and beside the map how the scores of the picks stand among those of the pool. It takes the keyboard: Tab reaches a control, arrow
+# keys move it.
+
+# %%
+order = [
+    "bait",
+    "bait_exact",
+    "bait_top_1",
+    "bait_diagonal",
+    "random",
+    "margin",
+    "entropy",
+    "badge",
+    "coreset",
+    "typiclust",
+]
+show(Explorer(
+    {"strategy": {label(name): name for name in order}, "data": ["blobs", "moons"]},
+    lambda **chosen: explain.frames(closer(**chosen)),
 ))  # fmt: skip
 
 # %% [markdown]

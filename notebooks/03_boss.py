@@ -33,6 +33,7 @@
 # | (b) | how far are the strategies from it at low, mid and high budget? | learning curves, leads |
 # | (c) | which strategy supplies the batches that are bought? | shares |
 # | (d) | what is it sensitive to? | candidates, growing ensemble |
+# | (e) | what does it choose among? | a closer look, to step through in Jupyter |
 
 # %%
 # Colab and Binder: get the package when it is not there. REPOSITORY is the address of the project.
@@ -82,6 +83,8 @@ from dal_core.grid import Grid
 from dal_core.oracles.boss import STRATEGIES
 from dal_core.report import figures as draw
 from dal_core.report.artefacts import Report
+from dal_core.report.explorer import candidates as candidate_batches
+from dal_core.report.explorer.page import Explorer, show
 from dal_core.report.oracles import BUDGETS, leads, records, with_budget
 from dal_core.report.published import SOURCES, bank_names, cell_by_cell, published
 from dal_core.report.statistics import in_percent, mean_over_seeds, paired_difference, verdict
@@ -469,6 +472,38 @@ for each, part in percent.groupby("data", sort=False):
         f"- {each}: growing from 1 to {growth.index[-1]} strategies takes it from {growth.iloc[0]:.2f} to {growth.iloc[-1]:.2f} %."
     )
 display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n".join(lines)))
+
+# %% [markdown]
+# ## (e) A closer look: the candidates of an acquisition
+#
+# **Question.** What does BoSS choose among? **Protocol.** Four clusters in the plane, 5 labels at random, batches of 5, a hidden layer of 128 units, 40
+# candidate batches. On the maps dots are the pool, dark where many candidates hold them; rings are the batch that was bought, crosses the
+# worst candidate. Below, the test error after each candidate, a line a strategy; all are judged with true labels, which TypiClass and
+# DropQueryClass have seen before, when they propose.
+
+
+# %%
+def closer(data="blobs"):
+    """A run in the plane, small enough to look at every candidate."""
+    return Experiment(
+        dataset=data, strategy="boss", head="mlp", device="cpu", initial_size=5, batch_size=5, subset_size=None,
+        cycles=5, allow_oracle=True, options={"num_candidates": 40, "retraining_epochs": 200} | setting["options"],
+    )  # fmt: skip
+
+
+offers = candidate_batches.choices(closer())
+figure = candidate_batches.figure(closer(), offers, (0, 1, 2, 4))
+report.figure(figure, "candidate_batches", cell="(e) a closer look", keys=[])
+
+# %%
+display(Markdown(f"**Reading.** Acquisition by acquisition:\n\n{candidate_batches.summary(offers)}"))
+
+# %% [markdown]
+# In a notebook that is open in Jupyter the next cell shows a page to step through: a slider over the acquisitions, with the data to choose. It takes
+# the keyboard: Tab reaches a control, arrow keys move it.
+
+# %%
+show(Explorer({"data": ["blobs", "moons"]}, lambda **chosen: candidate_batches.frames(closer(**chosen))))
 
 # %% [markdown]
 # ## How to cite

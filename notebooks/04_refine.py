@@ -32,6 +32,7 @@
 # | (d) | what is it sensitive to? | alpha, depth, batches |
 # | (e) | and when classes are rare? | long-tailed pools |
 # | (f) | which form of the gain in coverage should herding use? | table |
+# | (g) | what does the filter leave? | a closer look, to step through in Jupyter |
 
 # %%
 # Colab and Binder: get the package when it is not there. REPOSITORY is the address of the project.
@@ -80,6 +81,8 @@ from dal_core.grid import Grid
 from dal_core.report import comparison_figures as compare
 from dal_core.report import figures as draw
 from dal_core.report.artefacts import Report
+from dal_core.report.explorer import rounds
+from dal_core.report.explorer.page import Explorer, show
 from dal_core.report.comparison import paired_tests, rankings, win_rates
 from dal_core.report.oracles import records
 from dal_core.report.published import SOURCES, cell_by_cell, published
@@ -512,6 +515,40 @@ for (each, name), part in in_percent(forms).groupby(["data", "strategy"], sort=F
     difference = paired_difference(part, "coverage", "rowwise", by="form", value="accuracy")
     lines.append(f"- {each}, {name}: {verdict(difference, '*coverage*', '*rowwise*')}.")
 display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n".join(lines)))
+
+# %% [markdown]
+# ## (g) A closer look: the pool, round after round
+#
+# **Question.** What does the filter leave? **Protocol.** Two half moons, 5 labels at random, batches of 5, a hidden layer of 128 units. Each strategy queries 3 batches a
+# round, in the first one from 200 instances each, since the pool has no more than 745. Dots with a rim are what is left, dark where the head is uncertain; rings are the
+# batch that uncertainty herding picks.
+
+
+# %%
+def closer(data="moons", alpha=0.4):
+    """A run in the plane, small enough to look at every round."""
+    options = {"num_batches": 27, "initial_size": 200, "alpha": alpha} | setting["options"]
+    return Experiment(
+        dataset=data, strategy="refine", head="mlp", device="cpu", initial_size=5, batch_size=5, subset_size=None,
+        cycles=2 if preset == "tiny" else 4, options=options,
+    )  # fmt: skip
+
+
+cleaned = rounds.cleanings(closer())
+figure = rounds.figure(closer(), cleaned, range(0, len(cleaned), 2), (0, 1, 3, 5))
+report.figure(figure, "rounds", cell="(g) a closer look", keys=[])
+
+# %%
+display(Markdown(f"**Reading.** Acquisition by acquisition:\n\n{rounds.summary(closer(), cleaned)}"))
+
+# %% [markdown]
+# In a notebook that is open in Jupyter the next cell shows a page to step through: a slider over rounds and acquisitions, with data and $\alpha$ to
+# choose. It takes the keyboard: Tab reaches a control, arrow keys move it.
+
+# %%
+show(Explorer(
+    {"data": ["moons", "blobs"], "alpha": [0.4, 0.1, 0.9]}, lambda **chosen: rounds.frames(closer(**chosen))
+))  # fmt: skip
 
 # %% [markdown]
 # ## How to cite

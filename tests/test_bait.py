@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dal_core.strategies import bait
-from dal_core.strategies.bait import bait_select
+from dal_core.strategies.bait import bait_first_scores, bait_select
 from dal_core.strategies.fisher_spaces import GramSpace, ParameterSpace
 
 VARIANTS = [
@@ -269,3 +269,38 @@ def test_inputs_that_do_not_fit_each_other_are_refused():
         bait_select(features_u, logits_u.float(), features_l, logits_l, 3)
     with pytest.raises(ValueError, match="batch_size is 1; 1 to 0"):
         bait_select(features_u[:0], logits_u[:0], features_l, logits_l, 1)
+
+
+@variants
+@pytest.mark.parametrize("fisher", ["sum", "mean"])
+@pytest.mark.parametrize("selection", ["forward_backward", "topk"])
+def test_first_scores_are_the_drop_of_the_trace_that_each_instance_alone_would_bring(options, fisher, selection):
+    features_u, logits_u, features_l, logits_l = data()
+    b, prior = 4, 1.7
+    unlabelled = explicit_factors(features_u, logits_u, **options)
+    labelled = explicit_factors(features_l, logits_l, **options)
+    n, m, s = len(unlabelled), len(labelled), unlabelled.shape[2]
+    weights = (m, n + m) if fisher == "mean" else (1, 1)
+    information = [torch.einsum("ncs,nct->st", x, x) for x in (labelled, torch.cat((unlabelled, labelled)))]
+    precision = prior * torch.eye(s, dtype=torch.float64) + information[0] / weights[0] * m / (m + b)
+    scale = (b / (m + b)) if selection == "forward_backward" else 1.0
+    before = torch.trace(precision.inverse() @ information[1] / weights[1])
+    after = torch.stack([
+        torch.trace((precision + scale * x.mT @ x).inverse() @ information[1] / weights[1]) for x in unlabelled
+    ])  # fmt: skip
+    found = bait_first_scores(*data(), b, fisher=fisher, prior_precision=prior, selection=selection, **options)
+    torch.testing.assert_close(found, before - after, rtol=1e-8, atol=1e-10)
+
+
+@variants
+def test_the_highest_first_scores_are_picked_without_a_recursion(options):
+    scores = bait_first_scores(*data(), 6, selection="topk", **options)
+    picked = bait_select(*data(), 6, selection="topk", **options)
+    assert picked.tolist() == scores.sort(descending=True, stable=True).indices[:6].tolist()
+
+
+def test_first_scores_refuse_what_the_selection_refuses():
+    with pytest.raises(ValueError, match="selection is 'top'"):
+        bait_first_scores(*data(), 3, selection="top")
+    with pytest.raises(ValueError, match="top_classes is 2, but it belongs to 'top'"):
+        bait_first_scores(*data(), 3, top_classes=2)

@@ -71,6 +71,14 @@ def test_the_pool_never_grows():
     assert sizes[-1] < sizes[0]
 
 
+@pytest.mark.parametrize("largest_pool", [10_000, 9])
+def test_the_pool_after_each_round_is_that_of_a_filter_which_stops_there(largest_pool):
+    rounds = filtered(depth=4, largest_pool=largest_pool).rounds
+    assert len(rounds) == 4
+    for depth, left in enumerate(rounds, start=1):
+        assert left.equal(filtered(depth=depth, largest_pool=largest_pool).positions)
+
+
 def test_no_rounds_keep_everything():
     found = filtered(depth=0)
     assert found.positions.tolist() == list(range(N))

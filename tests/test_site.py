@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from dal_core.report.artefacts import ManifestError, Report, check_manifest, read_manifest
-from dal_core.report.notebook_page import formula
+from dal_core.report.notebook_page import WIDGET, formula
 from dal_core.report.readable_tables import table_of
 from dal_core.report.site import PROVENANCE, duration, write_site
 
@@ -230,6 +230,27 @@ def test_folders_of_this_machine_and_messages_do_not_get_in_the_way(site):
     assert "/somebodys/folder" not in text
     assert re.search(r'<details class="messages">.*left out: x', text, flags=re.DOTALL)
     assert re.search(r'<details class="code">.*print', text, flags=re.DOTALL)
+
+
+def test_controls_of_a_live_notebook_are_left_out(project):
+    folder, executed, sources = project
+    slider = {WIDGET: {"model_id": "1a2b", "version_major": 2, "version_minor": 0}, "text/plain": "VBox(children=(Play"}
+    state = {WIDGET.replace("view", "state"): {"version_major": 2, "version_minor": 0, "state": {"1a2b": {}}}}
+    outputs = [
+        shown(slider),
+        shown({"image/png": PIXEL, "text/plain": "a figure"}),
+        shown({"text/plain": "plain words"}),
+    ]
+    cells = [nbformat.v4.new_code_cell("show(explorer)", outputs=outputs)]
+    write_notebook(executed / "03_boss.ipynb", cells, metadata=ran() | {"widgets": state})
+    write_site(folder, executed, sources, preset="quick")
+    page = Page(folder / "03_boss.html")
+    assert "jupyter.widget" not in page.text
+    assert "1a2b" not in page.text
+    assert "VBox" not in page.text
+    assert "plain words" in page.text
+    assert page.tags.count("img") == 1
+    assert page.tags.count("script") == 1  # the one that sorts
 
 
 def test_notebooks_of_several_runs_are_told_apart(project):

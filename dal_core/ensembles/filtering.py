@@ -35,6 +35,7 @@ class Filtered:
     positions: Int[Tensor, " p"]  # ascending
     sizes: tuple[int, ...]
     topped_up: int
+    rounds: tuple[Int[Tensor, " _"], ...] = ()  # the pool after each round
 
 
 def progressive_filter(
@@ -82,7 +83,7 @@ def progressive_filter(
         check_whole("workers", workers, 1)
     asked = {name: registry.get(name, dict((options or {}).get(name, {}))) for name in strategies}
     workers = workers or torch.get_num_threads()
-    pool, sizes, topped_up = torch.arange(n), [], 0
+    pool, rounds, topped_up = torch.arange(n), [], 0
     with fixed_threads(), joblib.Parallel(n_jobs=workers, backend="threading") as parallel:
         for round_ in range(depth):
             size = max(batch_size, initial_size if round_ == 0 else int(alpha * len(pool)))
@@ -95,10 +96,10 @@ def progressive_filter(
             pool = torch.cat(parallel(calls)).unique()
             if len(pool) > largest_pool:
                 pool = pool[choose(len(pool), largest_pool, generator)].sort().values
-            sizes.append(len(pool))
+            rounds.append(pool)
             missing = max(0, batch_size - len(pool))
             pool, topped_up = _topped_up(pool, n, missing, generator), topped_up + missing
-    return Filtered(pool, tuple(sizes), topped_up)
+    return Filtered(pool, tuple(map(len, rounds)), topped_up, tuple(rounds))
 
 
 def shared_options(snapshot: Snapshot, generator: torch.Generator) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dal_core.checks import check_choice
-from dal_core.ensembles.filtering import progressive_filter, shared_options
+from dal_core.ensembles.filtering import Filtered, progressive_filter, shared_options
 from dal_core.ensembles.members import STRATEGIES, check_ensemble
 from dal_core.pool import Snapshot
 from dal_core.strategies import registry
@@ -39,15 +39,29 @@ def refine(
     Raises:
         ValueError, RuntimeError: as `progressive_filter`.
     """
-    check_ensemble(strategies)
-    check_choice("final_strategy", final_strategy, registry.members())
-    options = shared_options(snapshot, generator) if "unc_herding" in (*strategies, final_strategy) else {}
-    final = registry.get(final_strategy, options.get(final_strategy))
-    filtered = progressive_filter(
+    filtered, final = first_stage(
         snapshot, batch_size, generator, strategies=strategies, depth=depth, num_batches=num_batches, alpha=alpha,
-        initial_size=initial_size, largest_pool=largest_pool, options=options,
+        initial_size=initial_size, largest_pool=largest_pool, final_strategy=final_strategy,
     )  # fmt: skip
     if record is not None:
         record |= {"pool_sizes": list(filtered.sizes), "topped_up": filtered.topped_up}
     positions = filtered.positions.to(snapshot.features.device)
     return positions[registry.query(final, snapshot.at(positions), batch_size, generator)]
+
+
+def first_stage(
+    snapshot: Snapshot,
+    batch_size: int,
+    generator: torch.Generator,
+    *,
+    strategies: Sequence[str] = STRATEGIES,
+    final_strategy: str = "unc_herding",
+    **of_filter: Any,
+) -> tuple[Filtered, registry.Strategy]:
+    """What the filter leaves of the pool, and what chooses from it; arguments and errors as in `refine`."""
+    check_ensemble(strategies)
+    check_choice("final_strategy", final_strategy, registry.members())
+    options = shared_options(snapshot, generator) if "unc_herding" in (*strategies, final_strategy) else {}
+    final = registry.get(final_strategy, options.get(final_strategy))
+    filtered = progressive_filter(snapshot, batch_size, generator, strategies=strategies, options=options, **of_filter)
+    return filtered, final

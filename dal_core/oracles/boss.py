@@ -74,13 +74,8 @@ def boss(
         loss, look_ahead, retraining, performance_on, retraining_epochs, label_draws, gamma, prior_precision
     )
     _check(snapshot, batch_size, num_candidates, strategies, performance_on)
-    # Generators of their own: the candidates of a smaller T are then among those of a larger one.
-    (judging,), each = generators_from(generator, 1), generators_from(generator, num_candidates or len(strategies))
-    drawn = list(strategies)
-    if num_candidates is not None:
-        drawn = [strategies[int(torch.randint(len(strategies), (), generator=own))] for own in each]
     failures: dict[str, str] = {}
-    candidates = propose(snapshot, batch_size, drawn, each, failures)
+    candidates, judging = draw_candidates(snapshot, batch_size, generator, num_candidates, strategies, failures)
     losses = judge(snapshot, candidates.batches, judgement, judging)
     best = best_of(losses, judging)
     if record is not None:
@@ -88,6 +83,26 @@ def boss(
         record |= {"loss_after": losses[best].item(), "strategies": candidates.strategies, "losses": losses.tolist()}
         record |= {"failures": failures} if failures else {}
     return candidates.batches[best]
+
+
+def draw_candidates(
+    snapshot: OracleSnapshot,
+    batch_size: int,
+    generator: torch.Generator,
+    num_candidates: int | None = 100,
+    strategies: Sequence[str] = STRATEGIES,
+    failures: dict[str, str] | None = None,
+) -> tuple[Candidates, torch.Generator]:
+    """The candidate batches of a cycle, in the order of the record, and the generator that they are judged with.
+
+    Arguments as in `boss`; what a strategy raises is entered into `failures`.
+    """
+    # Generators of their own: the candidates of a smaller T are then among those of a larger one.
+    (judging,), each = generators_from(generator, 1), generators_from(generator, num_candidates or len(strategies))
+    drawn = list(strategies)
+    if num_candidates is not None:
+        drawn = [strategies[int(torch.randint(len(strategies), (), generator=own))] for own in each]
+    return propose(snapshot, batch_size, drawn, each, {} if failures is None else failures), judging
 
 
 def propose(

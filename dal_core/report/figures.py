@@ -192,17 +192,23 @@ def step_sizes(rows: pd.DataFrame, *, base: pd.DataFrame, retraining: pd.DataFra
 
 
 def decision_surface(
-    axes: Axes, probabilities: np.ndarray, extent: tuple[float, float, float, float], *, title: str
+    axes: Axes,
+    probabilities: np.ndarray,
+    extent: tuple[float, float, float, float],
+    *,
+    title: str,
+    strength: float = 0.6,
 ) -> None:
     """Probability of the predicted class over the plane, shaded, with the decision boundary.
 
-    `probabilities` [rows, columns, k] on a regular grid over `extent` (left, right, bottom, top).
+    `probabilities` [rows, columns, k] on a regular grid over `extent` (left, right, bottom, top); `strength` is that of
+    the shades, 0 to 1.
     """
     confidence, predicted = probabilities.max(axis=-1), probabilities.argmax(axis=-1)
     shades = np.array([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in CLASS_COLOURS])
     chance = 1 / probabilities.shape[-1]
-    strength = ((confidence - chance) / (1 - chance))[..., None] * 0.6
-    axes.imshow(1 - strength * (1 - shades[predicted]), origin="lower", extent=extent, aspect="auto", rasterized=True)
+    shading = ((confidence - chance) / (1 - chance))[..., None] * strength
+    axes.imshow(1 - shading * (1 - shades[predicted]), origin="lower", extent=extent, aspect="auto", rasterized=True)
     x, y = np.linspace(*extent[:2], probabilities.shape[1]), np.linspace(*extent[2:], probabilities.shape[0])
     for k in range(probabilities.shape[-1]):
         others = np.delete(probabilities, k, axis=-1).max(axis=-1)

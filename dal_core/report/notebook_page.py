@@ -14,13 +14,26 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 # Cells that papermill adds: the parameters of a run, among them folders of this machine, and marks where it failed.
 ADDED = {"injected-parameters", "papermill-error-cell-tag"}
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def read_notebook(path: Path) -> Any:
-    """A notebook, executed or not, without the cells that papermill added."""
+    """A notebook, executed or not, without the cells that papermill added, and without controls of a live one."""
     notebook = nbformat.read(path, as_version=4)
     notebook.cells = [cell for cell in notebook.cells if not ADDED & set(cell.metadata.get("tags", []))]
+    leave_out_widgets(notebook)
     return notebook
+
+
+def leave_out_widgets(notebook: Any) -> None:
+    """Take sliders and progress bars out of a notebook's outputs: they are dead without the kernel that made them."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.get("data", {}).pop(WIDGET, None) is not None and set(output["data"]) <= {"text/plain"}:
+                output["data"].clear()  # the text is the name of the control
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if output.get("data", True)]
 
 
 def body_of(notebook: Any) -> tuple[list[tuple[str, str]], Markup]:

@@ -14,6 +14,7 @@ import jupytext
 import nbformat
 
 from dal_core.files import write_atomically, write_text
+from dal_core.report.notebook_page import leave_out_widgets
 
 _QUOTED = re.compile(r"(<!-- table (?P<path>\S+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 
@@ -21,7 +22,8 @@ _QUOTED = re.compile(r"(<!-- table (?P<path>\S+) -->\n).*?(<!-- end -->)", flags
 def publish_notebooks(folder: Path, executed: Path) -> list[Path]:
     """Give the notebooks in `folder` their text form's cells and the outputs of the executed copies.
 
-    The cell that papermill injects, and progress on stderr, are left out. Returns the notebooks written.
+    The cell that papermill injects, progress on stderr, and controls of a live notebook are left out. Returns the
+    notebooks written.
 
     Raises:
         ValueError: if an executed copy has other cells than the text form: run the notebooks again.
@@ -33,6 +35,7 @@ def publish_notebooks(folder: Path, executed: Path) -> list[Path]:
             raise FileNotFoundError(f"no executed notebook at {source}; run the quick preset first")
         run = nbformat.read(source, as_version=4)
         run.cells = [cell for cell in run.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+        leave_out_widgets(run)
         fresh = jupytext.read(text)
         if [cell.source for cell in run.cells] != [cell.source for cell in fresh.cells]:
             raise ValueError(f"{source} has other cells than {text}; run the quick preset again")

@@ -28,7 +28,7 @@ from dal_core.checks import (
 )
 from dal_core.pool import Snapshot
 from dal_core.strategies.fisher import Factors
-from dal_core.strategies.fisher_diagonal import Diagonals, select_diagonal
+from dal_core.strategies.fisher_diagonal import DiagonalProblem, Diagonals, first_gains, select_diagonal
 from dal_core.strategies.fisher_spaces import Space, Weighting, cheaper_space
 from dal_core.strategies.registry import register
 from dal_core.strategies.uncertainty import highest
@@ -108,39 +108,77 @@ def bait_select(
         ValueError: for a matrix whose side would be above 20,000, or that does not fit into memory, with its bytes;
             and for bad input.
     """
+    check_choice("selection", selection, SELECTIONS)
+    check_whole("block_bytes", block_bytes, 1)
+    scaled = selection == "forward_backward"
+    # Without the bookkeeping for gradients, which costs small operations a fifth of their time.
+    with torch.inference_mode():
+        problem = _problem(
+            features_u, logits_u, features_l, logits_l, batch_size, approximation, top_classes, renormalise, fisher,
+            prior_precision, scaled, block_bytes,
+        )  # fmt: skip
+        if isinstance(problem, DiagonalProblem):
+            picked = select_diagonal(problem, batch_size, backward=scaled)
+        elif scaled:
+            picked = _backward(_forward(problem, min(2 * batch_size, len(features_u))), batch_size)
+        else:
+            picked = highest(_first_scores(problem), batch_size)
+    return picked.clone()  # an ordinary tensor again
+
+
+def bait_first_scores(
+    features_u: Float[Tensor, "n d"],
+    logits_u: Float[Tensor, "n k"],
+    features_l: Float[Tensor, "m d"],
+    logits_l: Float[Tensor, "m k"],
+    batch_size: int,
+    *,
+    approximation: str = "binary",
+    top_classes: int | None = None,
+    renormalise: bool = True,
+    fisher: str = "sum",
+    prior_precision: float = 1.0,
+    selection: str = "forward_backward",
+) -> Float[Tensor, " n"]:
+    """What `bait_select` sees in its first step: the drop of tr(M F) that each instance alone would bring.
+
+    Arguments, memory and errors as there.
+    """
+    check_choice("selection", selection, SELECTIONS)
+    with torch.inference_mode():
+        problem = _problem(
+            features_u, logits_u, features_l, logits_l, batch_size, approximation, top_classes, renormalise, fisher,
+            prior_precision, selection == "forward_backward", BLOCK_BYTES,
+        )  # fmt: skip
+        scores = first_gains(problem) if isinstance(problem, DiagonalProblem) else _first_scores(problem)
+    return scores.clone()
+
+
+def _problem(
+    features_u: Tensor, logits_u: Tensor, features_l: Tensor, logits_l: Tensor, batch_size: int, approximation: str,
+    top_classes: int | None, renormalise: bool, fisher: str, prior_precision: float, scaled: bool, block_bytes: int,
+) -> Space | DiagonalProblem:  # fmt: skip
+    """Checked, weighted, and where the recursion is cheapest."""
     _check(features_u, logits_u, features_l, logits_l, batch_size)
     check_choice("approximation", approximation, APPROXIMATIONS)
     check_choice("fisher", fisher, FISHERS)
-    check_choice("selection", selection, SELECTIONS)
     check_positive(prior_precision=prior_precision)
-    check_whole("block_bytes", block_bytes, 1)
     _check_top_classes(approximation, top_classes, logits_u.shape[1])
     n, m = len(features_u), len(features_l)
-    scaled = selection == "forward_backward"
     weighting = Weighting(
         prior=prior_precision,
         labelled=m / (m + batch_size) / (m if fisher == "mean" and m else 1),
         everything=1 / (n + m) if fisher == "mean" else 1.0,
         candidate=(batch_size / (m + batch_size)) ** 0.5 if scaled else 1.0,
     )
-    # Without the bookkeeping for gradients, which costs small operations a fifth of their time.
-    with torch.inference_mode():
-        if approximation == "diagonal":
-            diagonals_u, diagonals_l = Diagonals.of(features_u, logits_u), Diagonals.of(features_l, logits_l)
-            picked = select_diagonal(
-                diagonals_u, diagonals_l, batch_size, weighting, backward=scaled, block_bytes=block_bytes
-            )
-        else:
-            factors_u, factors_l = (
-                _factors(*pair, approximation, top_classes, renormalise, block_bytes)
-                for pair in ((features_u, logits_u), (features_l, logits_l))
-            )
-            space = cheaper_space(factors_u, factors_l, weighting, batch_size, block_bytes)
-            if scaled:
-                picked = _backward(_forward(space, min(2 * batch_size, n)), batch_size)
-            else:
-                picked = highest(_first_scores(space), batch_size)
-    return picked.clone()  # an ordinary tensor again
+    if approximation == "diagonal":
+        diagonals_u, diagonals_l = Diagonals.of(features_u, logits_u), Diagonals.of(features_l, logits_l)
+        return DiagonalProblem.of(diagonals_u, diagonals_l, weighting, block_bytes)
+    factors_u, factors_l = (
+        _factors(*pair, approximation, top_classes, renormalise, block_bytes)
+        for pair in ((features_u, logits_u), (features_l, logits_l))
+    )
+    return cheaper_space(factors_u, factors_l, weighting, batch_size, block_bytes)
 
 
 def _factors(

@@ -119,23 +119,32 @@ def nearest_to_means(features: Float[Tensor, "n d"], assignment: Int[Tensor, " n
 
 
 def most_typical(features: Float[Tensor, "n d"], num_neighbours: int) -> Int[Tensor, ""]:
-    """Position of the instance with the smallest mean distance to its `num_neighbours` nearest others.
+    """Position of the instance with the smallest mean distance to its nearest others (`neighbour_distances`).
 
-    No more than half of the instances count as neighbours (Hacohen et al. 2022, section 3). Ties go to the lower
-    position. O(n^2 d) time, in float64 and in blocks.
+    Ties go to the lower position.
     """
-    if len(features) == 1:
-        return torch.zeros((), dtype=torch.int64, device=features.device)
-    count = min(num_neighbours, len(features) // 2)
+    means = neighbour_distances(features, num_neighbours)
+    centred = features.double() - features.double().mean(dim=0)
+    return first_of_smallest(means, TIE * torch.linalg.vector_norm(centred, dim=1).max())
+
+
+def neighbour_distances(features: Float[Tensor, "n d"], num_neighbours: int) -> Float[Tensor, " n"]:
+    """Mean distance of each instance to its `num_neighbours` nearest others: the inverse of how typical it is.
+
+    No more than half of the instances count as neighbours (Hacohen et al. 2022, section 3); 0 for a single one.
+    O(n^2 d) time, in float64 and in blocks.
+    """
     centred = features.double()
     centred = centred - centred.mean(dim=0)
-    norms = torch.linalg.vector_norm(centred, dim=1)
-    means = torch.empty_like(norms)
+    means = torch.zeros_like(centred[:, 0])
+    if len(features) == 1:
+        return means
+    count = min(num_neighbours, len(features) // 2)
     for rows in torch.arange(len(features), device=features.device).split(max(1, BLOCK_BYTES // (8 * len(features)))):
         distances = torch.cdist(centred[rows], centred)  # [r, n]
         distances.scatter_(1, rows.unsqueeze(1), torch.inf)
         means[rows] = distances.topk(count, largest=False).values.mean(dim=1)
-    return first_of_smallest(means, TIE * norms.max())
+    return means
 
 
 def first_of_smallest(values: Float[Tensor, " n"], tolerance: Float[Tensor, ""]) -> Int[Tensor, ""]:

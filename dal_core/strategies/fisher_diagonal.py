@@ -40,50 +40,69 @@ class Diagonals:
         return self.classes.mT @ self.squares
 
 
-def select_diagonal(
-    unlabelled: Diagonals,
-    labelled: Diagonals,
-    batch_size: int,
-    weighting: Weighting,
-    *,
-    backward: bool,
-    block_bytes: int,
-) -> Int[Tensor, " b"]:
-    """`bait_select` with diagonal M and F: a pick adds its f to the precision 1 / M.
+@dataclasses.dataclass(frozen=True, eq=False)
+class DiagonalProblem:
+    """`bait_select` with diagonal M and F: a pick adds its f to the precision 1 / M."""
 
-    The forward gain is sum(F M^2 f / (1 + M f)), the backward loss sum(F M^2 f / (1 - M f)). tr(M F) is supermodular in
-    the set of picks here, so that gains shrink and losses grow, and lazy evaluation gives the same picks.
-    """
-    everything = (unlabelled.total() + labelled.total()) * weighting.everything  # F
-    labelled_precision = labelled.total() * weighting.labelled + weighting.prior
-    candidates = unlabelled.scaled(weighting.candidate**2)
-    size = max(1, block_bytes // (3 * everything.numel() * everything.element_size()))
+    candidates: Diagonals
+    everything: Float[Tensor, "k d"]  # F
+    labelled_precision: Float[Tensor, "k d"]
+    size: int  # of the blocks of samples
 
-    def changes(samples: Tensor, precision: Tensor, sign: int) -> Tensor:
+    @classmethod
+    def of(
+        cls, unlabelled: Diagonals, labelled: Diagonals, weighting: Weighting, block_bytes: int
+    ) -> "DiagonalProblem":
+        everything = (unlabelled.total() + labelled.total()) * weighting.everything
+        labelled_precision = labelled.total() * weighting.labelled + weighting.prior
+        size = max(1, block_bytes // (3 * everything.numel() * everything.element_size()))
+        return cls(unlabelled.scaled(weighting.candidate**2), everything, labelled_precision, size)
+
+    @property
+    def pool(self) -> Int[Tensor, " n"]:
+        """Positions of all candidates."""
+        return torch.arange(len(self.candidates.classes), device=self.everything.device)
+
+    def changes(self, samples: Int[Tensor, " r"], precision: Float[Tensor, "k d"], sign: int) -> Float[Tensor, " r"]:
+        """sum(F M^2 f / (1 +- M f)) of each sample: the gain of a pick (sign 1), the loss of a removal (-1)."""
         parts = []
-        for block in samples.split(size):
-            ratio = candidates.of_samples(block).div_(precision)  # M f
-            parts.append(ratio.div_(1 + sign * ratio).flatten(1) @ (everything / precision).flatten())
+        for block in samples.split(self.size):
+            ratio = self.candidates.of_samples(block).div_(precision)  # M f
+            parts.append(ratio.div_(1 + sign * ratio).flatten(1) @ (self.everything / precision).flatten())
         return torch.cat(parts)
 
-    n = len(unlabelled.classes)
-    pool = torch.arange(n, device=everything.device)
+
+def first_gains(problem: DiagonalProblem) -> Float[Tensor, " n"]:
+    """The gain of each candidate before anything is picked."""
+    return problem.changes(problem.pool, problem.labelled_precision, 1)
+
+
+def select_diagonal(problem: DiagonalProblem, batch_size: int, *, backward: bool) -> Int[Tensor, " b"]:
+    """The best candidates of the first step, or those of the forward steps that the `backward` ones leave.
+
+    tr(M F) is supermodular in the set of picks here, so that gains shrink and losses grow, and lazy evaluation gives
+    the same picks.
+    """
     if not backward:
-        return highest(changes(pool, labelled_precision, 1), batch_size)
+        return highest(first_gains(problem), batch_size)
+    pool, candidates = problem.pool, problem.candidates
 
     def pick(argmax: Argmax) -> Tensor:
-        precision = labelled_precision.clone()
+        precision = problem.labelled_precision.clone()
 
         def add(best: Tensor, sign: int) -> None:
             precision.add_(candidates.of_samples(best)[0], alpha=sign)
 
-        gains, losses = (lambda rows: changes(rows, precision, 1)), (lambda rows: -changes(rows, precision, -1))
-        picked = _greedy(argmax, pool, min(2 * batch_size, n), gains, lambda best: add(best, 1))
+        gains, losses = (
+            (lambda rows: problem.changes(rows, precision, 1)),
+            (lambda rows: -problem.changes(rows, precision, -1)),
+        )
+        picked = _greedy(argmax, pool, min(2 * batch_size, len(pool)), gains, lambda best: add(best, 1))
         removed = _greedy(argmax, picked, len(picked) - batch_size, losses, lambda worst: add(worst, -1))
         kept = torch.ones_like(pool, dtype=torch.bool).index_fill_(0, removed, False)
         return picked[kept[picked]]
 
-    return lazy_picks(pick, pool.device, at_once=max(size, CHECKED_AT_ONCE))
+    return lazy_picks(pick, pool.device, at_once=max(problem.size, CHECKED_AT_ONCE))
 
 
 def _greedy(
