@@ -84,7 +84,7 @@ def _bait(step: Step, options: dict[str, Any]) -> Reason:
         "BAIT takes what makes the last layer most certain where the pool lies, and each pick lowers the scores of "
         "those like it."
     )
-    return _scored(step, scores, "first score (gain of a single pick)", rule)
+    return _scored(step, scores, "gain of a single pick", rule)
 
 
 def _typiclust(step: Step, options: dict[str, Any]) -> Reason:
