@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dal_core import RESULTS_VERSION, datasets, strategies
+from dal_core.checks import check_flag, check_folder, check_whole, shown
 from dal_core.experiment import (
     Experiment,
     FailedRunError,
@@ -89,11 +90,11 @@ class Store:
                 raise ValueError(f"it has the columns {found}; {list(study.columns)} were expected")
             if table.num_rows == 0:
                 raise ValueError("it has no rows")
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            return table.to_pandas()
+        except (OSError, ValueError, LookupError, TypeError, RecursionError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             warnings.warn(f"{path} is damaged and will be computed anew: {reason}", stacklevel=2)
             return None
-        return table.to_pandas()
 
     def provenance(self, path: Path) -> dict[str, Any]:
         """What `write` recorded about the run in `path`."""
@@ -119,8 +120,10 @@ class Grid:
     keys: list[str] = dataclasses.field(default_factory=list, init=False)  # of all runs asked for so far
 
     def __post_init__(self) -> None:
-        if self.jobs is not None and self.jobs < 1:
-            raise ValueError(f"jobs is {self.jobs}; a whole number of at least 1 was expected, or None for one a core")
+        if self.jobs is not None:
+            check_whole("jobs", self.jobs, 1)
+        check_flag("fresh", self.fresh)
+        check_folder("folder", self.folder)
         self.store = Store(Path(self.folder).expanduser().resolve())
         remove_leftovers(self.store.folder)
         self.data_dir = None if self.data_dir is None else Path(self.data_dir).expanduser().resolve()
@@ -135,6 +138,8 @@ class Grid:
             RunError: if a run fails, naming it; a RunRefusedError if what was asked for cannot be done.
             ValueError: if two data sets are called the same, or a strategy cannot be sent to worker processes.
         """
+        if not isinstance(studies, Sequence) or not studies or not all(isinstance(each, Study) for each in studies):
+            raise ValueError(f"studies is {shown(studies)}; a list of Experiments or other studies was expected")
         digests = {(s.dataset, s.encoder): self._digest(s) for s in studies}
         _check_names(studies, digests)
         keyed = {self.store.key(study, digests[study.dataset, study.encoder]): study for study in studies}
