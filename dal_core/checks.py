@@ -74,7 +74,8 @@ def check_file_name(name: str, value: object) -> None:
 def check_folder(name: str, path: object) -> None:
     """Raise ValueError unless `path` is a folder, or can become one."""
     if not isinstance(path, str | Path) or "\0" in str(path):
-        raise ValueError(f"{name} is {shown(path)}; the path of a folder was expected")
+        found = str(path) if isinstance(path, Path) else path
+        raise ValueError(f"{name} is {shown(found)}; the path of a folder was expected")
     place = Path(path).expanduser()
     for each in (place, *place.parents):
         try:

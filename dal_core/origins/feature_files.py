@@ -82,7 +82,10 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             _check_unpacked_size(file)
             # A single array (.npy) under this name cannot be entered like an archive, which is a TypeError.
             with np.load(file, allow_pickle=False) as archive:
-                return {key: archive[key] for key in (*SPLIT_ARRAYS, *ARRAYS) if key in archive.files}
+                arrays = {key: archive[key] for key in (*SPLIT_ARRAYS, *ARRAYS) if key in archive.files}
+            if others := [key for key, each in arrays.items() if not isinstance(each, np.ndarray)]:
+                raise ValueError(f"{others} are no arrays")
+            return arrays
         except Exception as error:  # of the many parsers that an archive's bytes go through
             reason = one_line(error) or type(error).__name__
             raise ValueError(f"{printable(path)} is not a whole archive of plain arrays: {reason}") from error

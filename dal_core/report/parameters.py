@@ -58,6 +58,7 @@ CHECKS: dict[str, Callable[[str, object], None]] = {
     "encoders": _names,
     "strategies": _names,
     "oracles": _any_names,
+    "ensembles": _any_names,
     "device": _device,
     "data_dir": _folder,
     "output_dir": _folder,
