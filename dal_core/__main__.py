@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _tell  # type: ignore[assignment]
+            _check_places(options)
             return options.command(options) or 0
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)  # a line for each kind of failure
@@ -37,6 +38,17 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(str(stop) or "stopped; what is finished is kept, the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
+
+
+def _check_places(options: argparse.Namespace) -> None:
+    """Refuse places to write to that cannot be folders before anything is computed."""
+    from dal_core.checks import check_folder
+
+    for name in ("results_dir", "output_dir"):
+        if getattr(options, name, None) is not None:
+            check_folder(f"--{name.replace('_', '-')}", getattr(options, name))
+    if getattr(options, "output", None) is not None:
+        check_folder("the folder of --output", options.output.parent)
 
 
 def _tell(message: Warning | str, category: type[Warning], *_: Any) -> None:
@@ -254,7 +266,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     return {
         **{name: getattr(options, name) for name in names},
         "subset_size": _subset_size(options.subset_size),
-        "options": dict(_option(text) for text in options.option),
+        "options": _options(options.option),
     }
 
 
@@ -270,8 +282,8 @@ def _data(options: argparse.Namespace) -> list[str]:
 def _subset_size(text: str) -> int | None:
     if text == "all":
         return None
-    if not text.isdigit():
-        raise ValueError(f"--subset-size is {text!r}; a whole number or 'all' was expected")
+    if not text.isdecimal() or len(text) > 18:
+        raise ValueError(f"--subset-size is {text[:20]!r}; a whole number or 'all' was expected")
     return int(text)
 
 
@@ -283,6 +295,18 @@ def _option(text: str, argument: str = "--option") -> tuple[str, Any]:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return name, value  # a word, such as likelihood=gaussian
+    except (RecursionError, MemoryError):
+        raise ValueError(
+            f"--option {name} has a value that is nested too deeply; a number or a word was expected"
+        ) from None
+
+
+def _options(texts: list[str]) -> dict[str, Any]:
+    pairs = [_option(text) for text in texts]
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"--option {twice[0]} is given {names.count(twice[0])} times; once was expected")
+    return dict(pairs)
 
 
 def _run(options: argparse.Namespace) -> int:

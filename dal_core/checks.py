@@ -1,52 +1,174 @@
 """Checks at the border of the package: one line that names the argument, what was found and what was expected."""
 
+import difflib
+import json
 import math
-from collections.abc import Iterable
+import os
+import unicodedata
+from collections.abc import Hashable, Iterable
+from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 from torch import Tensor
 
+CONTROL = ("Cc", "Cs", "Zl", "Zp")  # categories of characters: control, halves of surrogate pairs, ends of lines
+LARGEST = 1e308  # an integer may be larger than any float
+LONGEST = 200  # characters of a value in a message
+LONGEST_NAME = 200  # bytes of a name that becomes part of a file's, which most systems limit to 255
+
+
+def shown(value: object) -> str:
+    """A value for a message: its representation in one line, shortened."""
+    text = one_line(repr(value))
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def one_line(text: object) -> str:
+    """A message of whatever origin in one line."""
+    return printable(" ".join(line.strip() for line in str(text).splitlines()))
+
+
+def printable(text: object) -> str:
+    """A path or a name with its control characters, which may break a line or a terminal, written out."""
+    return "".join(repr(each)[1:-1] if unicodedata.category(each) in CONTROL else each for each in str(text))
+
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
-    """Raise ValueError unless `value` is one of `choices`; the message lists what exists."""
+    """Raise ValueError unless `value` is one of `choices`; the message lists what exists, and what may be meant."""
     choices = list(choices)
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; it has to be one of {', '.join(map(repr, choices))}")
+    if not isinstance(value, Hashable) or value not in choices:
+        known = ", ".join(map(repr, choices))
+        raise ValueError(f"{name} is {shown(value)}; it has to be one of {known}{suggestion(value, choices)}")
+
+
+def suggestion(value: object, choices: Iterable[object]) -> str:
+    """What may be meant by a misspelt name, to end a message with; empty if nothing is near."""
+    near = difflib.get_close_matches(value[:LONGEST], map(str, choices), n=1) if isinstance(value, str) else []
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise ValueError unless `value` is True or False: the word "no" would count as true."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {shown(value)}; True or False was expected")
+
+
+def check_text(name: str, value: object) -> None:
+    """Raise ValueError unless `value` is a string that is not empty and has no control characters."""
+    if not isinstance(value, str) or not value.strip() or value != printable(value):
+        raise ValueError(f"{name} is {shown(value)}; a text without control characters was expected, not empty")
+
+
+def check_file_name(name: str, value: object) -> None:
+    """Raise ValueError unless `value` can be part of a file's name, and does not lead out of the file's folder."""
+    check_text(name, value)
+    assert isinstance(value, str), "check_text lets only strings pass"
+    if "/" in value or "\\" in value or value in (".", "..") or len(os.fsencode(value)) > LONGEST_NAME:
+        raise ValueError(
+            f"{name} is {shown(value)}; a name without folders, of at most {LONGEST_NAME} bytes, was expected"
+        )
+
+
+def check_folder(name: str, path: object) -> None:
+    """Raise ValueError unless `path` is a folder, or can become one."""
+    if not isinstance(path, str | Path) or "\0" in str(path):
+        found = str(path) if isinstance(path, Path) else path
+        raise ValueError(f"{name} is {shown(found)}; the path of a folder was expected")
+    place = Path(path).expanduser()
+    for each in (place, *place.parents):
+        try:
+            if each.is_dir():
+                return
+            if each.exists():
+                raise ValueError(f"{name} is {shown(str(path))}; a folder was expected, but {shown(str(each))} is none")
+        except OSError as error:
+            raise ValueError(f"{name} is {shown(str(path))}; a folder was expected: {error.strerror}") from error
+
+
+def check_options(name: str, options: object) -> None:
+    """Raise ValueError unless `options` maps names to values that JSON can hold, as the key of a stored run has to."""
+    if not isinstance(options, dict) or not all(isinstance(each, str) for each in options):
+        raise ValueError(f"{name} is {shown(options)}; a dictionary from names of options to their values was expected")
+    for key, value in options.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            raise ValueError(
+                f"{name}[{key!r}] is {shown(value)}; a finite number, a text, True, False, None or a list of such was "
+                "expected"
+            ) from None
+
+
+def check_names(name: str, value: object, *, fewest: int = 1) -> None:
+    """Raise ValueError unless `value` is a list of at least so many different names; a single text is no list."""
+    if not isinstance(value, list | tuple) or len(value) < fewest or not all(isinstance(each, str) for each in value):
+        raise ValueError(f"{name} is {shown(value)}; a list of at least {fewest} names was expected")
+    if len(set(value)) < len(value):
+        raise ValueError(f"{name} is {shown(value)}; different names were expected")
+
+
+def check_columns(name: str, frame: Any, columns: Iterable[str]) -> None:
+    """Raise ValueError unless `frame` is a data frame that has all `columns`."""
+    if not hasattr(frame, "columns"):
+        raise ValueError(f"{name} is {shown(frame)}; a data frame was expected")
+    if missing := sorted(set(columns) - set(frame.columns)):
+        raise ValueError(f"{name} lacks the columns {missing}; it has {sorted(map(str, frame.columns))}")
+    if not len(frame):
+        raise ValueError(f"{name} is empty; at least one row was expected")
 
 
 def check_positive(**numbers: float) -> None:
     """Raise ValueError unless every number is finite and above zero."""
     for name, value in numbers.items():
         check_number(name, value)
-        if not 0 < value < float("inf"):
+        if not 0 < value < math.inf:
             raise ValueError(f"{name} is {value}; a finite number above 0 was expected")
 
 
 def check_whole(name: str, value: object, lowest: int) -> None:
     """Raise ValueError unless `value` is an integer of at least `lowest`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-        raise ValueError(f"{name} is {value!r}; a whole number of at least {lowest} was expected")
+        raise ValueError(f"{name} is {shown(value)}; a whole number of at least {lowest} was expected")
 
 
-def check_batch_size(batch_size: int, pool_size: int) -> None:
+def check_batch_size(batch_size: object, pool_size: int) -> None:
     """Raise ValueError unless a batch of that size can be picked from so many instances."""
-    if not 0 < batch_size <= pool_size:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or not 0 < batch_size <= pool_size:
         raise ValueError(
-            f"batch_size is {batch_size}; 1 to {pool_size}, the number of unlabelled instances, was expected"
+            f"batch_size is {shown(batch_size)}; 1 to {pool_size}, the number of unlabelled instances, was expected"
         )
 
 
 def check_number(name: str, value: object) -> None:
-    """Raise ValueError unless `value` is an int or a float."""
+    """Raise ValueError unless `value` is an int or a float, and an int no larger than floats can be."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{name} is {value!r}; a number was expected")
+        raise ValueError(f"{name} is {shown(value)}; a number was expected")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise ValueError(f"{name} is {shown(value)}; a number of at most {LARGEST:g} was expected")
+
+
+def check_tensor(name: str, value: object) -> None:
+    """Raise ValueError unless `value` is a tensor."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} is a {type(value).__name__}; a tensor was expected")
+
+
+def check_generator(name: str, value: object) -> None:
+    """Raise ValueError unless `value` is a generator on the CPU, which draws the same for every device."""
+    if not isinstance(value, torch.Generator):
+        raise ValueError(f"{name} is {shown(value)}; a torch.Generator was expected")
+    if value.device.type != "cpu":
+        raise ValueError(f"{name} has device {value.device}; a torch.Generator on the CPU was expected")
 
 
 def check_alike(**tensors: Tensor) -> None:
-    """Raise ValueError unless all tensors are floating point and share one dtype and one device."""
+    """Raise ValueError unless all tensors are float32 or all float64, and on one device."""
+    for name, tensor in tensors.items():
+        check_tensor(name, tensor)
     (first, reference), *others = tensors.items()
-    if not reference.is_floating_point():
+    if reference.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"{first} has dtype {reference.dtype}; float32 or float64 was expected")
     for name, tensor in others:
         for what in ("dtype", "device"):
@@ -57,6 +179,7 @@ def check_alike(**tensors: Tensor) -> None:
 
 def check_shape(name: str, tensor: Tensor, expected: tuple[int | None, ...]) -> None:
     """Raise ValueError unless the shape of `tensor` is `expected`; None matches any size."""
+    check_tensor(name, tensor)
     fits = tensor.ndim == len(expected) and all(
         e is None or found == e for found, e in zip(tensor.shape, expected, strict=True)
     )
@@ -78,9 +201,12 @@ def check_finite(**tensors: Tensor) -> None:
 
 
 def check_labels(name: str, labels: Tensor, num_classes: int) -> None:
-    """Raise ValueError unless `labels` are integers in 0..num_classes-1."""
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"{name} has dtype {labels.dtype}; integer class labels were expected")
+    """Raise ValueError unless `labels` are int64, which torch takes for an index, in 0..num_classes-1."""
+    check_tensor(name, labels)
+    if labels.dtype != torch.int64:
+        integers = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+        wanted = "int64 was" if integers else "integer class labels were"
+        raise ValueError(f"{name} has dtype {labels.dtype}; {wanted} expected")
     if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < num_classes):
         lowest, highest = int(labels.min()), int(labels.max())
         raise ValueError(f"{name} holds labels from {lowest} to {highest}; 0 to {num_classes - 1} was expected")

@@ -8,14 +8,15 @@ extracted once and kept. A name that ends like such a file is one: `load("my.par
 
 import collections
 import dataclasses
+import os
 import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from dal_core import extraction
-from dal_core.checks import check_choice
+from dal_core import extraction, files
+from dal_core.checks import LONGEST_NAME, check_choice, check_file_name, check_text, printable, shown
 from dal_core.encoders import ENCODERS, EncoderUnavailableError, encoder_of, resolved_revision
 from dal_core.features import FeatureBank
 from dal_core.origins import bundled, feature_files, publishers
@@ -88,7 +89,11 @@ def load(name: str, *, encoder: str | None = None, data_dir: str | Path | None =
             and how to get it.
     """
     folder = _folder(data_dir)
+    check_text("dataset", name)
+    if encoder is not None:
+        _check_encoder(encoder)
     if not is_file(name):
+        check_file_name("dataset", name)
         return _load(name, encoder, folder)
     if encoder is not None:
         raise _features_already(name, encoder)
@@ -116,8 +121,10 @@ def read_features(path: str | Path) -> FeatureBank:
         FileNotFoundError: if there is no such file.
         ValueError: naming the file, what was found and what was expected.
     """
+    if not isinstance(path, str | Path):
+        raise ValueError(f"path is {shown(path)}; the path of a feature file was expected")
     path = _absolute(path)
-    found = path.stat() if path.is_file() else None
+    found = path.stat() if files.is_file(path) else None
     return _read_features(path, None if found is None else (found.st_mtime_ns, found.st_size))
 
 
@@ -193,14 +200,33 @@ def extract(
     A model of the hub that was named without a revision is looked up again with `fresh`. Raises as `load` does.
     """
     _load.cache_clear()
+    check_text("dataset", name)
+    _check_encoder(encoder)
+    if not is_file(name):
+        check_file_name("dataset", name)
     return _encoded(name, encoder, _folder(data_dir), how, fresh=fresh)
 
 
 def _folder(data_dir: str | Path | None) -> Path | None:
-    folder = None if data_dir is None else Path(data_dir).expanduser().resolve()
-    if folder is not None and not folder.is_dir():
-        raise DatasetUnavailableError(f"data_dir {folder} is not a folder")
+    if data_dir is None:
+        return None
+    if not isinstance(data_dir, str | Path):
+        raise ValueError(f"data_dir is {shown(data_dir)}; the path of a folder was expected")
+    try:
+        folder = Path(data_dir).expanduser().resolve()
+        found = folder.is_dir()
+    except (OSError, ValueError, RuntimeError):  # a name that no folder can have, or a home that nobody has
+        folder, found = Path(data_dir), False
+    if not found:
+        raise DatasetUnavailableError(f"data_dir {printable(folder)} is not a folder")
     return folder
+
+
+def _check_encoder(encoder: str) -> None:
+    check_text("encoder", encoder)
+    for part in encoder.split("/"):  # a model of the hub, or a folder
+        if len(os.fsencode(part)) > LONGEST_NAME:
+            raise ValueError(f"encoder is {shown(encoder)}; names of at most {LONGEST_NAME} bytes were expected")
 
 
 def file_stem(name: str, encoder: str | None) -> str:
@@ -213,7 +239,7 @@ def _load(name: str, encoder: str | None, folder: Path | None) -> FeatureBank:
     stem = file_stem(name, encoder)
     if folder is not None:
         for ending in feature_files.READERS:
-            if (path := folder / f"{stem}{ending}").is_file():
+            if files.is_file(path := folder / f"{stem}{ending}"):
                 return feature_files.read(path, encoder)
     if encoder is not None:
         return _encoded(name, encoder, folder, None)

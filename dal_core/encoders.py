@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dal_core.checks import check_choice
-from dal_core.files import write_text
+from dal_core.checks import check_choice, printable
+from dal_core.files import is_file, write_text
 from dal_core.origins.raw import KINDS
 
 POOLINGS = ("cls", "mean", "pooler")
@@ -109,7 +109,7 @@ def resolved_revision(encoder: Encoder, cache: Path, *, renew: bool = False) -> 
         return f"files {hashlib.sha256(json.dumps(digests).encode()).hexdigest()}"
     name = encoder.model if encoder.revision is None else f"{encoder.model}@{encoder.revision}"
     kept = cache / "revisions" / f"{name.replace('/', '--')}.txt"
-    if kept.is_file() and not renew:
+    if is_file(kept) and not renew:
         return kept.read_text(encoding="utf-8").strip()
     commit = _commit(encoder)
     write_text(kept, commit + "\n")
@@ -172,7 +172,7 @@ def _unavailable(encoder: Encoder, what: str) -> EncoderUnavailableError:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return printable((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 def _transformers(encoder: Encoder) -> Any:

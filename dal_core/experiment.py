@@ -15,7 +15,7 @@ import torch
 import dal_core.ensembles  # registers the ensembles
 import dal_core.oracles  # noqa: F401 - registers the oracles
 from dal_core import datasets, strategies
-from dal_core.checks import check_choice, check_whole
+from dal_core.checks import check_choice, check_flag, check_options, check_text, check_whole
 from dal_core.devices import DEVICES, resolve_device
 from dal_core.features import FeatureBank
 from dal_core.heads import KINDS, OPTIMISERS, PROTOCOLS, Head, Training, train_heads
@@ -75,6 +75,11 @@ class Experiment:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_text("dataset", self.dataset)
+        if self.encoder is not None:
+            check_text("encoder", self.encoder)
+        check_flag("allow_oracle", self.allow_oracle)
+        check_options("options", self.options)
         check_choice("head", self.head, KINDS)
         check_choice("optimiser", self.optimiser, OPTIMISERS)
         check_choice("device", self.device, DEVICES)
@@ -233,6 +238,8 @@ def run_together(experiments: Sequence[Experiment], *, data_dir: str | Path | No
 
 
 def _check_alike_but_for_seed(experiments: Sequence[Experiment]) -> None:
+    if other := [each for each in experiments if not isinstance(each, Experiment)]:
+        raise ValueError(f"experiments holds a {type(other[0]).__name__}; a list of Experiments was expected")
     if not experiments:
         raise ValueError("experiments is empty; at least one was expected")
     names = [field.name for field in dataclasses.fields(Experiment) if field.name != "seed"]
@@ -282,6 +289,11 @@ class _Run:
     def advance(self, head: Head, train_seconds: float) -> None:
         """Record the row of a head trained on what is labelled, and buy the next batch if there is another cycle."""
         head = head.to(self.bank.train_features.device)
+        if not torch.isfinite(head.weight.sum()):
+            raise ValueError(
+                f"learning_rate is {self.experiment.training.learning_rate:g}, with which training diverged; a smaller "
+                "one was expected"
+            )
         scores = evaluate(head.logits(self.bank.test_features), self.bank.test_labels)
         self.rows.append(
             {"cycle": self.cycle, "n_labeled": len(self.pool.labelled), **scores}

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dal_core.checks import check_finite, check_labels
-from dal_core.files import write_atomically
+from dal_core.checks import check_finite, check_labels, check_tensor, one_line, printable, shown
+from dal_core.files import is_file, write_atomically
 
 FORMAT = "dal_core.FeatureBank.1"
 
@@ -44,6 +44,10 @@ class FeatureBank:
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.class_names, tuple) or not all(isinstance(name, str) for name in self.class_names):
+            raise ValueError(f"class_names is {shown(self.class_names)}; a tuple of texts was expected")
+        if not isinstance(self.provenance, dict):
+            raise ValueError(f"provenance is {shown(self.provenance)}; a dictionary was expected")
         if len(self.class_names) < 2:
             raise ValueError(f"class_names has {len(self.class_names)} entries; at least 2 classes were expected")
         for split in ("train", "test"):
@@ -59,6 +63,8 @@ class FeatureBank:
 
     def _check_split(self, split: str, features: Tensor, labels: Tensor) -> None:
         name = f"{split}_features"
+        check_tensor(name, features)
+        check_tensor(f"{split}_labels", labels)
         if features.ndim != 2 or 0 in features.shape:
             raise ValueError(
                 f"{name} has shape {tuple(features.shape)}; a non-empty matrix with one row an instance was expected"
@@ -120,25 +126,37 @@ class FeatureBank:
             FileNotFoundError: if there is no such file.
             ValueError: if the file is not a whole, unchanged FeatureBank.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"no feature file at {path}")
+        place = printable(path)
+        if not is_file(path):
+            raise FileNotFoundError(f"no feature file at {place}")
         try:
-            with safe_open(str(path), framework="pt") as file:
-                header = file.metadata() or {}
-                if header.get("format") != FORMAT:
-                    raise ValueError(f"{path} has format {header.get('format')!r}; {FORMAT!r} was expected")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            return cls._read(str(path), place)
         except SafetensorError as error:
-            raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+            raise ValueError(f"{place} is not a whole safetensors file: {one_line(error)}") from error
+        except ValueError as error:
+            if place in str(error):
+                raise
+            raise ValueError(f"{place}: {one_line(error)}") from error
+
+    @classmethod
+    def _read(cls, path: str, place: str) -> "FeatureBank":
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise ValueError(f"{place} has format {shown(header.get('format'))}; {FORMAT!r} was expected")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         if missing := [name for name in ("class_names", "provenance", "digest") if name not in header]:
-            raise ValueError(f"{path} is damaged: its header lacks {', '.join(missing)}")
+            raise ValueError(f"{place} is damaged: its header lacks {', '.join(missing)}")
         expected = {field.name for field in dataclasses.fields(cls)} - {"class_names", "provenance"}
         if set(tensors) != expected:
-            raise ValueError(f"{path} holds the arrays {sorted(tensors)}; {sorted(expected)} were expected")
-        names, provenance = json.loads(header["class_names"]), json.loads(header["provenance"])
-        bank = cls(**tensors, class_names=tuple(names), provenance=provenance)
+            raise ValueError(f"{place} holds the arrays {shown(sorted(tensors))}; {sorted(expected)} were expected")
+        try:
+            names, provenance = json.loads(header["class_names"]), json.loads(header["provenance"])
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{place} is damaged: its header is not whole JSON: {error}") from error
+        bank = cls(**tensors, class_names=tuple(names) if isinstance(names, list) else names, provenance=provenance)
         if bank.digest != header.get("digest"):
-            raise ValueError(f"{path} is damaged: its arrays do not have the digest that its header states")
+            raise ValueError(f"{place} is damaged: its arrays do not have the digest that its header states")
         return bank
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -8,6 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether there is a file; a name that no file can have is none."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # too long a name, a folder that may not be read
+        return False
+
+
 @contextlib.contextmanager
 def write_atomically(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; rename it to `path` when the block ends well.

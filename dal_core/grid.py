@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dal_core import RESULTS_VERSION, datasets, engines, strategies
-from dal_core.checks import check_whole
+from dal_core.checks import check_flag, check_folder, check_whole, shown
 from dal_core.experiment import (
     Experiment,
     FailedRunError,
@@ -102,11 +102,11 @@ class Store:
                 raise ValueError(f"it has the columns {found}; {list(study.columns)} were expected")
             if table.num_rows == 0:
                 raise ValueError("it has no rows")
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            return table.to_pandas()
+        except (OSError, ValueError, LookupError, TypeError, RecursionError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             warnings.warn(f"{path} is damaged and will be computed anew: {reason}", stacklevel=2)
             return None
-        return table.to_pandas()
 
     def provenance(self, path: Path) -> dict[str, Any]:
         """What `write` recorded about the run in `path`."""
@@ -147,12 +147,14 @@ class Grid:
     keys: list[str] = dataclasses.field(default_factory=list, init=False)  # of all runs asked for so far
 
     def __post_init__(self) -> None:
-        if self.jobs is not None and self.jobs < 1:
-            raise ValueError(f"jobs is {self.jobs}; a whole number of at least 1 was expected, or None for one a core")
+        if self.jobs is not None:
+            check_whole("jobs", self.jobs, 1)
         if len(chosen := [name for name in ("jobs", "dask", "slurm") if getattr(self, name) is not None]) > 1:
             raise ValueError(f"{' and '.join(chosen)} are given; one of them was expected")
         for name in ("jobs", "cores", "processes"):
             check_whole(f"{name} of slurm", (self.slurm or {}).get(name, 1), 1)
+        check_flag("fresh", self.fresh)
+        check_folder("folder", self.folder)
         self.store = Store(Path(self.folder).expanduser().resolve())
         remove_leftovers(self.store.folder)
         self.data_dir = None if self.data_dir is None else Path(self.data_dir).expanduser().resolve()
@@ -192,6 +194,8 @@ class Grid:
         self, studies: Sequence[Study]
     ) -> tuple[dict[str, Study], dict[str, pd.DataFrame | None], dict[str, Study]]:
         """The studies by key, the rows of those that the store holds, and the others."""
+        if not isinstance(studies, Sequence) or not studies or not all(isinstance(each, Study) for each in studies):
+            raise ValueError(f"studies is {shown(studies)}; a list of Experiments or other studies was expected")
         digests = {(s.dataset, s.encoder): self._digest(s) for s in studies}
         _check_names(studies, digests)
         keyed = {self.store.key(study, digests[study.dataset, study.encoder]): study for study in studies}

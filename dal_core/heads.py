@@ -14,6 +14,8 @@ from torch import Tensor
 from dal_core.checks import (
     check_alike,
     check_choice,
+    check_flag,
+    check_generator,
     check_labels,
     check_memory,
     check_number,
@@ -26,6 +28,7 @@ from dal_core.checks import (
 HIDDEN_UNITS = 128
 KINDS = ("linear", "mlp")
 ALIGNMENT = 8  # numbers
+LARGEST_RATE = 1e30  # float32 ends at 3e38; nothing is learnt at rates far below
 # Parameters, gradients and optimiser state of the heads of one block. On a CPU they should stay in the cache.
 BLOCK_BYTES = {"cpu": 8 * 2**20, "cuda": 2 * 2**30}
 ORDERS_BYTES = 64 * 2**20  # of the orders of minibatches that go to an accelerator at a time
@@ -52,6 +55,10 @@ class Head:
     ) -> "Head":  # fmt: skip
         """A head with PyTorch's default initialisation, uniform in +-1/sqrt(fan in), drawn from `generator`."""
         check_choice("head", kind, KINDS)
+        check_whole("num_features", num_features, 1)
+        check_whole("num_classes", num_classes, 1)
+        if not isinstance(generator, torch.Generator):
+            raise ValueError(f"generator is a {type(generator).__name__}; a torch.Generator was expected")
 
         def uniform(*shape: int, fan_in: int) -> Tensor:
             bound = 1 / math.sqrt(fan_in)
@@ -115,12 +122,16 @@ class Training:
 
     def __post_init__(self) -> None:
         check_choice("optimiser", self.optimiser, OPTIMISERS)
+        check_flag("drop_last", self.drop_last)
         check_positive(learning_rate=self.learning_rate)
         check_whole("training_batch_size", self.batch_size, 1)
         check_whole("epochs", self.epochs, 0)
         check_number("weight_decay", self.weight_decay)
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay is {self.weight_decay}; a finite number of at least 0 was expected")
+        for name in ("learning_rate", "weight_decay"):
+            if getattr(self, name) > LARGEST_RATE:
+                raise ValueError(f"{name} is {getattr(self, name)}; at most {LARGEST_RATE:g} was expected")
 
     def minibatches(self, num_samples: int) -> list[slice]:
         """The slices of a shuffled epoch over `num_samples`."""
@@ -155,8 +166,17 @@ def train_heads(
         ValueError: if dtypes or devices differ, a label or index is out of range, a set is empty, or the numbers of
             heads, sets and generators disagree.
     """
+    check_shape("index_sets", index_sets, (None, None))
+    if index_sets.dtype != torch.int64:
+        raise ValueError(f"index_sets has dtype {index_sets.dtype}; int64 was expected")
     num_heads, num_samples = index_sets.shape
     check_alike(features=features, weight=initial.weight)
+    inputs_of = initial.weight if initial.hidden_weight is None else initial.hidden_weight
+    check_shape("features", features, (None, inputs_of.shape[-1]))
+    if not isinstance(training, Training):
+        raise ValueError(f"training is a {type(training).__name__}; a Training was expected")
+    for i, generator in enumerate(generators):
+        check_generator(f"generators[{i}]", generator)
     check_labels("labels", labels, initial.weight.shape[-2])
     if len(generators) != num_heads:
         raise ValueError(

@@ -9,7 +9,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dal_core.checks import check_alike, check_choice, check_labels, check_memory, check_positive, check_shape
+from dal_core.checks import (
+    check_alike,
+    check_choice,
+    check_finite,
+    check_generator,
+    check_labels,
+    check_memory,
+    check_number,
+    check_positive,
+    check_shape,
+    check_whole,
+)
 
 LIKELIHOODS = ("gaussian", "categorical")
 BLOCK_ROWS = 65536  # rows of a pool that are worked on at a time
@@ -31,6 +42,8 @@ def precision_matrix(
     """
     check_choice("likelihood", likelihood, LIKELIHOODS)
     check_positive(prior_precision=prior_precision)
+    check_alike(features=features)
+    check_shape("features", features, (None, None))
     weighted = features
     if likelihood == "categorical":
         if logits is None:
@@ -42,23 +55,31 @@ def precision_matrix(
     check_memory("the precision matrix", size, features, "use features of fewer dimensions")
     precision = weighted.mT @ features
     precision.diagonal().add_(prior_precision)
-    return precision
+    return _finite(precision, features=features, **({} if logits is None else {"logits": logits}))
 
 
 def covariance_matrix(precision: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
-    """S = P^-1 from the Cholesky factor of P, O(d^3)."""
-    return torch.cholesky_inverse(torch.linalg.cholesky(precision))
+    """S = P^-1 from the Cholesky factor of P, O(d^3).
+
+    Raises:
+        ValueError: if the matrix is not positive definite.
+    """
+    check_alike(precision=precision)
+    check_shape("precision", precision, (None, len(precision) if precision.ndim else None))
+    check_finite(precision=precision)
+    return torch.cholesky_inverse(_cholesky("precision", precision))
 
 
 def predictive_variance(features: Float[Tensor, "n d"], covariance: Float[Tensor, "d d"]) -> Float[Tensor, " n"]:
     """Variance of the logits, v = phi^T S phi, in blocks: no n-by-n matrix, O(n d^2)."""
     check_alike(features=features, covariance=covariance)
+    check_shape("features", features, (None, None))
     check_shape("covariance", covariance, (features.shape[1], features.shape[1]))
     variance = features.new_empty(len(features))
     for start in range(0, len(features), BLOCK_ROWS):
         block = features[start : start + BLOCK_ROWS]
         variance[start : start + BLOCK_ROWS] = torch.linalg.vecdot(block @ covariance, block)
-    return variance
+    return _finite(variance, features=features, covariance=covariance)
 
 
 def mean_field_logits(
@@ -69,8 +90,15 @@ def mean_field_logits(
     `factor` is pi / 8 for the probit approximation; the paper's own experiments tune it.
     """
     check_alike(logits=logits, variance=variance)
+    check_shape("logits", logits, (None, None))
     check_shape("variance", variance, (len(logits),))
-    return logits / torch.sqrt(1 + factor * variance).unsqueeze(-1)
+    check_finite(variance=variance)
+    check_number("factor", factor)
+    if not 0 <= factor < float("inf"):
+        raise ValueError(f"factor is {factor}; a finite number of at least 0 was expected")
+    if len(variance) and float(variance.min()) < 0:
+        raise ValueError(f"variance holds values down to {float(variance.min())}; none below 0 was expected")
+    return _finite(logits / torch.sqrt(1 + factor * variance).unsqueeze(-1), logits=logits, variance=variance)
 
 
 def second_order_update(
@@ -106,14 +134,15 @@ def second_order_update(
     _check_update(weight, features, targets, gamma, bias)
     check_alike(weight=weight, covariance=covariance)
     check_shape("covariance", covariance, (weight.shape[1], weight.shape[1]))
-    if passes < 1:
-        raise ValueError(f"passes is {passes}; at least 1 was expected")
+    check_whole("passes", passes, 1)
+    arguments = _arguments(weight, features, bias) | {"covariance": covariance}
     features, targets = features.repeat(passes, 1), targets.repeat(passes)
     recursion = _gaussian_recursion if likelihood == "gaussian" else _categorical_recursion
     steps = features @ covariance  # S phi of the old S, [b, d]
     coefficients, directions, shrinkage = recursion(weight, features, targets, steps, gamma, bias)
     new_covariance = covariance - directions.mT @ (shrinkage.unsqueeze(-1) * directions)
-    return weight + coefficients.mT @ directions, (new_covariance + new_covariance.mT) / 2
+    new_weight = _finite(weight + coefficients.mT @ directions, **arguments)
+    return new_weight, (new_covariance + new_covariance.mT) / 2
 
 
 def second_order_weights(
@@ -130,13 +159,18 @@ def second_order_weights(
     Candidate i starts from the same weight and covariance and learns `features[i]`, `targets[i]`. What looks
     ahead needs t updated heads, but none of their covariances.
     """
-    check_alike(weight=weight, covariance=covariance)
+    check_alike(weight=weight, covariance=covariance, features=features)
+    check_shape("weight", weight, (None, None))
+    check_shape("covariance", covariance, (weight.shape[1], weight.shape[1]))
+    check_shape("features", features, (None, None, weight.shape[1]))
+    check_shape("targets", targets, tuple(features.shape[:2]))
     flat = features.flatten(0, 1)  # [t b, d]
     _check_update(weight, flat, targets.flatten(), gamma, bias)
     check_memory("the updated weights", (len(features), *weight.shape), weight, "use fewer candidate batches")
     steps = (flat @ covariance).view_as(features)  # S phi, [t, b, d]
     coefficients, directions, _ = _gaussian_recursion(weight, features, targets, steps, gamma, bias)
-    return weight + coefficients.mT @ directions
+    arguments = _arguments(weight, features, bias) | {"covariance": covariance}
+    return _finite(weight + coefficients.mT @ directions, **arguments)
 
 
 def _gaussian_recursion(
@@ -151,7 +185,7 @@ def _gaussian_recursion(
     """
     gram = steps @ features.mT  # Phi S Phi^T, [*t, b, b]
     gram.diagonal(dim1=-2, dim2=-1).add_(1)
-    factor = torch.linalg.cholesky(gram)
+    factor = _cholesky("the new samples' Gram matrix, of features and covariance,", gram)
     root = factor.diagonal(dim1=-2, dim2=-1)  # sqrt(1 + v_i)
     directions = torch.linalg.solve_triangular(factor, steps, upper=False)
     # Entry (j, i): what error_i adds to the logits of a later sample j, gamma phi_j . (S phi_i) with the new S.
@@ -224,11 +258,11 @@ def first_order_update(
         ValueError: gamma not positive, passes below 1, or arguments that do not fit each other.
     """
     _check_update(weight, features, targets, gamma, bias)
-    if passes < 1:
-        raise ValueError(f"passes is {passes}; at least 1 was expected")
+    check_whole("passes", passes, 1)
+    arguments = _arguments(weight, features, bias)
     features, targets = features.repeat(passes, 1), targets.repeat(passes)
     errors = _errors_in_order(weight, features, targets, gamma * (features @ features.mT), bias)
-    return weight + gamma * errors.mT @ features
+    return _finite(weight + gamma * errors.mT @ features, **arguments)
 
 
 def sample_weights(
@@ -236,9 +270,14 @@ def sample_weights(
 ) -> Float[Tensor, "e k d"]:
     """`count` hypotheses from N(W, S), the rows (classes) independent with the same covariance S."""
     check_alike(weight=weight, covariance=covariance)
+    check_shape("weight", weight, (None, None))
+    check_shape("covariance", covariance, (weight.shape[1], weight.shape[1]))
+    check_whole("count", count, 1)
+    check_generator("generator", generator)
     check_memory("the sample of weights", (count, *weight.shape), weight, "draw fewer hypotheses")
     noise = torch.randn(count, *weight.shape, dtype=weight.dtype, generator=generator, device=generator.device)
-    return weight + noise.to(weight.device) @ torch.linalg.cholesky(covariance).mT
+    weights = weight + noise.to(weight.device) @ _cholesky("covariance", covariance).mT
+    return _finite(weights, weight=weight, covariance=covariance)
 
 
 def monte_carlo_weights(
@@ -254,11 +293,15 @@ def monte_carlo_weights(
     Predict with the mean of the hypotheses' softmax outputs under these weights (`monte_carlo_probabilities`).
     """
     check_shape("hypotheses", hypotheses, (None, None, None))
+    if len(hypotheses) == 0:
+        raise ValueError("hypotheses is empty; at least one was expected")
+    check_alike(hypotheses=hypotheses, features=features)
     _check_update(hypotheses[0], features, targets, gamma, bias)
     logits = _logits(features, hypotheses, bias)  # [e, b, k]
     index = targets.expand(len(hypotheses), -1).unsqueeze(-1)
     likelihood = logits.log_softmax(dim=-1).gather(-1, index).squeeze(-1)  # log p(y | ...), [e, b]
-    return torch.softmax(gamma * likelihood.sum(dim=1), dim=0)
+    weights = torch.softmax(gamma * likelihood.sum(dim=1), dim=0)
+    return _finite(weights, hypotheses=hypotheses, **_arguments(hypotheses[0], features, bias))
 
 
 def monte_carlo_probabilities(
@@ -273,6 +316,13 @@ def monte_carlo_probabilities(
     In blocks of the features: at most 64 MB of outputs [block, e, k] are held in float32.
     """
     check_alike(hypotheses=hypotheses, hypothesis_weights=hypothesis_weights, features=features)
+    check_shape("features", features, (None, None))
+    check_shape("hypotheses", hypotheses, (None, None, features.shape[1]))
+    if hypothesis_weights.shape[-1:] != hypotheses.shape[:1] or len(hypotheses) == 0:
+        raise ValueError(
+            f"hypothesis_weights has shape {tuple(hypothesis_weights.shape)}; (..., {len(hypotheses)}) was expected, a "
+            "number a hypothesis, of which there has to be one"
+        )
     num_hypotheses, num_classes, _ = hypotheses.shape
     probabilities = features.new_empty(*hypothesis_weights.shape[:-1], len(features), num_classes)
     rows = max(1, BLOCK_ROWS * 256 // (num_hypotheses * num_classes))
@@ -280,7 +330,7 @@ def monte_carlo_probabilities(
         outputs = _logits(features[start : start + rows], hypotheses, bias).softmax(dim=-1)  # [e, block, k]
         mean = hypothesis_weights @ outputs.flatten(1)  # [*s, block k]
         probabilities[..., start : start + rows, :] = mean.unflatten(-1, (-1, num_classes))
-    return probabilities
+    return _finite(probabilities, hypotheses=hypotheses, hypothesis_weights=hypothesis_weights, features=features)
 
 
 def _logits(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -298,9 +348,35 @@ def _curvature(probabilities: Tensor) -> Tensor:
 def _check_update(weight: Tensor, features: Tensor, targets: Tensor, gamma: float, bias: Tensor | None) -> None:
     check_positive(gamma=gamma)
     check_alike(weight=weight, features=features)
+    check_shape("weight", weight, (None, None))
     check_shape("features", features, (None, weight.shape[1]))
     check_shape("targets", targets, (len(features),))
     check_labels("targets", targets, weight.shape[0])
     if bias is not None:
         check_alike(weight=weight, bias=bias)
         check_shape("bias", bias, (weight.shape[0],))
+
+
+def _arguments(weight: Tensor, features: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
+    """Those of an update that may hold NaN, by name."""
+    return {"weight": weight, "features": features} | ({} if bias is None else {"bias": bias})
+
+
+def _finite(result: Tensor, **arguments: Tensor) -> Tensor:
+    """`result`; where it is not finite, a ValueError says which argument is not, or that the numbers are too large.
+
+    One look at a result instead of one at each argument: an update costs no more than a few such looks.
+    """
+    if not torch.isfinite(result.sum()) and not torch.isfinite(result).all():
+        check_finite(**arguments)
+        raise ValueError(f"{', '.join(arguments)} lead to values that are not finite; smaller numbers were expected")
+    return result
+
+
+def _cholesky(name: str, matrix: Tensor) -> Tensor:
+    """The lower Cholesky factor."""
+    try:
+        return torch.linalg.cholesky(matrix)
+    except torch.linalg.LinAlgError:
+        check_finite(**{name: matrix})
+        raise ValueError(f"{name} is not positive definite; a matrix that is was expected") from None

@@ -6,7 +6,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dal_core.checks import check_choice, check_labels, check_shape, check_whole
+from dal_core.checks import (
+    check_alike,
+    check_choice,
+    check_columns,
+    check_finite,
+    check_labels,
+    check_number,
+    check_shape,
+    check_whole,
+)
 
 CALIBRATION_BINS = 15
 BINNINGS = ("standard", "published")
@@ -68,6 +77,10 @@ def ace(
     A class's bins are spread over the probabilities above `threshold`, between order statistics (Nixon et al. 2019).
     """
     _check(logits, labels)
+    check_whole("bins", bins, 1)
+    check_number("threshold", threshold)
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold is {threshold}; a number from 0 to 1 was expected")
     probabilities = logits.double().softmax(dim=1).cpu().numpy()
     classes = labels.cpu().numpy()
     errors: list[float] = []
@@ -94,9 +107,7 @@ def aulc(curves: pd.DataFrame, value: str = "accuracy") -> pd.Series:
 
     `curves` has a row a cycle and the columns run, cycle and `value`; returns one number a run.
     """
-    missing = {"run", "cycle", value} - set(curves.columns)
-    if missing:
-        raise ValueError(f"curves lacks the columns {sorted(missing)}; it has {sorted(curves.columns)}")
+    check_columns("curves", curves, ("run", "cycle", value))
     return curves.groupby("run")[value].mean()
 
 
@@ -111,6 +122,10 @@ def win_rates(
     Raises:
         ValueError: if a duel lacks a contestant or has one twice, naming the duel.
     """
+    check_columns("scores", scores, (contestant, value))
+    check_number("margin", margin)
+    if not margin >= 0:
+        raise ValueError(f"margin is {margin}; a number of at least 0 was expected")
     keys = [column for column in scores.columns if column not in (contestant, value)]
     twice = scores.duplicated([*keys, contestant])
     if twice.any():
@@ -126,7 +141,10 @@ def win_rates(
 
 
 def _check(logits: Tensor, labels: Tensor) -> None:
+    check_alike(logits=logits)
+    check_shape("logits", logits, (None, None))
     if len(logits) == 0:
         raise ValueError("logits is empty; at least one sample was expected")
     check_shape("labels", labels, (len(logits),))
     check_labels("labels", labels, logits.shape[1])
+    check_finite(logits=logits)

@@ -8,7 +8,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dal_core.checks import check_alike, check_finite, check_labels, check_number, check_shape
+from dal_core.checks import (
+    check_alike,
+    check_finite,
+    check_labels,
+    check_number,
+    check_shape,
+    check_whole,
+)
 from dal_core.heads import PROTOCOLS, Head, Training
 from dal_core.randomness import choose
 
@@ -29,13 +36,14 @@ class Pool:
         Raises:
             ValueError: unless 0 < initial_size <= size.
         """
+        check_whole("size", size, 1)
         return cls.among(torch.arange(size), initial_size, generator)
 
     @classmethod
     def among(cls, instances: Int[Tensor, " n"], initial_size: int, generator: torch.Generator) -> "Pool":
         """As `start`, of `instances` alone, which are ascending."""
         size = len(instances)
-        if not 0 < initial_size <= size:
+        if isinstance(initial_size, bool) or not isinstance(initial_size, int) or not 0 < initial_size <= size:
             raise ValueError(f"initial_size is {initial_size}; 1 to {size}, the size of the pool, was expected")
         return cls(instances[:0], instances).buy(instances[choose(size, initial_size, generator)])
 
@@ -45,6 +53,9 @@ class Pool:
         Raises:
             ValueError: if an instance is not unlabelled, or is named twice.
         """
+        check_shape("instances", instances, (None,))
+        if instances.dtype != torch.int64:
+            raise ValueError(f"instances has dtype {instances.dtype}; int64 was expected")
         instances = instances.to(self.unlabelled.device)
         if len(instances.unique()) != len(instances):
             raise ValueError(
@@ -61,6 +72,8 @@ class Pool:
 
     def subset(self, size: int | None, generator: torch.Generator) -> Int[Tensor, " s"]:
         """`size` unlabelled instances drawn uniformly, ascending; all of them if there are fewer or `size` is None."""
+        if size is not None:
+            check_whole("size", size, 0)
         if size is None or size >= len(self.unlabelled):
             return self.unlabelled
         return self.unlabelled[choose(len(self.unlabelled), size, generator)].sort().values
@@ -127,7 +140,9 @@ class Snapshot:
     def __post_init__(self) -> None:
         check_shape("weight", self.weight, (None, None))
         check_shape("labels", self.labels, (None,))
+        check_whole("cycle", self.cycle, 0)
         k, d = self.weight.shape
+        check_shape("features", self.features, (None, d))
         shapes: dict[str, tuple[int | None, ...]] = {"features": (None, d), "logits": (len(self.features), k)}
         shapes |= {"labelled_features": (len(self.labels), d), "labelled_logits": (len(self.labels), k)}
         if self.initial is not None and self.initial.hidden_weight is not None:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from threadpoolctl import ThreadpoolController
 
+from dal_core.checks import check_generator
+
 Purpose = str | int
 
 
@@ -23,6 +25,7 @@ def generator_for(seed: int, *purpose: Purpose) -> torch.Generator:
 
 def integer_seed(generator: torch.Generator) -> int:
     """A seed for a library that wants an integer (scikit-learn's `random_state`), drawn from `generator`."""
+    check_generator("generator", generator)
     return int(torch.randint(2**31 - 1, (), generator=generator))
 
 
@@ -37,7 +40,8 @@ def choose(population: int, count: int, generator: torch.Generator) -> torch.Ten
     Raises:
         ValueError: unless 0 <= count <= population.
     """
-    if not 0 <= count <= population:
+    check_generator("generator", generator)
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= population:
         raise ValueError(f"count is {count}; 0 to {population}, the size of the population, was expected")
     return torch.randperm(population, generator=generator)[:count]
 

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dal_core import strategies
-from dal_core.checks import check_choice, check_whole
+from dal_core.checks import check_choice, check_options, check_whole
 from dal_core.devices import DEVICES
 from dal_core.experiment import device_of, now, run
 from dal_core.pool import Snapshot
@@ -57,12 +57,17 @@ class ScalingStudy:
     columns: ClassVar[tuple[str, ...]] = ("query_s", "peak_bytes")
 
     def __post_init__(self) -> None:
+        check_options("options", self.options)
         check_choice("device", self.device, DEVICES)
         check_choice("strategy", self.strategy, strategies.names(oracle=False))
         strategies.get(self.strategy, self.options)
         lowest = {"num_unlabelled": 1, "num_labelled": 1, "num_features": 1, "num_classes": 2, "batch_size": 1}
         for name, least in {**lowest, "repeats": 1, "seed": 0}.items():
             check_whole(name, getattr(self, name), least)
+        if self.batch_size > self.num_unlabelled:
+            raise ValueError(
+                f"batch_size is {self.batch_size}; at most {self.num_unlabelled}, num_unlabelled, was expected"
+            )
 
     def __hash__(self) -> int:
         return hash((self.strategy, self.num_unlabelled, self.seed))  # options are a dict, and cannot take part

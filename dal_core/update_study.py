@@ -20,7 +20,15 @@ import torch
 from torch import Tensor
 
 from dal_core import datasets
-from dal_core.checks import check_choice, check_positive, check_whole
+from dal_core.checks import (
+    check_choice,
+    check_columns,
+    check_number,
+    check_options,
+    check_positive,
+    check_text,
+    check_whole,
+)
 from dal_core.experiment import (
     DEVICES,
     bank_name,
@@ -100,6 +108,19 @@ class UpdateStudy:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
+        for name, value in {"dataset": self.dataset, "encoder": self.encoder or "none"}.items():
+            check_text(name, value)
+        check_options("options", self.options)
+        for name in (
+            "new_sizes",
+            "gammas",
+            "first_order_gammas",
+            "monte_carlo_gammas",
+            "gradient_steps",
+            "gradient_rates",
+        ):
+            if not isinstance(getattr(self, name), tuple):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; a tuple of numbers was expected")
         check_choice("head", self.head, KINDS)
         check_choice("optimiser", self.optimiser, OPTIMISERS)
         check_choice("device", self.device, DEVICES)
@@ -115,6 +136,7 @@ class UpdateStudy:
         check_positive(prior_precision=self.prior_precision)
         for name in ("gammas", "first_order_gammas", "monte_carlo_gammas", "gradient_rates"):
             check_positive(**{f"{name}[{i}]": value for i, value in enumerate(getattr(self, name))})
+        check_number("validation_share", self.validation_share)
         if not 0 < self.validation_share < 1:
             raise ValueError(f"validation_share is {self.validation_share}; a number between 0 and 1 was expected")
         self.training  # noqa: B018 - validates the options of the training
@@ -134,6 +156,7 @@ def tuned(rows: pd.DataFrame, by: tuple[str, ...] = ()) -> pd.DataFrame:
     size) the choice is made anew; ties go to the smaller step.
     """
     groups = [*by, "method", "steps"]
+    check_columns("rows", rows, [*groups, "gamma", "rate", "validation_accuracy"])
     step = rows["gamma"].fillna(rows["rate"]).fillna(0.0)
     rows = rows.assign(step=step)
     means = rows.groupby([*groups, "step"], dropna=False)["validation_accuracy"].mean().reset_index()
@@ -144,6 +167,7 @@ def tuned(rows: pd.DataFrame, by: tuple[str, ...] = ()) -> pd.DataFrame:
 def compared(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     """The rows of `methods`, in that order, with the column `gain`: accuracy above the base head of the same draw."""
     pairing = ["run", "draw", "n_new"]
+    check_columns("rows", rows, [*pairing, "method", "accuracy"])
     base = rows[rows["method"] == "base"].set_index(pairing)["accuracy"]
     rows = rows.assign(gain=rows["accuracy"] - base.loc[rows.set_index(pairing).index].to_numpy())
     order = {method: position for position, method in enumerate(methods)}
@@ -179,10 +203,14 @@ class _Setting:
 
     def score(self, logits: Tensor, seconds: float, **what: Any) -> dict[str, Any]:
         """A row: accuracy, nll in nats, decision flips (share of test predictions that differ from the base head's)."""
+        # Gradient steps at too high a rate diverge. Such a head takes whatever is NaN for the most probable class.
+        diverged, most = not torch.isfinite(logits).all(), torch.finfo(logits.dtype).max
+        logits = logits.nan_to_num(nan=most, posinf=most / 2) if diverged else logits
         split = len(self.bank.test_labels)
         test, labels = logits[:split], self.bank.test_labels
         flips = (test.argmax(dim=1) != self.base_logits[:split].argmax(dim=1)).double().mean().item()
         scores = {"accuracy": accuracy(test, labels), "nll": nll(test, labels), "flips": flips}
+        scores |= {"nll": float("nan")} if diverged else {}
         validation = accuracy(logits[split:], self.truth[split:])
         return {**what, **scores, "validation_accuracy": validation, "update_s": seconds}
 

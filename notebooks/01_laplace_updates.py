@@ -86,12 +86,15 @@ from dal_core.report import figures as draw
 from dal_core.report.artefacts import Report
 from dal_core.report.explorer import updates
 from dal_core.report.explorer.page import Explorer, show
+from dal_core.report.parameters import check_values
 from dal_core.report.published import SOURCES, cell_by_cell, published
 from dal_core.report.statistics import in_percent, mean_over_seeds, paired_difference, verdict
 from dal_core.report.style import label, look, use_style
+from dal_core.strategies import names as known_strategies
 from dal_core.update_study import UpdateStudy, compared, tuned
 
 # %%
+check_values(globals())  # of the parameters above; what exists is checked below
 letter = {"dataset": "letter", "head": "mlp"}
 real = [letter, *({"dataset": name, "encoder": "minilm"} for name in ("banking77", "clinc150"))]
 image_sets, text_sets = ("cifar10", "snacks", "dtd", "cifar100"), ("trec6", "sst2", "agnews", "dbpedia", "banking77")
@@ -113,6 +116,8 @@ setting = {"new_sizes": tuple(range(1, 11)), "hypotheses": 1000, "cycles": 20, "
 setting |= settings[preset] | ({} if seeds is None else {"seeds": seeds})
 for name in datasets or []:
     check_choice("datasets", name, [data["dataset"] for data in setting["data"]])
+for name in strategies:
+    check_choice("strategies", name, known_strategies())
 data = [each for each in setting["data"] if datasets is None or each["dataset"] in datasets]
 
 data, absent = available(data, data_dir)  # extracts features, once

@@ -86,12 +86,15 @@ from dal_core.report import figures as draw
 from dal_core.report.artefacts import Report
 from dal_core.report.explorer import strategies as explain
 from dal_core.report.explorer.page import Explorer, show
+from dal_core.report.parameters import check_values
 from dal_core.report.published import SOURCES, cell_by_cell, published
 from dal_core.report.statistics import difference_to, in_percent, mean_over_seeds, paired_difference, verdict
 from dal_core.report.style import label, use_style
 from dal_core.scaling_study import ScalingStudy, slope
+from dal_core.strategies import names as known_strategies
 
 # %%
+check_values(globals())  # of the parameters above; what exists is checked below
 digits = {"dataset": "digits", "approximations": ["top_1", "top_2", "top_5", "exact"]}
 letter = {"dataset": "letter", "head": "mlp", "batch_size": 30, "approximations": ["top_1", "top_2", "top_5", "exact"]}
 # A dense Fisher matrix of all classes has a side of 29,568 for Banking77 and 57,600 for CLINC150: no exact BAIT there.
@@ -138,6 +141,8 @@ setting = {"cycles": 20, "subset": 1000, "options": {}, "pools": (1000, 3000, 10
 setting |= settings[preset] | ({} if seeds is None else {"seeds": seeds})
 for name in datasets or []:
     check_choice("datasets", name, [data["dataset"] for data in setting["data"]])
+for name in strategies:
+    check_choice("strategies", name, known_strategies())
 data = [each for each in setting["data"] if datasets is None or each["dataset"] in datasets]
 
 data, absent = available(data, data_dir)  # extracts features, once

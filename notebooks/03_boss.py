@@ -86,12 +86,15 @@ from dal_core.report.artefacts import Report
 from dal_core.report.explorer import candidates as candidate_batches
 from dal_core.report.explorer.page import Explorer, show
 from dal_core.report.oracles import BUDGETS, leads, records, with_budget
+from dal_core.report.parameters import check_values
 from dal_core.report.published import SOURCES, bank_names, cell_by_cell, published
 from dal_core.report.statistics import in_percent, mean_over_seeds, paired_difference, verdict
 from dal_core.report.style import label, use_style
+from dal_core.strategies import names as known_strategies
 from dal_core.strategies import needs_oracle
 
 # %%
+check_values(globals())  # of the parameters above; what exists is checked below
 # `judging`: options of the oracles that train heads to look ahead. `ablations`: whether (d) runs on the data set.
 digits = {"dataset": "digits", "subset_size": 1000, "judging": {"retraining_epochs": 200}, "ablations": True}
 letter = {"dataset": "letter", "batch_size": 30}
@@ -132,6 +135,8 @@ setting |= settings[preset] | ({} if seeds is None else {"seeds": seeds})
 candidates = num_candidates or min(100, max(setting["candidates"]))
 for name in datasets or []:
     check_choice("datasets", name, [data["dataset"] for data in setting["data"]])
+for name in strategies:
+    check_choice("strategies", name, known_strategies())
 for name in oracles:
     check_choice("oracles", name, ["sas", "cdo"])
 data = [each for each in setting["data"] if datasets is None or each["dataset"] in datasets]

@@ -85,11 +85,14 @@ from dal_core.report.explorer import rounds
 from dal_core.report.explorer.page import Explorer, show
 from dal_core.report.comparison import paired_tests, rankings, win_rates
 from dal_core.report.oracles import records
+from dal_core.report.parameters import check_values
 from dal_core.report.published import SOURCES, cell_by_cell, published
 from dal_core.report.statistics import in_percent, mean_over_seeds, paired_difference, verdict
 from dal_core.report.style import label, use_style
+from dal_core.strategies import names as known_strategies
 
 # %%
+check_values(globals())  # of the parameters above; what exists is checked below
 digits = {"dataset": "digits", "subset_size": 1000, "ablations": True}
 letter = {"dataset": "letter", "batch_size": 30}
 banking = {"dataset": "banking77", "encoder": "minilm", "initial_size": 77, "batch_size": 77, "cycles": 10}
@@ -134,6 +137,8 @@ setting |= settings[preset] | ({} if seeds is None else {"seeds": seeds})
 strategies = list(setting["strategies"])
 for name in datasets or []:
     check_choice("datasets", name, [data["dataset"] for data in setting["data"]])
+for name in strategies:
+    check_choice("strategies", name, known_strategies())
 for name in ensembles:
     check_choice("ensembles", name, ["tcm", "selectal", "tailor", "autoal"])
 data = [each for each in setting["data"] if datasets is None or each["dataset"] in datasets]

@@ -426,7 +426,7 @@ def test_inputs_are_left_alone(likelihood):
         ({"likelihood": "poisson"}, "likelihood is 'poisson'; it has to be one of 'gaussian', 'categorical'"),
         ({"gamma": 0.0}, r"gamma is 0\.0; a finite number above 0 was expected"),
         ({"gamma": math.inf}, "gamma is inf; a finite number above 0 was expected"),
-        ({"passes": 0}, "passes is 0; at least 1 was expected"),
+        ({"passes": 0}, "passes is 0; a whole number of at least 1 was expected"),
         ({"features": torch.zeros(4, 5)}, r"features has dtype torch\.float32, but weight has torch\.float64"),
         ({"covariance": torch.eye(5)}, r"covariance has dtype torch\.float32, but weight has torch\.float64"),
         ({"bias": torch.zeros(3)}, r"bias has dtype torch\.float32, but weight has torch\.float64"),

@@ -113,7 +113,7 @@ def test_candidates_follow_from_the_generator():
 
 
 def test_two_candidates_are_too_few():
-    with pytest.raises(ValueError, match="num_candidates is 2; at least 3 was expected, one of each kind"):
+    with pytest.raises(ValueError, match="num_candidates is 2; a whole number of at least 3 was expected"):
         candidate_batches(snapshot(), 4, 2, seeded())
 
 

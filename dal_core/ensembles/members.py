@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dal_core.checks import check_choice
+from dal_core.checks import check_choice, shown
 from dal_core.heads import Head
 from dal_core.pool import Snapshot
 from dal_core.strategies import registry
@@ -21,8 +21,8 @@ STRATEGIES = (
 
 def check_ensemble(strategies: Sequence[str]) -> None:
     """Raise ValueError unless `strategies` is a list of ordinary strategies that are no ensembles themselves."""
-    if isinstance(strategies, str) or not strategies:
-        raise ValueError(f"strategies is {strategies!r}; a list of at least one name was expected")
+    if not isinstance(strategies, Sequence) or isinstance(strategies, str) or not strategies:
+        raise ValueError(f"strategies is {shown(strategies)}; a list of at least one name was expected")
     known = registry.members()
     for name in strategies:
         check_choice("strategies", name, known)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dal_core.checks import check_batch_size, check_choice, check_whole
+from dal_core.checks import check_batch_size, check_choice, check_whole, shown
 from dal_core.oracles.judging import Judgement, best_of, current_loss, judge, judged_by
 from dal_core.pool import OracleSnapshot
 from dal_core.randomness import choose, generators_from
@@ -149,8 +149,8 @@ def _check(
 ) -> None:
     if num_candidates is not None:
         check_whole("num_candidates", num_candidates, 1)
-    if isinstance(strategies, str) or not strategies:
-        raise ValueError(f"strategies is {strategies!r}; a list of at least one name was expected")
+    if not isinstance(strategies, Sequence) or isinstance(strategies, str) or not strategies:
+        raise ValueError(f"strategies is {shown(strategies)}; a list of at least one name was expected")
     for name in strategies:
         check_choice("strategies", name, [*registry.names(oracle=False), *CLASS_AWARE])
     check_batch_size(batch_size, len(snapshot.features))

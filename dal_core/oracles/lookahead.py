@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dal_core.checks import check_memory
+from dal_core.checks import check_memory, check_whole
 from dal_core.oracles.judging import Judgement, best_of, judge
 from dal_core.pool import OracleSnapshot, Snapshot
 from dal_core.strategies.clustering import k_means
@@ -44,8 +44,7 @@ def candidate_batches(
     Uncertain is whatever has a margin score above the mean. Where clusters or uncertain instances are too few
     for a batch, random instances fill it up.
     """
-    if num_candidates < 3:
-        raise ValueError(f"num_candidates is {num_candidates}; at least 3 was expected, one of each kind")
+    check_whole("num_candidates", num_candidates, 3)  # one of each kind
     size, third = len(snapshot.features), num_candidates // 3
     check_memory("the draw of candidates", (num_candidates, size), torch.empty(0), "use fewer candidates")
     keys = torch.rand(num_candidates, size, generator=generator)  # the smallest keys of a row are its batch

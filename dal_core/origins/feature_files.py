@@ -1,17 +1,18 @@
 """Features that somebody brings along in a file: a FeatureBank, an archive of arrays or a table."""
 
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from dal_core.checks import check_finite
+from dal_core.checks import check_finite, free_memory, one_line, printable
 from dal_core.features import FeatureBank
+from dal_core.files import is_file
 from dal_core.origins.raw import numbered
 from dal_core.origins.tables import bank, in_two, training_scale
 
@@ -33,19 +34,20 @@ def read(path: Path, encoder: str | None = None) -> FeatureBank:
         FileNotFoundError: if there is no such file.
         ValueError: naming the file, what was found and what was expected.
     """
+    place = printable(path)
     if (reader := READERS.get(path.suffix.lower())) is None:
         raise ValueError(
-            f"{path} ends in {path.suffix!r}; {', '.join(READERS)} was expected: a FeatureBank, an archive with the "
+            f"{place} ends in {path.suffix!r}; {', '.join(READERS)} was expected: a FeatureBank, an archive with the "
             f"arrays {', '.join(ARRAYS)}, or a table with the column {LABEL!r}. Pickled data are not read"
         )
-    if not path.is_file():
-        raise FileNotFoundError(f"no feature file at {path}")
+    if not is_file(path):
+        raise FileNotFoundError(f"no feature file at {place}")
     try:
         return reader(path, encoder)
     except ValueError as error:
-        if str(path) in str(error):
+        if place in str(error):
             raise
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{place}: {one_line(error)}") from error
 
 
 def _feature_bank(path: Path, encoder: str | None) -> FeatureBank:  # noqa: ARG001 - the file says it itself
@@ -59,23 +61,43 @@ def _archive(path: Path, encoder: str | None) -> FeatureBank:
         return _in_one_piece(path, arrays["x"], arrays["y"], "x", "y", encoder)
     if missing := [key for key in SPLIT_ARRAYS if key not in arrays]:
         raise ValueError(
-            f"{path} lacks the arrays {missing}; {list(SPLIT_ARRAYS)}, or {list(ARRAYS)} alone, were expected"
+            f"{printable(path)} lacks the arrays {missing}; "
+            f"{list(SPLIT_ARRAYS)}, or {list(ARRAYS)} alone, were expected"
         )
     train, train_labels, test, test_labels, class_names = (arrays[key] for key in SPLIT_ARRAYS)
     for key, labels in (("y_train", train_labels), ("y_test", test_labels)):
         if not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(f"{path}: {key} has dtype {labels.dtype}; integer class labels were expected")
+            raise ValueError(f"{key} has dtype {labels.dtype}; integer class labels were expected")
+        if labels.ndim != 1:
+            raise ValueError(f"{key} has shape {labels.shape}; one label an instance was expected")
+    if class_names.ndim != 1:
+        raise ValueError(f"classes has shape {class_names.shape}; a list of names was expected")
     train, test = (_matrix(key, arrays[key]) for key in ("x_train", "x_test"))
     return _scaled(path, (train, test, train_labels, test_labels), class_names, "the file's", encoder)
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in (*SPLIT_ARRAYS, *ARRAYS) if key in archive.files}
-    # A single array (.npy) under this name cannot be entered like an archive, which is a TypeError.
-    except (ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
-        raise ValueError(f"{path} is not a whole archive of plain arrays: {error}") from error
+    with path.open("rb") as file:  # a file that may not be read is an OSError
+        try:
+            _check_unpacked_size(file)
+            # A single array (.npy) under this name cannot be entered like an archive, which is a TypeError.
+            with np.load(file, allow_pickle=False) as archive:
+                arrays = {key: archive[key] for key in (*SPLIT_ARRAYS, *ARRAYS) if key in archive.files}
+            if others := [key for key, each in arrays.items() if not isinstance(each, np.ndarray)]:
+                raise ValueError(f"{others} are no arrays")
+            return arrays
+        except Exception as error:  # of the many parsers that an archive's bytes go through
+            reason = one_line(error) or type(error).__name__
+            raise ValueError(f"{printable(path)} is not a whole archive of plain arrays: {reason}") from error
+
+
+def _check_unpacked_size(file: BinaryIO) -> None:
+    """Raise ValueError if an archive says that it unpacks to more than fits into memory; zeros shrink by 1000."""
+    with zipfile.ZipFile(file) as archive:
+        needed, free = sum(each.file_size for each in archive.infolist()), free_memory(torch.device("cpu"))
+    if needed > free:
+        raise ValueError(f"it unpacks to {needed:,} bytes, and {free:,} are free")
+    file.seek(0)
 
 
 def _matrix(name: str, features: np.ndarray) -> np.ndarray:
@@ -92,8 +114,11 @@ def _table(path: Path, encoder: str | None) -> FeatureBank:
     """From numeric columns, the column `label` and, if there is one, the column `split`."""
     try:
         table = pq.ParquetFile(path).read()
-    except pa.ArrowException as error:
-        raise ValueError(f"{path} is not a whole Parquet file: {str(error).splitlines()[0]}") from error
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's: a file that may not be read
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{printable(path)} is not a whole Parquet file: {one_line(reason)}") from error
     names = table.column_names
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"the columns {twice} occur more than once; once was expected")

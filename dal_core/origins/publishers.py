@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dal_core.checks import one_line
 from dal_core.features import FeatureBank
 from dal_core.files import write_atomically
 from dal_core.origins.raw import DatasetUnavailableError, Origin, Places, RawData, Split, numbered
@@ -37,7 +38,15 @@ class Published(Origin):
         return hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def read(self, name: str, places: Places) -> RawData | FeatureBank:
-        return self.parse(name, *(fetch(name, file, url, places) for file, url in self.files.items()))
+        paths = [fetch(name, file, url, places) for file, url in self.files.items()]
+        try:
+            return self.parse(name, *paths)
+        except (ValueError, TypeError, IndexError, RecursionError, csv.Error) as error:
+            if any(str(path) in str(error) for path in paths):
+                raise
+            where = " and ".join(map(str, paths))
+            what = f"{where} do not hold what {self.publisher} publishes as {name!r}"
+            raise ValueError(f"{what}: {one_line(error) or type(error).__name__}") from error
 
 
 def fetch(name: str, file: str, url: str, places: Places) -> Path:
@@ -85,7 +94,7 @@ def banking77(name: str, train_path: Path, test_path: Path) -> RawData:
     def read(path: Path) -> Texts:
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        if not rows or set(rows[0]) != {"text", "category"}:
+        if not rows or set(rows[0]) != {"text", "category"} or not all(row["text"] and row["category"] for row in rows):
             raise ValueError(f"{path} does not look like Banking77: the columns text and category were expected")
         return [row["text"] for row in rows], [row["category"] for row in rows]
 
@@ -100,6 +109,11 @@ def clinc150(name: str, path: Path) -> RawData:
         raise ValueError(f"{path} is not whole JSON: {error}") from error
     if not isinstance(splits, dict) or not {"train", "test"} <= set(splits):
         raise ValueError(f"{path} does not look like CLINC150: the keys train and test were expected")
+    pairs = [pair for key in ("train", "test") for pair in splits[key]]
+    if not all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(each, str) for each in pair) for pair in pairs
+    ):
+        raise ValueError(f"{path} does not look like CLINC150: pairs of text and intent were expected")
     train, test = ([list(column) for column in zip(*splits[key], strict=True)] for key in ("train", "test"))
     return texts(name, (train[0], train[1]), (test[0], test[1]))
 

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
+from dal_core.checks import check_file_name, check_folder
 from dal_core.files import write_atomically, write_text
 from dal_core.provenance import git_commit
 from dal_core.report.description import describe
@@ -62,6 +63,8 @@ class Report:
     _entries: dict[str, Any] | None = dataclasses.field(default=None, init=False)
 
     def __post_init__(self) -> None:
+        check_folder("folder", self.folder)
+        check_file_name("notebook", self.notebook)
         self.folder = Path(self.folder).expanduser().resolve()
 
     def figure(self, figure: Figure, name: str, *, cell: str, keys: Sequence[str]) -> ReadableFigure:
@@ -94,6 +97,7 @@ class Report:
         Raises:
             ValueError: if a table with a column of times (seconds, speed-ups) lacks `time` in its name.
         """
+        check_file_name("name", name)
         times = [column for column in map(str, table.columns) if column.endswith("_s") or column.startswith("speedup")]
         if times and "time" not in name:
             raise ValueError(f"table {name!r} has the measured times {times}; its name has to contain 'time'")
@@ -104,6 +108,7 @@ class Report:
         return ReadableTable(text["md"])
 
     def _path(self, name: str, ending: str) -> Path:
+        check_file_name("name", name)
         return Path(self.folder) / f"{self.notebook.split('_')[0]}_{name}.{ending}"
 
     def _enter(self, path: Path, cell: str, keys: Sequence[str], **more: str) -> None:
@@ -182,7 +187,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         complete = all({"notebook", "cell", "keys", "digest"} <= set(entry) for entry in manifest.values())
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ManifestError(f"{path} is damaged: {error}; delete it and run the notebooks again") from error
     if not complete:
         raise ManifestError(f"{path} holds incomplete entries; delete it and run the notebooks again")

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from dal_core.checks import check_columns
 from dal_core.report import comparison, comparison_figures, figures
 from dal_core.report.artefacts import Report
 from dal_core.report.statistics import mean_over_seeds
@@ -25,8 +26,10 @@ COLUMNS = (9, 6, 7, 6, 11, 6, 8, 6)  # widths of all but the first
 
 def check_strategies(strategies: Sequence[str]) -> None:
     """Raise ValueError unless there are two or more different strategies."""
-    if len(strategies) < 2 or len(set(strategies)) < len(strategies):
-        raise ValueError(f"the strategies are {', '.join(strategies)}; two or more different ones were expected")
+    if isinstance(strategies, str) or len(strategies) < 2 or len(set(strategies)) < len(strategies):
+        raise ValueError(
+            f"the strategies are {', '.join(map(str, strategies))}; two or more different ones were expected"
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,6 +41,9 @@ class Comparison:
     """
 
     rows: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        check_columns("rows", self.rows, ("data", "strategy", "seed", "cycle", "n_labeled", "accuracy"))
 
     @property
     def reference(self) -> str:

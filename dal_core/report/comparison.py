@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
-from dal_core.checks import check_choice
+from dal_core.checks import check_choice, check_columns
 from dal_core.report.statistics import CONFIDENCE, mean_over_seeds
 
 BLOCK = ["data", "seed"]
@@ -132,6 +132,7 @@ def rankings(rows: pd.DataFrame) -> Rankings:
 
 def _cells(rows: pd.DataFrame, value: str) -> pd.DataFrame:
     """A row for each data set, seed and cycle, a column for each strategy, NaN where there is none."""
+    check_columns("rows", rows, [*CELL, "strategy", value])
     twice = rows.duplicated([*CELL, "strategy"])
     if twice.any():
         data, seed, cycle, name = rows.loc[twice, [*CELL, "strategy"]].iloc[0]

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
+from dal_core.checks import check_columns
 from dal_core.report.statistics import mean_over_seeds
 from dal_core.report.style import BLUE, CLASS_COLOURS, CLASS_MARKERS, GREY, RED, look, verbatim
 
@@ -74,6 +75,7 @@ def shared_legend(figure: Figure, axes: Sequence[Axes], *, columns: int = 5) -> 
 
 def learning_curves(rows: pd.DataFrame, *, y: str = "accuracy") -> Figure:
     """`y` of the strategies against the number of labels, a panel a data set."""
+    check_columns("rows", rows, ("data", "strategy", "seed", "n_labeled", y))
     data = list(rows["data"].drop_duplicates())
     figure, axes = panels(len(data), panel=(4.6, 3.4))
     for each, name in zip(axes, data, strict=True):
@@ -85,6 +87,7 @@ def learning_curves(rows: pd.DataFrame, *, y: str = "accuracy") -> Figure:
 
 def accuracy_against_time(rows: pd.DataFrame) -> Figure:
     """Mean accuracy over the curve against the mean time of an acquisition, a point a strategy, a panel a data set."""
+    check_columns("rows", rows, ("data", "strategy", "seed", "accuracy", "query_s"))
     data = list(rows["data"].drop_duplicates())
     figure, axes = panels(len(data), panel=(4.6, 3.4))
     for each, title in zip(axes, data, strict=True):
@@ -101,6 +104,7 @@ def accuracy_against_time(rows: pd.DataFrame) -> Figure:
 
 def costs(rows: pd.DataFrame, *, y: str) -> Figure:
     """`y` of each strategy against what was varied, a panel each, on logarithmic axes."""
+    check_columns("rows", rows, ("varied", "size", "strategy", "seed", y))
     varied = list(rows["varied"].drop_duplicates())
     figure, axes = panels(len(varied), columns=2, panel=(4.2, 3.0))
     for each, name in zip(axes, varied, strict=True):

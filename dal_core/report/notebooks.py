@@ -15,10 +15,12 @@ import nbformat
 import papermill
 from jupyter_client.manager import AsyncKernelManager
 
+from dal_core.checks import printable
 from dal_core.devices import device_in_words
 from dal_core.files import remove_leftovers, write_atomically
 from dal_core.provenance import git_commit, versions
 from dal_core.report.artefacts import ManifestError, check_manifest
+from dal_core.report.parameters import check_values
 from dal_core.report.site import PROVENANCE, title_of, write_site
 
 # What a preset runs on is written in each notebook's settings cell; this is the list and what it is for.
@@ -87,12 +89,19 @@ def choose(notebooks: Sequence[Notebook], only: str | None) -> list[Notebook]:
 def check_parameters(notebook: Notebook, parameters: dict[str, Any]) -> None:
     """Refuse parameters that the notebook's parameters cell does not know: papermill alone would only warn.
 
+    Nor does papermill look at their values.
+
     Raises:
-        UsageError: naming them, with the list of what exists.
+        UsageError: naming them, with the list of what exists, or what was expected.
     """
     known = notebook.parameters()
     if unknown := [name for name in parameters if name not in known]:
-        raise UsageError(f"{notebook.path.name} has no parameter {', '.join(unknown)}; it has {', '.join(known)}")
+        names = ", ".join(map(printable, unknown))
+        raise UsageError(f"{notebook.path.name} has no parameter {names}; it has {', '.join(known)}")
+    try:
+        check_values(parameters)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def execute(notebook: Notebook, executed: Path, parameters: dict[str, Any]) -> Outcome:

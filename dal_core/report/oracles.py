@@ -4,6 +4,8 @@ import json
 
 import pandas as pd
 
+from dal_core.checks import check_choice, check_columns
+
 BUDGETS = ("low", "mid", "high")
 PLACE = ["run", "data", "strategy", "seed", "cycle"]
 
@@ -13,6 +15,7 @@ def with_budget(rows: pd.DataFrame) -> pd.DataFrame:
 
     Of 20 acquisitions, low are the cycles 0-6, mid 7-13, high 14-20 (BoSS, benchmark).
     """
+    check_columns("rows", rows, ("run", "cycle"))
     third = rows["cycle"] * len(BUDGETS) // (rows.groupby("run")["cycle"].transform("max") + 1)
     return rows.assign(budget=third.map(dict(enumerate(BUDGETS))))
 
@@ -24,6 +27,8 @@ def leads(rows: pd.DataFrame, oracle: str) -> pd.DataFrame:
     averaged. Returns data, budget, strategy (the best one), difference (a share) and seed.
     """
     by = ["data", "budget"]
+    check_columns("rows", rows, [*by, "seed", "strategy", "accuracy"])
+    check_choice("oracle", oracle, rows["strategy"].unique())
     means = rows.groupby([*by, "seed", "strategy"], sort=False)["accuracy"].mean().unstack("strategy")
     others = means.drop(columns=oracle)
     # The best strategy is that of the mean over seeds: a best one for every seed would be a choice in hindsight.
@@ -40,6 +45,7 @@ def records(rows: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: if the rows hold no records.
     """
+    check_columns("rows", rows, PLACE)
     if "record" not in rows:
         raise ValueError("rows lack the column record; runs of a strategy that keeps records were expected")
     told = rows[rows["cycle"] > 0].reset_index(drop=True)

@@ -5,7 +5,7 @@ from importlib import resources
 
 import pandas as pd
 
-from dal_core.checks import check_choice
+from dal_core.checks import check_choice, check_columns
 from dal_core.datasets import titles
 
 SOURCES = {
@@ -50,6 +50,8 @@ def cell_by_cell(
         ValueError: if `paper` holds a cell twice.
     """
     by = list(by)
+    check_columns("measured", measured, [*by, value, f"{value}_ci", "seeds"])
+    check_columns("paper", paper, [*by, value])
     if paper.duplicated(by).any():
         raise ValueError(f"paper holds {paper.loc[paper.duplicated(by), by].iloc[0].to_dict()} twice")
     cells = measured.merge(paper[[*by, value]].rename(columns={value: "published"}), on=by)

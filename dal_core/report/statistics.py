@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from dal_core.checks import check_columns
 from dal_core.report.style import label
 
 CONFIDENCE = 0.95
@@ -29,6 +30,7 @@ def mean_over_seeds(rows: pd.DataFrame, by: Sequence[str], values: Sequence[str]
     Returns a frame with the columns `by`, then for each value `value` and `value_ci`, then `seeds`.
     """
     by, values = list(by), list(values)
+    check_columns("rows", rows, [*by, "seed", *values])
     per_seed = rows.groupby([*by, "seed"], dropna=False, sort=False)[values].mean().reset_index()
     groups = per_seed.groupby(by, dropna=False, sort=False)[values]
     mean, spread, count = groups.mean(), groups.std(ddof=1), groups.count()
@@ -45,6 +47,7 @@ def difference_to(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
         ValueError: if rows lack their counterpart.
     """
     by = ["data", "seed", "cycle"]
+    check_columns("rows", rows, [*by, "strategy", "accuracy"])
     others = rows[rows["strategy"] == reference].set_index(by)["accuracy"]
     level = others.reindex(pd.MultiIndex.from_frame(rows[by])).to_numpy()
     if np.isnan(level).any():
@@ -57,6 +60,7 @@ def paired_difference(rows: pd.DataFrame, left: str, right: str, *, by: str, val
 
     Pairing by seed takes out what the two share: initial labels, initial weights, test split.
     """
+    check_columns("rows", rows, ["seed", by, value])
     table = rows.groupby(["seed", by])[value].mean().unstack(by)
     missing = {left, right} - set(table.columns)
     if missing:

@@ -22,6 +22,7 @@ from dal_core.checks import (
     check_batch_size,
     check_choice,
     check_finite,
+    check_flag,
     check_positive,
     check_shape,
     check_whole,
@@ -162,6 +163,7 @@ def _problem(
     _check(features_u, logits_u, features_l, logits_l, batch_size)
     check_choice("approximation", approximation, APPROXIMATIONS)
     check_choice("fisher", fisher, FISHERS)
+    check_flag("renormalise", renormalise)
     check_positive(prior_precision=prior_precision)
     _check_top_classes(approximation, top_classes, logits_u.shape[1])
     n, m = len(features_u), len(features_l)
@@ -353,6 +355,7 @@ def _check_top_classes(approximation: str, top_classes: int | None, num_classes:
 
 def _check(features_u: Tensor, logits_u: Tensor, features_l: Tensor, logits_l: Tensor, batch_size: int) -> None:
     check_alike(features_u=features_u, logits_u=logits_u, features_l=features_l, logits_l=logits_l)
+    check_shape("features_u", features_u, (None, None))
     check_shape("logits_u", logits_u, (len(features_u), None))
     check_shape("features_l", features_l, (None, features_u.shape[1]))
     check_shape("logits_l", logits_l, (len(features_l), logits_u.shape[1]))

@@ -45,8 +45,7 @@ def k_center_greedy(
         ValueError: if `features_l` is empty, `batch_size` is not in 1..n, the two differ in dtype or device, or
             hold NaN or infinite values.
     """
-    check_alike(features_u=features_u, features_l=features_l)
-    check_finite(features_u=features_u, features_l=features_l)
+    _check_features(features_u, features_l)
     check_batch_size(batch_size, len(features_u))
     if len(features_l) == 0:
         raise ValueError("features_l is empty; k_center_greedy needs at least one labelled instance as initial centre")
@@ -59,6 +58,13 @@ def k_center_greedy(
         torch.minimum(distances, to_picked, out=distances)
         distances[best] = -1  # below all others, duplicates of centres included
     return picked
+
+
+def _check_features(features_u: Tensor, features_l: Tensor) -> None:
+    check_alike(features_u=features_u, features_l=features_l)
+    check_shape("features_u", features_u, (None, None))
+    check_shape("features_l", features_l, (None, features_u.shape[1]))
+    check_finite(features_u=features_u, features_l=features_l)
 
 
 def _distances_to_nearest(features: Tensor, centres: Tensor) -> Tensor:
@@ -117,8 +123,7 @@ def herding_select(
         ValueError: if `gamma` is not positive, `form` is unknown, `batch_size` is not in 1..n, uncertainties are
             negative, or arguments do not fit each other or hold NaN or infinite values.
     """
-    check_alike(features_u=features_u, features_l=features_l)
-    check_finite(features_u=features_u, features_l=features_l)
+    _check_features(features_u, features_l)
     check_positive(gamma=gamma)
     check_choice("form", form, HERDING_FORMS)
     check_batch_size(batch_size, len(features_u))

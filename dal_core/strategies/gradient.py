@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dal_core.checks import check_alike, check_batch_size, check_finite, check_shape
+from dal_core.checks import check_alike, check_batch_size, check_finite, check_generator, check_shape
 from dal_core.pool import Snapshot
 from dal_core.strategies.positions import index_of
 from dal_core.strategies.registry import register
@@ -40,6 +40,7 @@ def badge_select(
     """
     _check(features, logits)
     check_batch_size(batch_size, len(features))
+    check_generator("generator", generator)
     errors = _errors(logits)
     squared_norms = _squared_norms(features, errors)
     left = torch.ones(len(features), dtype=torch.bool, device=features.device)
@@ -80,5 +81,6 @@ def _squared_norms(features: Tensor, errors: Tensor) -> Tensor:
 
 def _check(features: Tensor, logits: Tensor) -> None:
     check_alike(features=features, logits=logits)
+    check_shape("features", features, (None, None))
     check_shape("logits", logits, (len(features), None))
     check_finite(features=features, logits=logits)

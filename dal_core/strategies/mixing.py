@@ -11,6 +11,7 @@ from dal_core.checks import (
     check_batch_size,
     check_choice,
     check_finite,
+    check_generator,
     check_labels,
     check_number,
     check_shape,
@@ -76,8 +77,9 @@ def alfamix_candidates(
             infinite values.
     """
     check_choice("undefined", undefined, UNDEFINED)
-    _check_last_layer(features_u, logits_u, weight, bias)
+    _check_last_layer(weight, bias, features_u=features_u, logits_u=logits_u)
     check_alike(features_u=features_u, features_l=features_l)
+    check_shape("labels_l", labels_l, (None,))
     check_shape("features_l", features_l, (len(labels_l), features_u.shape[1]))
     check_labels("labels_l", labels_l, len(weight))
     check_finite(features_l=features_l)
@@ -162,7 +164,8 @@ def dropout_disagreements(
         ValueError: if `num_passes` is below 1, `dropout` is not in [0, 1), or arguments do not fit each other or hold
             NaN or infinite values.
     """
-    _check_last_layer(features, logits, weight, bias)
+    _check_last_layer(weight, bias, features=features, logits=logits)
+    check_generator("generator", generator)
     check_whole("num_passes", num_passes, 1)
     check_number("dropout", dropout)
     if not 0 <= dropout < 1:
@@ -197,11 +200,15 @@ def diverse_picks(
     return torch.cat((picked, rest[: batch_size - len(picked)]))
 
 
-def _check_last_layer(features: Tensor, logits: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    check_alike(features=features, logits=logits, weight=weight)
+def _check_last_layer(weight: Tensor, bias: Tensor | None, **features_and_logits: Tensor) -> None:
+    """A last layer, and the features and logits of a pool by what the caller calls them."""
+    (features_name, features), (logits_name, logits) = features_and_logits.items()
+    check_alike(**features_and_logits, weight=weight)
+    check_shape(features_name, features, (None, None))
     check_shape("weight", weight, (None, features.shape[1]))
-    check_shape("logits", logits, (len(features), len(weight)))
-    check_finite(features=features, logits=logits, weight=weight)
+    check_shape(logits_name, logits, (len(features), len(weight)))
+    check_finite(**features_and_logits, weight=weight)
     if bias is not None:
-        check_alike(features=features, bias=bias)
+        check_alike(weight=weight, bias=bias)
         check_shape("bias", bias, (len(weight),))
+        check_finite(bias=bias)

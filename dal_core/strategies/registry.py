@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dal_core.checks import check_batch_size, check_choice
+from dal_core.checks import check_batch_size, check_choice, check_generator, check_text, shown, suggestion
 from dal_core.pool import OracleSnapshot, Snapshot
 
 Strategy = Callable[..., Tensor]
@@ -36,10 +36,14 @@ def register(name: str) -> Callable[[Strategy], Strategy]:
     A function that a notebook or script defines again takes the place of the earlier one.
 
     Raises:
-        ValueError: if the name is taken by another function, or the function lacks the three arguments.
+        ValueError: if the name is no text, or taken by another function, or the function lacks the three arguments.
     """
 
+    check_text("name", name)
+
     def decorate(strategy: Strategy) -> Strategy:
+        if not callable(strategy):
+            raise ValueError(f"strategy {name!r} is {shown(strategy)}; a function was expected")
         positional = [*inspect.signature(strategy).parameters][:3]
         if positional != ["snapshot", "batch_size", "generator"]:
             raise ValueError(f"strategy {name!r} takes {positional}; snapshot, batch_size, generator was expected")
@@ -136,7 +140,8 @@ def get(name: str, options: Mapping[str, Any] | None = None) -> Strategy:
     known = option_names(name)
     for option in options or {}:
         if option not in known:
-            raise ValueError(f"strategy {name!r} has no option {option!r}; it has {', '.join(known) or 'none'}")
+            meant = suggestion(option, known)
+            raise ValueError(f"strategy {name!r} has no option {option!r}; it has {', '.join(known) or 'none'}{meant}")
     return functools.partial(strategy, **(options or {}))
 
 
@@ -146,13 +151,19 @@ def query(strategy: Strategy, snapshot: Snapshot, batch_size: int, generator: to
     Raises:
         ValueError: if the batch is larger than the pool, or the answer is not a batch.
     """
+    if not isinstance(snapshot, Snapshot):
+        raise ValueError(f"snapshot is a {type(snapshot).__name__}; a Snapshot was expected")
     size = len(snapshot.features)
     check_batch_size(batch_size, size)
+    check_generator("generator", generator)
     picked = strategy(snapshot, batch_size, generator)
+    if not isinstance(picked, Tensor) or picked.is_floating_point():
+        raise ValueError(f"the strategy returned {shown(picked)}; a tensor of integer positions was expected")
     found = set(picked.flatten().tolist())
     if picked.shape != (batch_size,) or len(found) != batch_size or not all(0 <= each < size for each in found):
         raise ValueError(
-            f"the strategy returned {picked.tolist()}; {batch_size} distinct positions below {size} were expected"
+            f"the strategy returned {shown(picked.tolist())}; "
+            f"{batch_size} distinct positions below {size} were expected"
         )
     return picked
 
