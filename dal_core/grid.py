@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import itertools
 import json
 import time
@@ -27,7 +28,7 @@ from dal_core.experiment import (
     run,
     run_together,
 )
-from dal_core.files import remove_leftovers, write_atomically
+from dal_core.files import UNSEALED, check_writable, is_intact, remove_leftovers, sealed, write_atomically
 from dal_core.progress import progress
 from dal_core.provenance import git_commit, versions
 from dal_core.scaling_study import ScalingStudy
@@ -36,7 +37,7 @@ from dal_core.strategies.carrying import OwnStrategies, own_strategies
 from dal_core.update_study import UpdateStudy
 
 Study = Experiment | UpdateStudy | ScalingStudy
-PROVENANCE = b"dal_core"  # key of the provenance in a Parquet file's metadata
+PROVENANCE, SEAL = b"dal_core", b"dal_core.seal"  # keys in a Parquet file's metadata
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,17 +72,28 @@ class Store:
             "duration_s": round(seconds, 3),
         }
         table = pa.Table.from_pandas(rows, preserve_index=False)
-        metadata = (table.schema.metadata or {}) | {PROVENANCE: json.dumps(provenance, sort_keys=True).encode()}
+        about = {PROVENANCE: json.dumps(provenance, sort_keys=True).encode(), SEAL: UNSEALED}
+        metadata, content = (table.schema.metadata or {}) | about, io.BytesIO()
+        pq.write_table(table.replace_schema_metadata(metadata), content, write_page_checksum=True)
         with write_atomically(self.path(study, key)) as temporary:
-            pq.write_table(table.replace_schema_metadata(metadata), temporary, write_page_checksum=True)
+            temporary.write_bytes(sealed(content.getvalue()))
 
     def read(self, study: Study, key: str) -> pd.DataFrame | None:
-        """The rows of a finished run; None if there are none, and with a warning if the file is damaged."""
+        """The rows of a finished run; None if there are none, and with a warning if the file is damaged.
+
+        Raises:
+            IsADirectoryError: if there is a folder in place of the file.
+        """
         path = self.path(study, key)
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder; a file with the rows of a run was expected: move it away")
         if not path.is_file():
             return None
         try:
-            table = pq.read_table(path, page_checksum_verification=True)
+            # Page checksums leave out headers and schema, where a changed byte may cost rows without an error.
+            if not is_intact(content := path.read_bytes()):
+                raise ValueError("its bytes are not those that were written")
+            table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
             provenance = json.loads((table.schema.metadata or {})[PROVENANCE])
             if provenance["key"] != key:
                 raise ValueError(f"it holds the run {provenance['key']}")
@@ -89,11 +101,11 @@ class Store:
                 raise ValueError(f"it has the columns {found}; {list(study.columns)} were expected")
             if table.num_rows == 0:
                 raise ValueError("it has no rows")
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            return table.to_pandas()
+        except Exception as error:  # there is no end of what damaged files make their readers raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             warnings.warn(f"{path} is damaged and will be computed anew: {reason}", stacklevel=2)
             return None
-        return table.to_pandas()
 
     def provenance(self, path: Path) -> dict[str, Any]:
         """What `write` recorded about the run in `path`."""
@@ -122,6 +134,8 @@ class Grid:
         if self.jobs is not None and self.jobs < 1:
             raise ValueError(f"jobs is {self.jobs}; a whole number of at least 1 was expected, or None for one a core")
         self.store = Store(Path(self.folder).expanduser().resolve())
+        if self.store.folder.exists() and not self.store.folder.is_dir():
+            raise NotADirectoryError(f"{self.store.folder} is a file; a folder for results was expected")
         remove_leftovers(self.store.folder)
         self.data_dir = None if self.data_dir is None else Path(self.data_dir).expanduser().resolve()
 
@@ -150,6 +164,7 @@ class Grid:
         """Yield the key of each run that has been computed and stored, in the order of completion."""
         if not missing:
             return
+        check_writable(self.store.folder)
         on_gpu = any(device_of(study).type != "cpu" for study in missing.values())
         jobs = min(1 if on_gpu else self.jobs or joblib.cpu_count(), len(missing))
         own = None if jobs == 1 else own_strategies(set().union(*map(_own_of, missing.values())))
