@@ -69,6 +69,8 @@ def check_writable(folder: str | Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"?")
+    except FileExistsError as error:
+        raise NotADirectoryError(f"{folder} is a file; a folder was expected") from error
     except OSError as error:
         raise type(error)(f"the folder {folder} cannot be written to: {error.strerror}") from error
 

@@ -134,8 +134,6 @@ class Grid:
         if self.jobs is not None and self.jobs < 1:
             raise ValueError(f"jobs is {self.jobs}; a whole number of at least 1 was expected, or None for one a core")
         self.store = Store(Path(self.folder).expanduser().resolve())
-        if self.store.folder.exists() and not self.store.folder.is_dir():
-            raise NotADirectoryError(f"{self.store.folder} is a file; a folder for results was expected")
         remove_leftovers(self.store.folder)
         self.data_dir = None if self.data_dir is None else Path(self.data_dir).expanduser().resolve()
 

@@ -13,6 +13,7 @@ import subprocess
 import time
 import warnings
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -284,9 +285,11 @@ def test_a_grid_on_a_full_disk(disk, capsys, whole, leave):
 def test_a_grid_whose_files_may_not_grow(tmp_path, commands, whole):
     code, out = commands.run(grid_command(tmp_path, 2), files_of_at_most, 4096)
     assert code == 2
-    assert "File too large" in (told := only_complaint(out))
-    assert str(tmp_path / "experiment-") in told
-    assert not list(tmp_path.iterdir())
+    only_complaint(out)
+    assert f"{tmp_path}/experiment-" in out
+    assert "File too large" in out
+    assert not stored(tmp_path)
+    assert not hidden(tmp_path)
     assert main(grid_command(tmp_path, 2)) == 0
     assert_same(table(tmp_path, 2), whole(2))
 
@@ -780,8 +783,8 @@ def bank():
 def test_a_damaged_bank_is_refused_in_a_line_that_names_it(tmp_path, bank, unchecked):
     path = tmp_path / "made.safetensors"
     bank.save(path)
-    content, tried, refused, same = path.read_bytes(), 0, 0, 0
-    for tried, damaged in enumerate(damages(content, 900), start=1):
+    cases, refused, same = list(damages(path.read_bytes(), 900)), 0, 0
+    for damaged in cases:
         path.write_bytes(damaged)
         datasets._load.cache_clear()
         try:
@@ -792,7 +795,7 @@ def test_a_damaged_bank_is_refused_in_a_line_that_names_it(tmp_path, bank, unche
             assert found.digest == bank.digest
             same += 1
     assert refused > 1000
-    assert refused + same == tried
+    assert refused + same == len(cases)
 
 
 def test_damaged_features_in_the_cache_are_extracted_anew(tmp_path, raw, capsys):
@@ -829,6 +832,19 @@ def test_damaged_parts_of_an_extraction_are_not_used(tmp_path, raw, monkeypatch)
         part.write_bytes(damaged)
         assert main(raw) == 0
         assert extracted(tmp_path) == expected
+
+
+def test_what_is_left_of_an_unfinished_bank_goes_with_its_parts(tmp_path, raw, monkeypatch):
+    def killed(_, path, **__):
+        Path(path).with_name(".tmpAbCdEf").write_bytes(b"x")  # as safetensors names what it writes to
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dal_core.features.save_file", killed)
+        assert main(raw) == 130
+    assert [path.name for path in hidden(tmp_path / "disk")] == [".tmpAbCdEf"]
+    assert main(raw) == 0
+    assert {path.suffix for path in (tmp_path / "disk" / "features").iterdir()} == {".lock", ".safetensors"}
 
 
 def test_a_damaged_executed_notebook_is_named(tmp_path):
@@ -915,7 +931,7 @@ def test_a_folder_is_tried_before_it_is_relied_on(tmp_path):
     check_writable(tmp_path / "new" / "folder")
     assert not list((tmp_path / "new" / "folder").iterdir())
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"the folder .*file cannot be written to: File exists"):
+    with pytest.raises(OSError, match=r"file is a file; a folder was expected"):
         check_writable(tmp_path / "file")
 
 
