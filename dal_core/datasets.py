@@ -125,11 +125,13 @@ def read_features(path: str | Path) -> FeatureBank:
         raise ValueError(f"path is {shown(path)}; the path of a feature file was expected")
     path = _absolute(path)
     found = path.stat() if files.is_file(path) else None
-    return _read_features(path, None if found is None else (found.st_mtime_ns, found.st_size))
+    # The time of change as well, which nobody can set: that of modification may be kept by whoever replaces the file.
+    times = None if found is None else (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return _read_features(path, times)
 
 
 @lru_cache(maxsize=16)
-def _read_features(path: Path, version: tuple[int, int] | None) -> FeatureBank:  # noqa: ARG001 - renews the cache
+def _read_features(path: Path, version: tuple[int, ...] | None) -> FeatureBank:  # noqa: ARG001 - renews the cache
     return feature_files.read(path)
 
 

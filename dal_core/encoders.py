@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,9 @@ def resolved_revision(encoder: Encoder, cache: Path, *, renew: bool = False) -> 
     name = encoder.model if encoder.revision is None else f"{encoder.model}@{encoder.revision}"
     kept = cache / "revisions" / f"{name.replace('/', '--')}.txt"
     if is_file(kept) and not renew:
-        return kept.read_text(encoding="utf-8").strip()
+        commit = kept.read_text(encoding="ascii", errors="replace").strip()
+        if re.fullmatch("[0-9a-f]{40}", commit):  # else the file is damaged
+            return commit
     commit = _commit(encoder)
     write_text(kept, commit + "\n")
     return commit

@@ -152,7 +152,9 @@ def extracted(request: Request, data: RawData, extraction: Extraction, *, fresh:
             shutil.rmtree(request.parts, ignore_errors=True)
         bank = finished(request)
         if bank is None:
-            _assemble(request, data, extraction).save(request.path)
+            # Among the parts first: safetensors leaves nameless files when it is killed, which go with that folder.
+            _assemble(request, data, extraction).save(whole := request.parts / "whole.safetensors")
+            whole.replace(request.path)
             shutil.rmtree(request.parts, ignore_errors=True)
             bank = FeatureBank.load(request.path)
     return bank

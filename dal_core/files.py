@@ -1,11 +1,22 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and that show when they were changed."""
 
 import contextlib
+import errno
+import hashlib
 import os
 import platform
+import re
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from safetensors import SafetensorError
+
+SEAL = b"sha256 of this file, had it zeros here: "
+UNSEALED = SEAL + b"0" * 64
+# Not, for example, that a download was cut off while it was written.
+WRITING_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR)
 
 
 def is_file(path: str | Path) -> bool:
@@ -22,6 +33,9 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
 
     A reader sees the old file or the new one, never a part. A killed process leaves at most a hidden file, which
     nothing reads and `remove_leftovers` deletes. The folder is made if need be.
+
+    Raises:
+        OSError: naming `path`, if the disk is full, the folder cannot be written to, or a folder is in the way.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,12 +43,58 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
     owner = f"{platform.node()}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
     temporary = path.with_name(f".{path.stem}~{owner}.part{path.suffix}")
     try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with _naming(path, temporary):
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # or it would hide why there is something to delete
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _naming(path: Path, temporary: Path) -> Iterator[None]:
+    """Name the file in errors of writing; libraries leave that out, or name the temporary one."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
+    except OSError as error:
+        if error.errno not in WRITING_FAILS or error.filename not in (None, str(temporary)):
+            raise
+        raise type(error)(f"{path} cannot be written: {os.strerror(error.errno)}") from error
+
+
+def check_writable(folder: str | Path) -> None:
+    """Make `folder` if need be, and see that it can be written to: better before hours of computing than after.
+
+    Raises:
+        OSError: if it is no folder, cannot be written to, or its disk is full.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"?")
+    except FileExistsError as error:
+        raise NotADirectoryError(f"{folder} is a file; a folder was expected") from error
+    except OSError as error:
+        raise type(error)(f"the folder {folder} cannot be written to: {error.strerror}") from error
+
+
+def sealed(content: bytes) -> bytes:
+    """A file's content with `UNSEALED` somewhere, its zeros replaced by the digest of the whole.
+
+    A digest inside the file needs no second file, which could be lost or belong to an older one.
+    """
+    return content.replace(UNSEALED, SEAL + hashlib.sha256(content).hexdigest().encode())
+
+
+def is_intact(content: bytes) -> bool:
+    """Whether not a byte differs from what `sealed` returned; True for what never was sealed."""
+    opened = re.sub(SEAL + b".{64}", UNSEALED, content, flags=re.DOTALL)
+    return sealed(opened) == content
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -44,11 +104,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Delete what processes of this machine that are no more left half-written in `folder`."""
+    """Delete what processes of this machine that are no more left half-written in `folder`, if that can be written."""
     for part in Path(folder).glob(".*~*~*~*.part*"):
         host, process = part.name.split("~")[-3:-1]
         if host == platform.node() and process.isdigit() and not _is_running(int(process)):
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink()
 
 
 def _is_running(process: int) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import platform
 import time
@@ -30,7 +31,15 @@ from dal_core.experiment import (
     run,
     run_together,
 )
-from dal_core.files import remove_leftovers, write_atomically, write_text
+from dal_core.files import (
+    UNSEALED,
+    check_writable,
+    is_intact,
+    remove_leftovers,
+    sealed,
+    write_atomically,
+    write_text,
+)
 from dal_core.progress import progress
 from dal_core.provenance import git_commit, versions
 from dal_core.scaling_study import ScalingStudy
@@ -40,7 +49,7 @@ from dal_core.summaries import Failure, Plan, failure_summary
 from dal_core.update_study import UpdateStudy
 
 Study = Experiment | UpdateStudy | ScalingStudy
-PROVENANCE = b"dal_core"  # key of the provenance in a Parquet file's metadata
+PROVENANCE, SEAL = b"dal_core", b"dal_core.seal"  # keys in a Parquet file's metadata
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,18 +92,30 @@ class Store:
             "duration_s": round(seconds, 3),
         }
         table = pa.Table.from_pandas(rows, preserve_index=False)
-        metadata = (table.schema.metadata or {}) | {PROVENANCE: json.dumps(provenance, sort_keys=True).encode()}
+        about = {PROVENANCE: json.dumps(provenance, sort_keys=True).encode(), SEAL: UNSEALED}
+        metadata, content = (table.schema.metadata or {}) | about, io.BytesIO()
+        pq.write_table(table.replace_schema_metadata(metadata), content, write_page_checksum=True)
         with write_atomically(self.path(study, key)) as temporary:
-            pq.write_table(table.replace_schema_metadata(metadata), temporary, write_page_checksum=True)
-        self.failure_path(key).unlink(missing_ok=True)
+            temporary.write_bytes(sealed(content.getvalue()))
+        with contextlib.suppress(OSError):  # the run is kept, whatever lies in the place of that folder
+            self.failure_path(key).unlink(missing_ok=True)
 
     def read(self, study: Study, key: str) -> pd.DataFrame | None:
-        """The rows of a finished run; None if there are none, and with a warning if the file is damaged."""
+        """The rows of a finished run; None if there are none, and with a warning if the file is damaged.
+
+        Raises:
+            IsADirectoryError: if there is a folder in place of the file.
+        """
         path = self.path(study, key)
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder; a file with the rows of a run was expected: move it away")
         if not path.is_file():
             return None
         try:
-            table = pq.read_table(path, page_checksum_verification=True)
+            # Page checksums leave out headers and schema, where a changed byte may cost rows without an error.
+            if not is_intact(content := path.read_bytes()):
+                raise ValueError("its bytes are not those that were written")
+            table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
             provenance = json.loads((table.schema.metadata or {})[PROVENANCE])
             if provenance["key"] != key:
                 raise ValueError(f"it holds the run {provenance['key']}")
@@ -103,7 +124,7 @@ class Store:
             if table.num_rows == 0:
                 raise ValueError("it has no rows")
             return table.to_pandas()
-        except (OSError, ValueError, LookupError, TypeError, RecursionError, pa.ArrowException) as error:
+        except Exception as error:  # there is no end of what damaged files make their readers raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             warnings.warn(f"{path} is damaged and will be computed anew: {reason}", stacklevel=2)
             return None
@@ -207,6 +228,7 @@ class Grid:
         """Compute and store what is missing; returns what failed."""
         if not missing:
             return []
+        check_writable(self.store.folder)
         failures, done = [], total - len(missing)
         try:
             with contextlib.closing(self._outcomes(missing)) as outcomes:

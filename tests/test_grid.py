@@ -154,9 +154,14 @@ def _flip_a_data_byte(path):
     path.write_bytes(content)
 
 
-def _drop_a_column(path):
+def _unsealed(path):
+    """The table as files held it before they had a seal, which would break with any change."""
     table = pq.read_table(path)
-    pq.write_table(table.drop_columns(["accuracy"]), path)
+    return table.replace_schema_metadata({k: v for k, v in table.schema.metadata.items() if k != dal_core.grid.SEAL})
+
+
+def _drop_a_column(path):
+    pq.write_table(_unsealed(path).drop_columns(["accuracy"]), path)
 
 
 def _drop_the_provenance(path):
@@ -164,17 +169,25 @@ def _drop_the_provenance(path):
 
 
 def _drop_the_rows(path):
-    pq.write_table(pq.read_table(path).slice(0, 0), path)
+    pq.write_table(_unsealed(path).slice(0, 0), path)
 
 
 @pytest.mark.parametrize(
-    "damage", [_truncate, _empty, _flip_a_data_byte, _drop_a_column, _drop_the_provenance, _drop_the_rows]
+    ("damage", "reason"),
+    [
+        (_truncate, "magic bytes"),
+        (_empty, "size is 0 bytes"),
+        (_flip_a_data_byte, "its bytes are not those that were written"),
+        (_drop_a_column, "it has the columns"),
+        (_drop_the_provenance, "NoneType|dal_core"),
+        (_drop_the_rows, "it has no rows"),
+    ],
 )
-def test_a_damaged_result_is_reported_and_computed_anew(tmp_path, damage, computed):
+def test_a_damaged_result_is_reported_and_computed_anew(tmp_path, damage, reason, computed):
     grid = Grid(tmp_path, jobs=1)
     whole = grid.rows([Experiment(**TINY)], "run")
     damage(only_file(grid))
-    with pytest.warns(UserWarning, match="is damaged and will be computed anew"):
+    with pytest.warns(UserWarning, match=f"is damaged and will be computed anew: .*({reason})"):
         again = Grid(tmp_path, jobs=1).rows([Experiment(**TINY)], "run")
     assert len(computed) == 2
     pd.testing.assert_frame_equal(whole.drop(columns=TIMES), again.drop(columns=TIMES), check_exact=True)
@@ -186,7 +199,7 @@ def test_the_result_of_another_run_is_not_taken(tmp_path, computed):
     foreign = only_file(grid)
     other = Experiment(seed=1, **TINY)
     target = grid.store.path(other, grid.store.key(other, grid._digest(other)))
-    target.write_bytes(foreign.read_bytes())
+    target.write_bytes(foreign.read_bytes())  # whole, as its seal says
     with pytest.warns(UserWarning, match="it holds the run"):
         grid.rows([other], "run")
     assert len(computed) == 2

@@ -18,8 +18,16 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def read_notebook(path: Path) -> Any:
-    """A notebook, executed or not, without the cells that papermill added, and without controls of a live one."""
-    notebook = nbformat.read(path, as_version=4)
+    """A notebook, executed or not, without the cells that papermill added, and without controls of a live one.
+
+    Raises:
+        ValueError: if the file is damaged, naming it.
+    """
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat does not say for which file, nor which errors there are
+        reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is damaged: {reason}; execute the notebook again, or delete the file") from error
     notebook.cells = [cell for cell in notebook.cells if not ADDED & set(cell.metadata.get("tags", []))]
     leave_out_widgets(notebook)
     return notebook

@@ -124,7 +124,7 @@ def execute(notebook: Notebook, executed: Path, parameters: dict[str, Any]) -> O
             )  # fmt: skip
         except papermill.PapermillExecutionError as failure:
             error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
-        _record(temporary, parameters)
+        _record(temporary, parameters, time.perf_counter() - start)
     error = error or _fault(failed)
     if error is None:
         failed.replace(executed)
@@ -133,11 +133,12 @@ def execute(notebook: Notebook, executed: Path, parameters: dict[str, Any]) -> O
     return Outcome(notebook, failed if error else executed, time.perf_counter() - start, error)
 
 
-def _record(path: Path, parameters: dict[str, Any]) -> None:
-    """Keep with an executed notebook what it was executed on and with; papermill has put in when and how long."""
+def _record(path: Path, parameters: dict[str, Any], seconds: float) -> None:
+    """Keep with an executed notebook what it was executed on and with, and for how long; papermill has put in when."""
     executed = nbformat.read(path, as_version=4)
     device = device_in_words(str(parameters.get("device", "auto")))
     executed.metadata[PROVENANCE] = {"device": device, "versions": versions(), "commit": git_commit()}
+    executed.metadata.setdefault("papermill", {})["duration"] = seconds  # its own is negative if a clock was put back
     nbformat.write(executed, path)
 
 
