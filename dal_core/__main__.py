@@ -1,4 +1,4 @@
-"""Command line: `python -m dal_core datasets|features|run|grid|report|notebooks|publish`, each with --help."""
+"""Command line: `python -m dal_core datasets|features|run|grid|report|compare|notebooks|publish`, each with --help."""
 
 import argparse
 import ast
@@ -36,8 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _complain("interrupted; finished runs are kept, the same command goes on from there", 130)
 
 
-def _tell(message: Warning | str, *_: Any) -> None:
-    """A warning as a line for readers, without the place in the code."""
+def _tell(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    """A warning as a line for readers, without the place in the code; what addresses developers is left out."""
+    if issubclass(category, DeprecationWarning | PendingDeprecationWarning):
+        return
     print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
@@ -79,17 +81,33 @@ def build_parser() -> argparse.ArgumentParser:
 
     run = add("run", _run, help="one active learning run, printed as a table")
     _add_experiment_options(run, many=False)
+    run.add_argument("--strategy", default="margin", help="strategy (default: margin)")
     run.add_argument("--seed", type=int, default=0, help="seed of the run (default: 0)")
     run.add_argument("--output", type=Path, help="also write the rows to this CSV or Parquet file")
 
     grid = add("grid", _grid, help="many runs, kept in a results folder; finished ones are not repeated")
     _add_experiment_options(grid, many=True)
+    _add_strategies(grid)
     _add_grid_options(grid)
 
     report = add("report", _report, help="learning curves and a table of the runs that `grid` would compute")
     _add_experiment_options(report, many=True)
+    _add_strategies(report)
     _add_grid_options(report)
     report.add_argument("--output-dir", type=Path, default=Path("report"), help="where to write (default: report)")
+
+    compare = add(
+        "compare",
+        _compare,
+        help="strategies side by side: table, tests, win rates and learning curves, printed and as files",
+        description="Compare strategies, the first one being what the others are tested against.",
+    )
+    compare.add_argument("strategy", nargs="+", metavar="STRATEGY", help="two or more, before the options")
+    _add_experiment_options(compare, many=True)
+    _add_grid_options(compare)
+    compare.add_argument(
+        "--output-dir", type=Path, default=Path("comparison"), help="where to write (default: comparison)"
+    )
 
     program = os.environ.get("DAL_PROGRAM")
     notebooks = add(
@@ -139,11 +157,15 @@ def _add_feature_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_experiment_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
-    several: dict[str, Any] = {"nargs": "+"} if many else {}
+    # A single run has one data set, too, but as a list like the others.
+    several: dict[str, Any] = {"nargs": "+" if many else 1, "default": []}
     hint = ", one or more" if many else ""
-    parser.add_argument("--dataset", default=["digits"] if many else "digits", **several, help=f"data set{hint}")
+    parser.add_argument("--dataset", **several, help=f"data set{hint} (default: digits)")
+    parser.add_argument(
+        "--features", type=Path, metavar="FILE", **several,
+        help=f"features of your own{hint}: FILE.safetensors, FILE.npz or FILE.parquet",
+    )  # fmt: skip
     parser.add_argument("--encoder", help="what turns texts or images into features, e.g. minilm")
-    parser.add_argument("--strategy", default=["margin"] if many else "margin", **several, help=f"strategy{hint}")
     parser.add_argument("--batch-size", type=int, default=10, help="instances bought in a cycle (default: 10)")
     parser.add_argument("--initial-size", type=int, default=10, help="labelled at the start, at random (default: 10)")
     parser.add_argument("--cycles", type=int, default=20, help="number of acquisitions (default: 20)")
@@ -157,6 +179,10 @@ def _add_experiment_options(parser: argparse.ArgumentParser, *, many: bool) -> N
         help="an option of the strategy, the training or updates within a batch; repeatable",
     )  # fmt: skip
     parser.add_argument("--data-dir", type=Path, help="folder with local data files")
+
+
+def _add_strategies(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--strategy", nargs="+", default=["margin"], help="strategy, one or more (default: margin)")
 
 
 def _add_grid_options(parser: argparse.ArgumentParser) -> None:
@@ -223,6 +249,15 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _data(options: argparse.Namespace) -> list[str]:
+    """Names of data sets, and paths of files whose content has been looked at."""
+    from dal_core.datasets import read_features
+
+    for path in options.features:
+        read_features(path)  # refuses what is no such file, which could be taken for a name
+    return [*options.dataset, *map(str, options.features)] or ["digits"]
+
+
 def _subset_size(text: str) -> int | None:
     if text == "all":
         return None
@@ -247,7 +282,9 @@ def _run(options: argparse.Namespace) -> int:
 
     if options.output is not None and options.output.suffix not in (".csv", ".parquet"):
         raise ValueError(f"--output is {options.output}; a name that ends in .csv or .parquet was expected")
-    settings = {"dataset": options.dataset, "strategy": options.strategy, "seed": options.seed}
+    if len(data := _data(options)) > 1:
+        raise ValueError(f"--dataset and --features name {' and '.join(data)}; one of the two was expected")
+    settings = {"dataset": data[0], "strategy": options.strategy, "seed": options.seed}
     rows = run(Experiment(**settings, **_settings(options)), data_dir=options.data_dir)
     print(rows.drop(columns="acquired").to_string(index=False, float_format="{:.4f}".format))
     if options.output is not None:
@@ -264,7 +301,7 @@ def _learning_curves(options: argparse.Namespace) -> tuple[Any, Any]:
         raise ValueError(f"--seeds is {options.seeds}; at least 1 was expected")
     experiments = [
         Experiment(dataset=dataset, strategy=strategy, seed=seed, **_settings(options))
-        for dataset in options.dataset
+        for dataset in _data(options)
         for strategy in options.strategy
         for seed in range(options.seeds)
     ]
@@ -301,6 +338,26 @@ def _report(options: argparse.Namespace) -> int:
     report.figure(learning_curves(rows), "learning_curves", cell="learning curves", keys=grid.keys)
     report.table(_summary(rows), "accuracy", cell="learning curves", keys=grid.keys)
     print(f"figures and tables:  {options.output_dir.resolve()}")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from dal_core.checks import check_whole
+    from dal_core.report.artefacts import Report
+    from dal_core.report.compare import Comparison, check_strategies
+    from dal_core.report.style import use_style
+
+    check_strategies(options.strategy)
+    check_whole("--cycles", options.cycles, 1)  # nobody has chosen anything before
+    use_style()
+    grid, rows = _learning_curves(options)
+    comparison = Comparison(rows)
+    # A terminal that cannot show the bars gets question marks.
+    encoding = sys.stdout.encoding or "utf-8"
+    print(comparison.text().encode(encoding, "replace").decode(encoding))
+    comparison.write(Report(options.output_dir, "compare"), grid.keys)
+    print(f"{len(grid.keys)} runs in {grid.store.folder}")
+    print(f"figures and tables: {options.output_dir.resolve()}")
     return 0
 
 

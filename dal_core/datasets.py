@@ -1,8 +1,9 @@
 """Named data sets as FeatureBanks: a table of what there is, and `load`.
 
 `load("letter", data_dir="data")` looks, in this order, for a FeatureBank `letter.safetensors`, an archive of arrays
-`letter.npz`, and the data themselves, first in that folder, then in the cache, then on the network. With an encoder the
-first two are named `<dataset>_<encoder>`, e.g. `banking77_minilm.npz`; else features are extracted once and kept.
+`letter.npz`, a table `letter.parquet`, and the data themselves, first in that folder, then in the cache, then on the
+network. With an encoder the first three are named `<dataset>_<encoder>`, e.g. `banking77_minilm.npz`; else features are
+extracted once and kept. A name that ends like such a file is one: `load("my.parquet")`.
 """
 
 import collections
@@ -17,14 +18,13 @@ from dal_core import extraction
 from dal_core.checks import check_choice
 from dal_core.encoders import ENCODERS, EncoderUnavailableError, encoder_of, resolved_revision
 from dal_core.features import FeatureBank
-from dal_core.origins import bundled, publishers
+from dal_core.origins import bundled, feature_files, publishers
 from dal_core.origins.bundled import Bundled
 from dal_core.origins.hugging_face import HuggingFace
 from dal_core.origins.images import ImageFolder, TorchVision, ZippedFolders
 from dal_core.origins.open_ml import OpenML
 from dal_core.origins.publishers import Published
 from dal_core.origins.raw import KINDS, DatasetUnavailableError, Origin, Places, RawData, cache_dir
-from dal_core.origins.tables import from_archive
 
 FEATURES = "features"  # the kind of data that need no encoder
 MOST_ACQUISITIONS = 20  # of the papers' protocols
@@ -74,7 +74,8 @@ def load(name: str, *, encoder: str | None = None, data_dir: str | Path | None =
     """The data set `name` as float32 features on the CPU; cached within the process.
 
     Args:
-        name: one of `names()`, or any name for which `data_dir` holds a feature file or a folder of images.
+        name: one of `names()`, or any name for which `data_dir` holds a feature file or a folder of images, or the path
+            of a feature file (`read_features`).
         encoder: None for data that are features already, else what turns instances into features: a name of
             `encoders.ENCODERS`, a model identifier of the Hugging Face hub or a local model folder, see
             `encoders.encoder_of`.
@@ -86,7 +87,64 @@ def load(name: str, *, encoder: str | None = None, data_dir: str | Path | None =
         DatasetUnavailableError, EncoderUnavailableError: nothing local and no network; says what was looked for, where,
             and how to get it.
     """
-    return _load(name, encoder, _folder(data_dir))
+    folder = _folder(data_dir)
+    if not is_file(name):
+        return _load(name, encoder, folder)
+    if encoder is not None:
+        raise _features_already(name, encoder)
+    return read_features(name)
+
+
+def read_features(path: str | Path) -> FeatureBank:
+    """The features in a file of your own; cached within the process until the file changes.
+
+    Three kinds are read; what has no test split is split 75/25, stratified by class, with seed 0:
+
+    - `.safetensors`: a FeatureBank that `FeatureBank.save` wrote.
+    - `.npz`: x_train, y_train, x_test, y_test (integers from 0 on) and classes (their names), or x and y (integers or
+      strings) without a test split.
+    - `.parquet`: numeric columns of features, `label` (integers or strings) and, if you like, `split` (train or test).
+
+    Features of norm one are multiplied by the root of their number, so that one learning rate suits all; others stay as
+    they are. Nothing is unpickled.
+
+    The path can be an experiment's `dataset`, too, from the working directory if it is relative. Such data are called
+    by the file's name without folder and ending, and stored runs are keyed by that name and the content, so that a file
+    may be moved, or saved as another of the three kinds.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: naming the file, what was found and what was expected.
+    """
+    path = _absolute(path)
+    found = path.stat() if path.is_file() else None
+    return _read_features(path, None if found is None else (found.st_mtime_ns, found.st_size))
+
+
+@lru_cache(maxsize=16)
+def _read_features(path: Path, version: tuple[int, int] | None) -> FeatureBank:  # noqa: ARG001 - renews the cache
+    return feature_files.read(path)
+
+
+def is_file(name: str) -> bool:
+    """Whether a data set's name is the path of a feature file, going by its ending."""
+    return Path(name).suffix.lower() in feature_files.READERS
+
+
+def short_name(name: str) -> str:
+    """What a data set is called in results: its name, or that of its file without folder and ending."""
+    return Path(name).stem if is_file(name) else name
+
+
+def wherever(name: str) -> str:
+    """The same data set for a process with another working directory."""
+    return str(_absolute(name)) if is_file(name) else name
+
+
+def _absolute(path: str | Path) -> Path:
+    # Links stay: what they lead to need not have the ending. `~name.npz` is a file, not somebody's home.
+    path = Path(path)
+    return (path.expanduser() if path.parts[:1] == ("~",) else path).absolute()
 
 
 def names() -> list[str]:
@@ -154,13 +212,12 @@ def file_stem(name: str, encoder: str | None) -> str:
 def _load(name: str, encoder: str | None, folder: Path | None) -> FeatureBank:
     stem = file_stem(name, encoder)
     if folder is not None:
-        if (folder / f"{stem}.safetensors").is_file():
-            return FeatureBank.load(folder / f"{stem}.safetensors")
-        if (folder / f"{stem}.npz").is_file():
-            return from_archive(folder / f"{stem}.npz", name, encoder)
+        for ending in feature_files.READERS:
+            if (path := folder / f"{stem}{ending}").is_file():
+                return feature_files.read(path, encoder)
     if encoder is not None:
         return _encoded(name, encoder, folder, None)
-    check_choice("dataset", name, names())
+    check_choice("dataset", name, [*names(), *(f"FILE{ending}" for ending in feature_files.READERS)])
     source = SOURCES[name]
     if source.kind != FEATURES:
         first = next(known for known, each in ENCODERS.items() if each.kind == source.kind)
@@ -209,20 +266,24 @@ def _encoded(
 def _raw_origins(name: str, encoder: str, places: Places) -> tuple[str, tuple[Origin, ...]]:
     """The kind of instances of a data set, and where they can be had; a folder of images goes before everything."""
     source, folder = SOURCES.get(name), places.folder
+    if is_file(name):
+        raise _features_already(name, encoder)
     if folder is not None and (folder / name / "train").is_dir() and (source is None or source.kind == "image"):
         return "image", (ImageFolder(),)
     if source is None:
         stem = file_stem(name, encoder)
         raise DatasetUnavailableError(
-            f"dataset {name!r} with encoder {encoder!r}: no {stem}.safetensors, {stem}.npz or folder {name}/train "
-            f"({f'looked in {folder}' if folder else 'no --data-dir was given'}); make one with FeatureBank.save "
-            f"and name its folder with --data-dir, or use one of {', '.join(names())}"
+            f"dataset {name!r} with encoder {encoder!r}: no {stem}.safetensors, {stem}.npz, {stem}.parquet or folder "
+            f"{name}/train ({f'looked in {folder}' if folder else 'no --data-dir was given'}); make one with "
+            f"FeatureBank.save and name its folder with --data-dir, or use one of {', '.join(names())}"
         )
     if source.kind == FEATURES:
-        raise ValueError(
-            f"encoder is {encoder!r}, but dataset {name!r} consists of features already: None was expected"
-        )
+        raise _features_already(name, encoder)
     return source.kind, source.origins
+
+
+def _features_already(name: str, encoder: str) -> ValueError:
+    return ValueError(f"encoder is {encoder!r}, but dataset {name!r} consists of features already: None was expected")
 
 
 _POLYAI = "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets/master/banking_data"

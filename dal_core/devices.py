@@ -1,5 +1,8 @@
 """Devices by name."""
 
+import os
+import platform
+
 import torch
 
 from dal_core.checks import check_choice
@@ -22,3 +25,14 @@ def resolve_device(device: str) -> torch.device:
             f"device is {device!r}, but torch sees no {device.upper()} device here; 'cpu' or 'auto' was expected"
         )
     return torch.device(device)
+
+
+def device_in_words(device: str) -> str:
+    """The device that a configuration means, as people name it; what was asked for where it cannot be had."""
+    try:
+        kind = resolve_device(device).type
+    except ValueError:
+        return device
+    if kind == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{kind.upper()} ({platform.machine()}, {os.cpu_count()} cores)"

@@ -39,7 +39,7 @@ class Experiment:
     """Configuration of one active learning run; everything that its rows depend on, next to the data.
 
     Args:
-        dataset, encoder: what `datasets.load` understands.
+        dataset, encoder: what `datasets.load` understands: a name, or the path of a feature file of your own.
         strategy: a registered name.
         seed: of the initial labelled set, the head's initial weights, the minibatches, the pool subsets, the strategy.
         batch_size, initial_size, cycles: `cycles` batches of `batch_size` are bought after the initial ones.
@@ -155,6 +155,8 @@ def _with_float64(device: torch.device) -> torch.device:
 def configuration(study: Any) -> dict[str, Any]:
     """The full configuration of a study (an Experiment, or another dataclass that `run` knows) as JSON values."""
     values = dataclasses.asdict(study) | {"device": device_of(study).type}
+    if study.dataset is not None:  # of a file the name alone: its content counts, wherever it lies
+        values["dataset"] = datasets.short_name(study.dataset)
     return {"kind": type(study).__name__, **json.loads(json.dumps(values))}
 
 
@@ -234,7 +236,8 @@ def bank_name(study: Any) -> str:
     """The data of a study in words."""
     if study.dataset is None:
         return "synthetic"
-    return study.dataset if study.encoder is None else f"{study.dataset} ({study.encoder})"
+    name = datasets.short_name(study.dataset)
+    return name if study.encoder is None else f"{name} ({study.encoder})"
 
 
 @dataclasses.dataclass(eq=False)

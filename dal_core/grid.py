@@ -31,6 +31,8 @@ from dal_core.files import remove_leftovers, write_atomically
 from dal_core.progress import progress
 from dal_core.provenance import git_commit, versions
 from dal_core.scaling_study import ScalingStudy
+from dal_core.strategies import registry
+from dal_core.strategies.carrying import OwnStrategies, own_strategies
 from dal_core.update_study import UpdateStudy
 
 Study = Experiment | UpdateStudy | ScalingStudy
@@ -44,8 +46,12 @@ class Store:
     folder: Path
 
     def key(self, study: Study, data_digest: str) -> str:
-        """Hash of the full configuration, the digest of the data and RESULTS_VERSION."""
-        identity = "\n".join((canonical(study), data_digest, str(RESULTS_VERSION)))
+        """Hash of the full configuration, the digest of the data and RESULTS_VERSION.
+
+        A strategy of the user's own counts with the text of its function; what that calls does not.
+        """
+        sources = [registry.own_source(name) for name in _own_of(study)]
+        identity = "\n".join((canonical(study), data_digest, str(RESULTS_VERSION), *sources))
         return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
     def path(self, study: Study, key: str) -> Path:
@@ -127,8 +133,10 @@ class Grid:
 
         Raises:
             RunError: if a run fails, naming it; a RunRefusedError if what was asked for cannot be done.
+            ValueError: if two data sets are called the same, or a strategy cannot be sent to worker processes.
         """
         digests = {(s.dataset, s.encoder): self._digest(s) for s in studies}
+        _check_names(studies, digests)
         keyed = {self.store.key(study, digests[study.dataset, study.encoder]): study for study in studies}
         redo = set() if not self.fresh else keyed.keys() - set(self.keys)
         rows = {key: self.store.read(study, key) for key, study in keyed.items() if key not in redo}
@@ -144,7 +152,11 @@ class Grid:
             return
         on_gpu = any(device_of(study).type != "cpu" for study in missing.values())
         jobs = min(1 if on_gpu else self.jobs or joblib.cpu_count(), len(missing))
-        tasks = [joblib.delayed(compute_together)(group, self.store, self.data_dir) for group in groups(missing)]
+        own = None if jobs == 1 else own_strategies(set().union(*map(_own_of, missing.values())))
+        tasks = [
+            joblib.delayed(compute_together)(_wherever(group), self.store, self.data_dir, own)
+            for group in groups(missing)
+        ]
         finished = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(tasks)
         yield from progress(itertools.chain.from_iterable(finished), what, total=len(missing))
 
@@ -176,6 +188,35 @@ class RunRefusedError(RunError, ValueError):
     """A run cannot be done as it was asked for. A type, because a cause does not survive the way from a worker."""
 
 
+def _own_of(study: Study) -> list[str]:
+    """The user's own strategies that a study names, be it among its options."""
+    text = canonical(study)
+    return sorted(name for name in registry.own() if json.dumps(name) in text)
+
+
+def _check_names(studies: Sequence[Study], digests: Mapping[Any, str]) -> None:
+    """Raise ValueError if two data sets are called the same: their rows would be taken for those of one."""
+    called: dict[str, tuple[str, str]] = {}
+    for study in studies:
+        if study.dataset is None:
+            continue
+        here = (study.dataset, digests[study.dataset, study.encoder])
+        other = called.setdefault(bank_name(study), here)
+        if other[1] != here[1]:
+            raise ValueError(
+                f"{other[0]!r} and {here[0]!r} are different data of the same name {bank_name(study)!r}; "
+                "different names were expected: rename a file"
+            )
+
+
+def _wherever(group: Mapping[str, Study]) -> dict[str, Study]:
+    """The runs for a process that may have another working directory; their keys are the same."""
+    return {
+        key: study if study.dataset is None else dataclasses.replace(study, dataset=datasets.wherever(study.dataset))
+        for key, study in group.items()
+    }
+
+
 def groups(missing: Mapping[str, Study]) -> list[dict[str, Study]]:
     """The runs by key, split into those to compute at once: on CUDA the ones that differ in the seed only.
 
@@ -192,8 +233,15 @@ def groups(missing: Mapping[str, Study]) -> list[dict[str, Study]]:
     return list(found.values())
 
 
-def compute_together(group: Mapping[str, Study], store: Store, data_dir: Path | None) -> list[str]:
-    """Compute the runs of a group and store them, all or none; what a worker process does.  Returns their keys."""
+def compute_together(
+    group: Mapping[str, Study], store: Store, data_dir: Path | None, own: OwnStrategies | None = None
+) -> list[str]:
+    """Compute the runs of a group and store them, all or none; what a worker process does.  Returns their keys.
+
+    `own` has the strategies of the caller that a worker process has not registered by itself.
+    """
+    if own is not None:
+        own.register()
     if len(group) == 1:
         return [compute(study, key, store, data_dir) for key, study in group.items()]
     started, start = datetime.now(UTC), time.perf_counter()

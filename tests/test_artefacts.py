@@ -90,8 +90,21 @@ def test_notebooks_do_not_touch_each_others_entries(folder):
     check_manifest(folder)
 
 
-def test_hidden_files_do_not_count(folder):
+def test_a_figure_keeps_a_text_for_readers_who_do_not_see_it(tmp_path):
+    figure = draw()
+    figure.axes[0].set(xlabel="Labels", ylabel="Accuracy (%)")
+    shown = Report(tmp_path, "01_x").figure(figure, "curves", cell="(a) study", keys=[])
+    png, metadata = shown._repr_png_()
+    assert png.startswith(b"\x89PNG")
+    assert metadata == {"alt": "(a) study: Accuracy (%) against Labels"}
+    assert {entry["alt"] for entry in read_manifest(tmp_path).values()} == {metadata["alt"]}
+    assert "PNG" not in repr(shown)  # which a notebook keeps beside the picture
+    assert not plt.fignum_exists(figure.number)
+
+
+def test_hidden_files_and_pages_do_not_count(folder):
     (folder / ".DS_Store").write_bytes(b"x")
+    (folder / "index.html").write_text("x")
     check_manifest(folder)
 
 

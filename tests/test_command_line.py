@@ -159,6 +159,7 @@ def test_faults_are_one_line_and_exit_code_2(arguments, message, tmp_path, monke
         (["notebooks", "--only"], "argument --only: expected one argument"),
         (["notebooks", "--device", "tpu"], "invalid choice: 'tpu'"),
         (["walk"], "invalid choice: 'walk'"),
+        (["compare"], "the following arguments are required: STRATEGY"),
         ([], "the following arguments are required"),
     ],
 )
@@ -172,7 +173,9 @@ def test_unknown_words_are_refused_with_what_exists(arguments, message, capsys):
     assert printed.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["datasets", "features", "run", "grid", "report", "notebooks", "publish"])
+@pytest.mark.parametrize(
+    "command", ["datasets", "features", "run", "grid", "report", "compare", "notebooks", "publish"]
+)
 def test_each_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])

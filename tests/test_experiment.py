@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import pickle
+import re
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from samples import failing_for_seed
 
 import dal_core.experiment
 from dal_core import datasets, strategies
+from dal_core.devices import device_in_words
 from dal_core.experiment import (
     Experiment,
     FailedRunError,
@@ -584,6 +586,15 @@ def test_auto_is_the_device_that_it_stands_for(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve_device("auto") == torch.device("cuda")
     assert canonical(tiny(device="auto")) != canonical(tiny(device="cpu"))
+
+
+def test_devices_have_names_for_readers(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert re.fullmatch(r"CPU \(.*, \d+ cores\)", device_in_words("cpu"))
+    assert device_in_words("cuda") == "cuda"  # which this machine does not have
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    assert device_in_words("auto") == device_in_words("cuda") == "a GPU"
 
 
 # --- errors

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+import torch
 
 from dal_core.__main__ import main
 from dal_core.report.artefacts import check_manifest
@@ -106,6 +108,12 @@ def test_committed_tables_come_from_the_committed_run(notebooks, number, project
     assert any(each <= shown for each in tables), "run the quick preset and `python -m dal_core publish`"
 
 
+def alternatives(path):
+    """The texts of a notebook's figures for readers who do not see them, by letters."""
+    outputs = [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", [])]
+    return sorted(output.metadata["image/png"]["alt"] for output in outputs if "image/png" in output.get("data", {}))
+
+
 @pytest.mark.parametrize("number", NUMBERS)
 def test_every_cell_runs_and_the_tables_depend_on_the_settings_alone(notebooks, number, tmp_path, capfd):
     """The tiny preset twice from nothing, and once more on stored runs: the same tables byte for byte."""
@@ -121,6 +129,8 @@ def test_every_cell_runs_and_the_tables_depend_on_the_settings_alone(notebooks, 
         tables.append({path.name: path.read_bytes() for path in files if "time" not in path.name})
         stores[attempt] = {path.name: path.stat().st_mtime_ns for path in (tmp_path / results).iterdir()}
         check_manifest(folder / "tiny")
+        entries = json.loads((folder / "tiny" / "manifest.json").read_text()).items()
+        assert alternatives(outcome.executed) == sorted(each["alt"] for name, each in entries if name.endswith(".png"))
     assert len(tables[0]) >= len(EXPERIMENTS[number])
     assert tables[0] == tables[1] == tables[2]
     assert stores["first"] == stores["redrawn"]  # drawing again computed nothing
@@ -177,6 +187,11 @@ def test_run_all_says_where_everything_is(project, capsys):
     printed = capsys.readouterr().out
     assert f"figures and tables:  {project / 'figures' / 'quick'}" in printed
     assert f"executed notebooks:  {project / 'results' / 'notebooks' / 'quick'}" in printed
+    assert f"to read in a browser: {project / 'figures' / 'quick' / 'index.html'}" in printed
+    front = (project / "figures" / "quick" / "index.html").read_text()
+    assert front.count("<td>done</td>") == 2
+    assert f"torch {torch.__version__}" in front
+    assert (project / "figures" / "quick" / "02_other.html").is_file()
     assert (project / "figures" / "quick" / "01_numbers.csv").read_text() == "a\n1\n"
     assert (project / "results" / "notebooks" / "quick" / "02_other.ipynb").is_file()
 
@@ -195,6 +210,21 @@ def test_a_failing_notebook_does_not_stop_the_others(project, capsys):
     assert main(["notebooks"]) == 1
     assert "FAILED" in capsys.readouterr().out
     assert (project / "results" / "notebooks" / "quick" / "02_other.ipynb").is_file()
+    page = (project / "figures" / "quick" / "01_good.html").read_text()
+    assert "ZeroDivisionError" in page
+    assert "papermill" not in page  # the marks that it leaves in a failed notebook
+    assert "&lt;span" not in page
+
+
+def test_what_another_run_made_stays_on_the_site(project):
+    assert main(["notebooks"]) == 0
+    front = project / "figures" / "quick" / "index.html"
+    took = re.findall(r'data-value="([0-9.]+)">[0-9]+ s', front.read_text())
+    assert main(["notebooks", "--only", "02"]) == 0
+    again = re.findall(r'data-value="([0-9.]+)">[0-9]+ s', front.read_text())
+    assert len(took) == 2
+    assert again[0] == took[0]
+    assert again[1] != took[1]
 
 
 def test_list_and_dry_run_run_nothing(project, capsys):

@@ -1,10 +1,7 @@
 """Feature banks from arrays, and the split of data sets that come in one piece."""
 
 import math
-import zipfile
-import zlib
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +11,6 @@ from sklearn.model_selection import train_test_split
 from dal_core.features import FeatureBank
 
 TEST_SHARE = 0.25
-ARRAYS = ("x_train", "y_train", "x_test", "y_test", "classes")  # of an archive
 
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # train, test, train labels, test labels
 
@@ -53,31 +49,6 @@ def standardised(features: np.ndarray, names: np.ndarray, source: str) -> Featur
     return bank(
         (train - mean) / deviation, (test - mean) / deviation, train_labels, test_labels, class_names,
         source=source, split="75/25, seed 0", scaling="standardised on the train split",
-    )  # fmt: skip
-
-
-def from_archive(path: Path, name: str, encoder: str | None) -> FeatureBank:
-    """A bank from an .npz archive with x_train, y_train, x_test, y_test, classes.
-
-    Raises:
-        ValueError: if it is damaged, or lacks an array, or holds labels that are no integers.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in ARRAYS if key in archive.files}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} is not a whole archive of plain arrays: {error}") from error
-    if missing := [key for key in ARRAYS if key not in arrays]:
-        raise ValueError(f"{path} lacks the arrays {missing}; {list(ARRAYS)} were expected")
-    train, train_labels, test, test_labels, class_names = (arrays[key] for key in ARRAYS)
-    for key, labels in (("y_train", train_labels), ("y_test", test_labels)):
-        if not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(f"{path}: {key} has dtype {labels.dtype}; integer class labels were expected")
-    train, test = train.astype(np.float32), test.astype(np.float32)
-    scale = training_scale(torch.from_numpy(train))
-    return bank(
-        train * scale, test * scale, train_labels, test_labels, class_names,
-        source=f"{name}: {path.name}", encoder=encoder, scaling=f"multiplied by {scale:g}",
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +15,23 @@ from tabulate import tabulate
 
 from dal_core.files import write_atomically, write_text
 from dal_core.provenance import git_commit
+from dal_core.report.description import describe
 
 MANIFEST = "manifest.json"
 FIGURE_TYPES = ("png", "pdf")
 TABLE_TYPES = ("csv", "md")
+PAGES = ".html"  # of the site over figures and tables, which keeps them itself
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadableFigure:
+    """A figure as PNG with a text for readers who do not see it, which a notebook shows."""
+
+    png: bytes = dataclasses.field(repr=False)
+    alt: str
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, str]]:
+        return self.png, {"alt": self.alt}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +64,8 @@ class Report:
     def __post_init__(self) -> None:
         self.folder = Path(self.folder).expanduser().resolve()
 
-    def figure(self, figure: Figure, name: str, *, cell: str, keys: Sequence[str]) -> Figure:
-        """Save `figure` as PNG and PDF and return it.
+    def figure(self, figure: Figure, name: str, *, cell: str, keys: Sequence[str]) -> ReadableFigure:
+        """Save `figure` as PNG and PDF, close it, and return it for display, with what its labels say as its text.
 
         Args:
             figure: a matplotlib figure.
@@ -66,9 +80,13 @@ class Report:
         for ending in FIGURE_TYPES:
             with write_atomically(self._path(name, ending)) as temporary:
                 figure.savefig(temporary, format=ending, metadata=metadata[ending])
-            self._enter(self._path(name, ending), cell, keys)
+        alt = f"{cell}: {describe(figure)}"  # after saving, which places the names at the ticks
+        for ending in FIGURE_TYPES:
+            self._enter(self._path(name, ending), cell, keys, alt=alt)
+        shown = io.BytesIO()
+        figure.savefig(shown, format="png", dpi=figure.dpi, bbox_inches="tight")  # smaller than the file
         plt.close(figure)
-        return figure
+        return ReadableFigure(shown.getvalue(), alt)
 
     def table(self, table: pd.DataFrame, name: str, *, cell: str, keys: Sequence[str]) -> "ReadableTable":
         """Save `table` as CSV (full precision) and Markdown (for readers), and return the latter for display.
@@ -88,7 +106,7 @@ class Report:
     def _path(self, name: str, ending: str) -> Path:
         return Path(self.folder) / f"{self.notebook.split('_')[0]}_{name}.{ending}"
 
-    def _enter(self, path: Path, cell: str, keys: Sequence[str]) -> None:
+    def _enter(self, path: Path, cell: str, keys: Sequence[str], **more: str) -> None:
         if self._entries is None:
             self._entries = {}
         manifest = read_manifest(Path(self.folder))
@@ -98,6 +116,7 @@ class Report:
             "cell": cell,
             "keys": sorted(keys),
             "digest": _digest(path.read_bytes()),
+            **more,
         }
         write_text(Path(self.folder) / MANIFEST, json.dumps(others | self._entries, indent=1, sort_keys=True) + "\n")
 
@@ -120,6 +139,7 @@ HEADINGS = {
     "speedup": "speed-up (times)",
     "peak_mb": "memory (MB)",
 }
+NAMES = ("data", "strategy")
 FORMATS = {
     "seeds": ".0f", "step": "g", "steps": "g", "gamma": "g", "rate": "g", "speedup": ".1f", "recovered": ".0f",
     "p": ".2g", "p_holm": ".2g", "value": "g",
@@ -129,13 +149,21 @@ FORMATS = {
 def markdown(table: pd.DataFrame) -> str:
     """The table as Markdown: headings with units, `±` for the half width of the 95 % interval of what is before."""
     columns = [str(column) for column in table.columns]
-    headings = [_heading(column) for column in columns]
-    formats = [FORMATS.get(column, ".3g" if column.endswith("_s") else ".2f") for column in columns]
+    headings = [heading(column) for column in columns]
+    formats = [number_format(column) for column in columns]
     cells = table.astype(object).where(table.notna(), None).to_numpy().tolist()
-    return tabulate(cells, headings, "pipe", floatfmt=formats, missingval="") + "\n"
+    cells = [[cell.replace("|", "\\|") if isinstance(cell, str) else cell for cell in row] for row in cells]
+    names = [i for i, column in enumerate(columns) if column in NAMES]  # a file may be called 007
+    return tabulate(cells, headings, "pipe", floatfmt=formats, missingval="", disable_numparse=names) + "\n"
 
 
-def _heading(column: str) -> str:
+def number_format(column: str) -> str:
+    """How numbers with decimals in a column are written for readers."""
+    return FORMATS.get(column, ".3g" if column.endswith("_s") else ".2f")
+
+
+def heading(column: str) -> str:
+    """A column's name for readers."""
     if column.endswith("_ci"):
         return "±"
     plain = f"{column.removesuffix('_s')} (s)" if column.endswith("_s") else column
@@ -184,8 +212,8 @@ def check_manifest(folder: Path) -> None:
 
 
 def _counts(path: Path) -> bool:
-    """Hidden files are no results: what a system or an editor leaves, or a process that writes at this moment."""
-    return path.name != MANIFEST and not path.name.startswith(".")
+    """No results are hidden files, which a system, an editor or a process that writes leaves, and pages of the site."""
+    return path.name != MANIFEST and not path.name.startswith(".") and path.suffix != PAGES
 
 
 def _digest(content: bytes) -> str:

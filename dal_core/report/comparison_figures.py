@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dal_core.report.comparison import Rankings
-from dal_core.report.style import look
+from dal_core.report.style import look, verbatim
 
 CELL = 0.37  # inches, of a square with two decimals in it
 LETTER = 0.065  # inches, a letter of the names beside the squares
@@ -127,7 +127,7 @@ def differences(table: pd.DataFrame, text: str) -> Figure:
                 row["difference"], place, xerr=row["difference_ci"], fmt=marker, color=colour, capsize=2, markersize=6
             )
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set(title=title, xlabel=text)
+        axes.set(title=verbatim(title), xlabel=text)
         axes.set_yticks(range(len(names)), [_name(strategy) for strategy in names])
     panels.flat[0].set_ylim(len(names) - 0.5, -0.5)  # the first strategy on top
     return figure

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from dal_core.report.statistics import mean_over_seeds
-from dal_core.report.style import BLUE, CLASS_COLOURS, CLASS_MARKERS, GREY, RED, look
+from dal_core.report.style import BLUE, CLASS_COLOURS, CLASS_MARKERS, GREY, RED, look, verbatim
 
 PANEL = (3.4, 2.7)  # inches
 VALUE_LABELS = {
@@ -78,7 +78,7 @@ def learning_curves(rows: pd.DataFrame, *, y: str = "accuracy") -> Figure:
     figure, axes = panels(len(data), panel=(4.6, 3.4))
     for each, name in zip(axes, data, strict=True):
         curves(each, rows[rows["data"] == name], x="n_labeled", y=y, by="strategy")
-        each.set(title=name, xlabel="Labelled instances")
+        each.set(title=verbatim(name), xlabel="Labelled instances")
     shared_legend(figure, axes, columns=4)
     return figure
 

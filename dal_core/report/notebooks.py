@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import re
 import sys
 import tempfile
 import time
@@ -16,8 +15,11 @@ import nbformat
 import papermill
 from jupyter_client.manager import AsyncKernelManager
 
+from dal_core.devices import device_in_words
 from dal_core.files import remove_leftovers, write_atomically
+from dal_core.provenance import git_commit, versions
 from dal_core.report.artefacts import ManifestError, check_manifest
+from dal_core.report.site import PROVENANCE, title_of, write_site
 
 # What a preset runs on is written in each notebook's settings cell; this is the list and what it is for.
 PRESETS = {
@@ -45,10 +47,7 @@ class Notebook:
     @property
     def title(self) -> str:
         """The first heading."""
-        for cell in nbformat.read(self.path, as_version=4).cells:
-            if found := re.search(r"^# (.+)$", cell.source, flags=re.MULTILINE):
-                return found[1]
-        return self.path.stem
+        return title_of(nbformat.read(self.path, as_version=4)) or self.path.stem
 
     def parameters(self) -> dict[str, str]:
         """Names and defaults of what its parameters cell offers."""
@@ -116,12 +115,21 @@ def execute(notebook: Notebook, executed: Path, parameters: dict[str, Any]) -> O
             )  # fmt: skip
         except papermill.PapermillExecutionError as failure:
             error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
+        _record(temporary, parameters)
     error = error or _fault(failed)
     if error is None:
         failed.replace(executed)
     else:
         executed.unlink(missing_ok=True)  # of an earlier run: it would pass for this one's
     return Outcome(notebook, failed if error else executed, time.perf_counter() - start, error)
+
+
+def _record(path: Path, parameters: dict[str, Any]) -> None:
+    """Keep with an executed notebook what it was executed on and with; papermill has put in when and how long."""
+    executed = nbformat.read(path, as_version=4)
+    device = device_in_words(str(parameters.get("device", "auto")))
+    executed.metadata[PROVENANCE] = {"device": device, "versions": versions(), "commit": git_commit()}
+    nbformat.write(executed, path)
 
 
 def _fault(path: Path) -> str | None:
@@ -193,13 +201,18 @@ def run_all(
         outcomes.append(execute(notebook, executed / preset / notebook.path.name, parameters))
         print(f"    {_summary(outcomes[-1])}", flush=True)
     well = all(outcome.error is None for outcome in outcomes)
+    page = None
     try:
+        sources = [each.path for folder in {each.path.parent for each in notebooks} for each in find(folder)]
+        page = write_site(figures / preset, executed / preset, sources, preset=preset, about=PRESETS.get(preset, ""))
         check_manifest(figures / preset)
     except ManifestError as error:
         print(f"error: {error}", file=sys.stderr)
         well = False
     print(f"figures and tables:  {figures / preset}")
     print(f"executed notebooks:  {executed / preset}")
+    if page is not None:
+        print(f"to read in a browser: {page}")
     return well
 
 

@@ -74,6 +74,11 @@ def label(name: str) -> str:
     return look(name)[0]
 
 
+def verbatim(text: str) -> str:
+    """Text that somebody else chose, for a figure: dollar signs start no formula."""
+    return text.replace("$", r"\$")
+
+
 def use_style() -> None:
     """Set matplotlib's defaults for the project's figures."""
     sns.set_theme(context="paper", style="ticks", font="DejaVu Sans")

@@ -23,13 +23,17 @@ from dal_core.checks import check_batch_size, check_choice
 from dal_core.pool import OracleSnapshot, Snapshot
 
 Strategy = Callable[..., Tensor]
+PACKAGE = __name__.split(".")[0]
 RECORD, MEMORY, ACQUISITION_SIZE = "record", "memory", "acquisition_size"  # keywords that are no options
 
 _STRATEGIES: dict[str, Strategy] = {}
+_SOURCES: dict[Strategy, str] = {}  # of strategies that are not the package's
 
 
 def register(name: str) -> Callable[[Strategy], Strategy]:
     """Decorator that makes a strategy known as `name`.
+
+    A function that a notebook or script defines again takes the place of the earlier one.
 
     Raises:
         ValueError: if the name is taken by another function, or the function lacks the three arguments.
@@ -39,12 +43,51 @@ def register(name: str) -> Callable[[Strategy], Strategy]:
         positional = [*inspect.signature(strategy).parameters][:3]
         if positional != ["snapshot", "batch_size", "generator"]:
             raise ValueError(f"strategy {name!r} takes {positional}; snapshot, batch_size, generator was expected")
-        if name in _STRATEGIES:
+        if name in _STRATEGIES and not _is_same_again(_STRATEGIES[name], strategy):
             raise ValueError(f"strategy {name!r} is registered already, by {_STRATEGIES[name].__module__}")
         _STRATEGIES[name] = strategy
+        if _is_own(strategy):
+            _SOURCES[strategy] = _source(strategy)
         return strategy
 
     return decorate
+
+
+def _is_same_again(earlier: Strategy, strategy: Strategy) -> bool:
+    """Whether a cell of a notebook was run again."""
+    return earlier.__module__ == strategy.__module__ == "__main__" and earlier.__qualname__ == strategy.__qualname__
+
+
+def own() -> dict[str, Strategy]:
+    """The registered strategies that are not the package's."""
+    return {name: strategy for name, strategy in _STRATEGIES.items() if _is_own(strategy)}
+
+
+def own_source(name: str) -> str:
+    """The text of one of them when it was registered; empty where there is none, as for what was typed in."""
+    return _SOURCES.get(_find(name), "")
+
+
+def adopt(name: str, strategy: Strategy) -> None:
+    """Register what another process has registered and checked; it takes the place of a strategy of that name."""
+    _STRATEGIES[name] = strategy
+
+
+def forget_own() -> None:
+    """Leave the package's strategies alone in the registry."""
+    for name in own():
+        del _STRATEGIES[name]
+
+
+def _is_own(strategy: Strategy) -> bool:
+    return strategy.__module__.split(".")[0] != PACKAGE
+
+
+def _source(strategy: Strategy) -> str:
+    try:
+        return inspect.getsource(strategy)
+    except (OSError, TypeError):
+        return ""
 
 
 def names(*, oracle: bool | None = None) -> list[str]:

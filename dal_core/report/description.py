@@ -1,0 +1,46 @@
+"""A figure in words, for readers who do not see it: what is drawn against what, in which panels, with which names."""
+
+from collections.abc import Iterable
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+
+def describe(figure: Figure) -> str:
+    """What a figure's axes, legends and labels say, in one line; "a drawing" when they say nothing."""
+    panels = figure.axes
+    parts = _axes_in_words(panels) + _distinct(_plain(text.get_text()) for text in figure.texts)
+    if titles := _distinct(_plain(axes.get_title()) for axes in panels):
+        parts.append(f"{'Panel' if len(titles) == 1 else 'Panels'}: {'; '.join(titles)}")
+    if names := _names(figure, panels):
+        parts.append(f"Shown: {'; '.join(names)}")
+    return ". ".join(parts) or "a drawing"
+
+
+def _axes_in_words(panels: list[Axes]) -> list[str]:
+    """What is drawn against what, each value once with all that it is drawn against."""
+    drawn: dict[str, list[str]] = {}
+    for axes in panels:
+        x, y = _plain(axes.get_xlabel()), _plain(axes.get_ylabel())
+        drawn.setdefault(y or x, []).append(x if y else "")
+    against = {value: ", ".join(_distinct(others)) for value, others in drawn.items() if value}
+    return [f"{value} against {others}" if others else value for value, others in against.items()]
+
+
+def _names(figure: Figure, panels: list[Axes]) -> list[str]:
+    """What lines, bars or rows stand for: entries of legends, names at the ticks, and names written into the plot."""
+    legends = [*figure.legends, *(legend for axes in panels if (legend := axes.get_legend()) is not None)]
+    entries = [text for legend in legends for text in legend.get_texts()]
+    ticks = [text for axes in panels for text in (*axes.get_yticklabels(), *axes.get_xticklabels())]
+    inside = [text for axes in panels for text in axes.texts]
+    texts = [_plain(text.get_text()) for text in (*entries, *ticks, *inside)]
+    return _distinct(text for text in texts if any(letter.isalpha() for letter in text))
+
+
+def _plain(text: str) -> str:
+    """Without line breaks and matplotlib's mathematics, such as the powers of ten at logarithmic axes."""
+    return "" if "$" in text else " ".join(text.split())
+
+
+def _distinct(texts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(text for text in texts if text))

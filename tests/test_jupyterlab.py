@@ -1,0 +1,166 @@
+"""A notebook the way people use it: opened in JupyterLab, in a browser, run from its menu, a parameter changed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import browser
+import nbformat
+import pytest
+
+pytestmark = pytest.mark.browser
+TOKEN = "of-these-tests"
+SETTINGS = {
+    "notebook-extension/tracker": {"windowingMode": "none"},  # cells out of sight are in the page, too
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+# The cells of code as the page shows them.
+CELLS = """
+return [...document.querySelectorAll('.jp-CodeCell')].map((cell) => ({
+  source: cell.querySelector('.cm-content')?.innerText ?? '',
+  text: [...cell.querySelectorAll('.jp-OutputArea-output')].map((each) => each.innerText).join('\\n'),
+  images: [...cell.querySelectorAll('.jp-OutputArea img')].filter((image) => image.naturalWidth > 100).length,
+  failed: cell.innerText.includes('Traceback (most recent call last)'),
+}))
+"""
+FINISHED = """
+const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map((each) => each.textContent.trim())
+return prompts.length > 0 && prompts.every((prompt) => /^\\[\\d+\\]:$/.test(prompt))
+"""
+# Puts the cursor's selection on the value that the parameter cell gives to a name.
+SELECT = """
+for (const line of document.querySelectorAll('.jp-CodeCell .cm-line')) {
+  const found = new RegExp(`^${arguments[0]} = ([^ ]+)`).exec(line.textContent)
+  if (!found) continue
+  const start = arguments[0].length + 3, end = start + found[1].length
+  const range = document.createRange(), walker = document.createTreeWalker(line, NodeFilter.SHOW_TEXT)
+  let seen = 0
+  for (let node; (node = walker.nextNode()); seen += node.length) {
+    if (seen <= start && start < seen + node.length) range.setStart(node, start - seen)
+    if (seen < end && end <= seen + node.length) range.setEnd(node, end - seen)
+  }
+  line.closest('.cm-content').focus()
+  getSelection().removeAllRanges()
+  getSelection().addRange(range)
+  return getSelection().toString()
+}
+"""
+LINE = """
+return [...document.querySelectorAll('.jp-CodeCell .cm-line')]
+  .find((each) => each.textContent.startsWith(`${arguments[0]} = `))
+"""
+
+
+@pytest.fixture(scope="module")
+def window():
+    if reason := browser.missing():
+        pytest.skip(reason)
+    with browser.browser() as opened:
+        opened.shape(1400, 1000)
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def lab(root, tmp_path_factory):
+    """JupyterLab on a free port of this machine, over a copy of the notebooks; its address and its folder."""
+    pytest.importorskip("jupyterlab")
+    home = tmp_path_factory.mktemp("lab")
+    work = home / "work"
+    work.mkdir()
+    for notebook in (root / "notebooks").glob("[0-9]*.ipynb"):
+        shutil.copy(notebook, work)
+    for name, settings in SETTINGS.items():
+        path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(settings))
+    places = {f"JUPYTER_{what}_DIR": str(home / what.lower()) for what in ("CONFIG", "DATA", "RUNTIME")}
+    places |= {f"JUPYTERLAB_{what}_DIR": str(home / what.lower()) for what in ("SETTINGS", "WORKSPACES")}
+    port = browser.free_port()
+    command = [
+        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.port_retries=0"),
+        *(f"--port={port}", f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={work}"),
+    ]
+    environment = os.environ | places | {"PYTHONPATH": str(root), "JUPYTER_PLATFORM_DIRS": "1"}
+    with (
+        (home / "log").open("w") as log,
+        subprocess.Popen(command, cwd=work, env=environment, stdout=log, stderr=log) as server,
+    ):
+        try:
+            browser.wait_for(port, seconds=60)
+            yield f"http://127.0.0.1:{port}", work
+        finally:
+            server.terminate()
+
+
+def open_notebook(window, lab, name):
+    """The notebook alone in the window, its kernel ready."""
+    window.open(f"{lab[0]}/lab/tree/{name}?reset&token={TOKEN}")
+    window.wait("return document.querySelectorAll('.jp-CodeCell').length > 10", seconds=90)
+    window.wait("return document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]')", seconds=60)
+
+
+def from_menu(window, menu, command):
+    window.click(
+        "return [...document.querySelectorAll('.lm-MenuBar-item')].find((each) => each.innerText === arguments[0])",
+        menu,
+    )
+    window.click("return document.querySelector(`.lm-Menu-item[data-command='${arguments[0]}']`)", command)
+
+
+def give(window, name, value):
+    """Write another value into the parameter cell, as somebody would: select the old one, type."""
+    window.click(LINE, name)
+    assert window.wait(SELECT, name)
+    window.command("Input.insertText", text=value)
+    window.wait(f"{LINE.strip()}.textContent.startsWith(`${{arguments[0]}} = ${{arguments[1]}}`)", name, value)
+
+
+def run_all(window, seconds=300):
+    """Run All Cells of the menu; the cells once all have run."""
+    from_menu(window, "Run", "runmenu:run-all")
+    window.wait("return [...document.querySelectorAll('.jp-InputPrompt')].some((each) => /\\*/.test(each.textContent))")
+    window.wait(FINISHED, seconds=seconds)
+    return window.run(CELLS)
+
+
+def tables(cells):
+    return [cell["text"] for cell in cells if "report.table(" in cell["source"]]
+
+
+def test_run_all_draws_every_figure_a_changed_parameter_the_result_and_the_file_holds_them(window, lab):
+    open_notebook(window, lab, "01_laplace_updates.ipynb")
+    give(window, "preset", '"tiny"')
+    first = run_all(window)
+    assert [cell["text"] for cell in first if cell["failed"]] == []
+    drawing = [cell for cell in first if "report.figure(" in cell["source"]]
+    assert len(drawing) >= 8
+    assert [cell["source"] for cell in drawing if cell["images"] != 1] == []
+    assert any("preset tiny: digits; 2 seeds" in cell["text"] for cell in first)
+
+    give(window, "seeds", "1")
+    second = run_all(window)
+    assert [cell["text"] for cell in second if cell["failed"]] == []
+    assert any("preset tiny: digits; 1 seeds" in cell["text"] for cell in second)
+    assert tables(second) != tables(first)
+
+    give(window, "seeds", "2")
+    again = run_all(window)
+    assert {table for table in tables(first) if "(s)" not in table} <= set(tables(again))
+
+    from_menu(window, "File", "docmanager:save")
+    window.wait("return document.querySelector('.lm-TabBar-tab.jp-mod-dirty') === null")
+    saved = nbformat.read(lab[1] / "01_laplace_updates.ipynb", as_version=4)
+    images = sum("image/png" in output.get("data", {}) for cell in saved.cells for output in cell.get("outputs", []))
+    assert images >= len(drawing)
+    assert any('preset = "tiny"' in cell.source for cell in saved.cells)
+
+
+def test_a_wrong_parameter_is_named_below_its_cell(window, lab):
+    open_notebook(window, lab, "02_fast_fishing.ipynb")
+    give(window, "preset", '"tyni"')
+    from_menu(window, "Run", "runmenu:run-all")
+    window.wait("return document.body.innerText.includes('Traceback (most recent call last)')", seconds=60)
+    (failed,) = [cell for cell in window.run(CELLS) if cell["failed"]]
+    assert "ValueError: preset is 'tyni'" in failed["text"]

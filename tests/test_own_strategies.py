@@ -1,0 +1,201 @@
+"""Strategies that are registered outside the package, and what becomes of them in worker processes."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pandas as pd
+import pytest
+import torch
+
+from dal_core import strategies
+from dal_core.experiment import Experiment
+from dal_core.grid import Grid
+from dal_core.strategies import registry
+from dal_core.strategies.carrying import own_strategies
+
+SMALL = {"cycles": 2, "batch_size": 3, "subset_size": 50, "device": "cpu", "options": {"epochs": 2}}
+
+STRATEGY = """
+    import torch
+    from dal_core.strategies import register
+
+    def sizes(features):
+        return features.norm(dim=1)
+
+    @register("closest_to_origin")
+    def closest_to_origin(snapshot, batch_size, generator):
+        return torch.argsort(sizes(snapshot.features), stable=True)[:batch_size]
+"""
+USE = """
+    from dal_core.experiment import Experiment, run
+    from dal_core.grid import Grid
+
+    SMALL = {"cycles": 2, "batch_size": 3, "subset_size": 50, "device": "cpu", "options": {"epochs": 2}}
+    experiments = [Experiment(strategy="closest_to_origin", seed=seed, **SMALL) for seed in range(3)]
+    alone = run(experiments[2])
+    grid = Grid("results", jobs=2)
+    rows = grid.rows(experiments, "runs")
+    assert rows["acquired"].map(list).tolist()[-3:] == alone["acquired"].tolist()
+    assert rows["accuracy"].tolist()[-3:] == alone["accuracy"].tolist()
+    assert len(list(grid.store.folder.glob("*.parquet"))) == 3
+    print("well")
+"""
+ORACLE = """
+    from __future__ import annotations
+    import torch
+    from dal_core.experiment import Experiment, run
+    from dal_core.grid import Grid
+    from dal_core.pool import OracleSnapshot as Truth
+    from dal_core.strategies import register
+
+    @register("first_class")
+    def first_class(snapshot: Truth, batch_size: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.argsort(snapshot.hidden_labels, stable=True)[:batch_size]
+
+    SMALL = {"cycles": 2, "batch_size": 3, "subset_size": 50, "device": "cpu", "options": {"epochs": 2}}
+    experiments = [Experiment(strategy="first_class", seed=seed, allow_oracle=True, **SMALL) for seed in range(2)]
+    rows = Grid("results", jobs=2).rows(experiments, "runs")
+    assert rows["acquired"].map(list).tolist()[3:] == run(experiments[1])["acquired"].tolist()
+    print("well")
+"""
+
+
+@pytest.fixture
+def scratch(monkeypatch):
+    """A registry to add to."""
+    monkeypatch.setattr(registry, "_STRATEGIES", dict(registry._STRATEGIES))
+
+
+def execute(script, folder, root):
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.endswith("well\n"), done.stderr
+
+
+@pytest.mark.parametrize("script", [STRATEGY + USE, ORACLE], ids=["ordinary", "oracle"])
+def test_a_script_registers_a_strategy_and_runs_it_in_several_processes(tmp_path, root, script):
+    (tmp_path / "mine.py").write_text(textwrap.dedent(script))
+    execute(tmp_path / "mine.py", tmp_path, root)
+
+
+def test_a_module_beside_the_script_registers_a_strategy(tmp_path, root):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "my_strategies.py").write_text(textwrap.dedent(STRATEGY))
+    (tmp_path / "code" / "mine.py").write_text("import my_strategies\n" + textwrap.dedent(USE))
+    execute(tmp_path / "code" / "mine.py", tmp_path, root)
+
+
+def test_a_module_that_is_found_later_reaches_workers_that_have_begun(tmp_path, monkeypatch, scratch):
+    experiments = [Experiment(seed=seed, **SMALL) for seed in range(2)]
+    Grid(tmp_path / "first", jobs=2).rows(experiments, "runs")
+    (tmp_path / "found_later.py").write_text(textwrap.dedent(STRATEGY))
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("found_later")
+    experiments = [Experiment(strategy="closest_to_origin", seed=seed, **SMALL) for seed in range(2)]
+    rows = Grid(tmp_path / "second", jobs=2).rows(experiments, "runs")
+    expected = Grid(tmp_path / "third", jobs=1).rows(experiments, "runs")
+    times = ["query_s", "train_s"]
+    pd.testing.assert_frame_equal(rows.drop(columns=times), expected.drop(columns=times), check_exact=True)
+
+
+def test_a_strategy_that_changes_is_computed_anew(tmp_path, scratch):
+    """As when a notebook's cell is edited and run again, in workers that know the earlier one."""
+    picked = {}
+    for order in (False, True, False):
+        source = textwrap.dedent(f"""
+            @register("by_size")
+            def by_size(snapshot, batch_size, generator):
+                return torch.argsort(snapshot.features.norm(dim=1), stable=True, descending={order})[:batch_size]
+        """)
+        path = tmp_path / f"cell_{order}.py"
+        path.write_text(source)
+        names = {"torch": torch, "register": strategies.register, "__name__": "__main__"}
+        exec(compile(source, str(path), "exec"), names)
+        experiments = [Experiment(strategy="by_size", seed=seed, **SMALL) for seed in range(2)]
+        rows = Grid(tmp_path / "results", jobs=2).rows(experiments, "runs")
+        picked.setdefault(order, rows["acquired"].map(list).tolist())
+        assert rows["acquired"].map(list).tolist() == picked[order]
+    assert picked[False][:1] == picked[True][:1]  # the initial labelled set
+    assert picked[False][1] != picked[True][1]
+    assert len(list((tmp_path / "results").glob("*.parquet"))) == 4
+
+
+def test_only_the_functions_of_a_notebook_or_script_can_be_defined_again(scratch):
+    def one():
+        def mine(snapshot, batch_size, generator):
+            return None
+
+        return mine
+
+    strategies.register("mine")(one())
+    with pytest.raises(ValueError, match="strategy 'mine' is registered already"):
+        strategies.register("mine")(one())
+    first, second, other = one(), one(), one()
+    for function in (first, second, other):
+        function.__module__ = "__main__"
+    other.__qualname__ = "other"
+    strategies.register("again")(first)
+    strategies.register("again")(second)
+    assert strategies.get("again").func is second
+    with pytest.raises(ValueError, match="strategy 'again' is registered already, by __main__"):
+        strategies.register("again")(other)
+
+
+def test_what_cannot_be_sent_to_workers_is_named_and_stops_nothing_else(tmp_path, scratch):
+    lock = threading.Lock()
+
+    @strategies.register("locked")
+    def locked(snapshot, batch_size, generator):
+        with lock:
+            return torch.arange(batch_size)
+
+    experiments = [Experiment(strategy="locked", seed=seed, **SMALL) for seed in range(2)]
+    with pytest.raises(
+        ValueError, match=r"strategy 'locked' of the module 'test_own_strategies' does not reach "
+    ) as error:
+        Grid(tmp_path, jobs=2).rows(experiments, "runs")
+    assert "put it into a file of its own that can be imported, or compute with jobs=1" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(Grid(tmp_path, jobs=1).rows(experiments, "runs")) == 6
+    Grid(tmp_path, jobs=2).rows([Experiment(seed=seed, **SMALL) for seed in range(2)], "runs")
+
+
+def test_a_module_that_workers_do_not_find_is_named(tmp_path, monkeypatch, scratch):
+    (tmp_path / "hidden.py").write_text(textwrap.dedent(STRATEGY))
+    spec = importlib.util.spec_from_file_location("hidden", tmp_path / "hidden.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "hidden", module)
+    spec.loader.exec_module(module)
+    experiments = [Experiment(strategy="closest_to_origin", seed=seed, **SMALL) for seed in range(2)]
+    with pytest.raises(
+        ValueError, match=r"'closest_to_origin' of the module 'hidden' does not reach .*No module named"
+    ):
+        Grid(tmp_path / "results", jobs=2).rows(experiments, "runs")
+
+
+def test_the_process_that_registered_a_strategy_keeps_its_own(scratch):
+    @strategies.register("mine")
+    def mine(snapshot, batch_size, generator):
+        return torch.arange(batch_size)
+
+    own_strategies({"mine"}).register()
+    assert strategies.get("mine").func is mine
+
+
+def test_an_ensemble_of_own_strategies_reaches_workers(tmp_path, scratch):
+    @strategies.register("first_ones")
+    def first_ones(snapshot, batch_size, generator):
+        return torch.arange(batch_size)
+
+    options = {"epochs": 2, "strategies": ["first_ones", "margin"], "final_strategy": "first_ones"}
+    experiments = [Experiment(strategy="refine", seed=seed, **SMALL | {"options": options}) for seed in range(2)]
+    rows = Grid(tmp_path / "2", jobs=2).rows(experiments, "runs")
+    expected = Grid(tmp_path / "1", jobs=1).rows(experiments, "runs")
+    assert rows["accuracy"].tolist() == expected["accuracy"].tolist()
+    assert rows["run"].tolist() == expected["run"].tolist()

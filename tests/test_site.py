@@ -1,0 +1,419 @@
+"""The site over figures, tables and notebooks: what it says, that it is whole, and how a browser shows it."""
+
+import html.parser
+import json
+import re
+import shutil
+import urllib.parse
+from pathlib import Path
+
+import browser
+import matplotlib.pyplot as plt
+import nbformat
+import pandas as pd
+import pytest
+
+from dal_core.report.artefacts import ManifestError, Report, check_manifest, read_manifest
+from dal_core.report.notebook_page import formula
+from dal_core.report.readable_tables import table_of
+from dal_core.report.site import PROVENANCE, duration, write_site
+
+STEMS = ["01_laplace_updates", "02_fast_fishing", "03_boss", "04_refine"]
+
+
+class Page(html.parser.HTMLParser):
+    """What a page links to, loads, defines, and says to those who do not see its images."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.links, self.loads, self.anchors, self.images, self.tags = [], [], [], [], []
+        self.text = path.read_text(encoding="utf-8")
+        self.feed(self.text)
+
+    def handle_starttag(self, tag, attrs):
+        about = dict(attrs)
+        self.tags.append(tag)
+        if "id" in about:
+            self.anchors.append(about["id"])
+        if tag == "a":
+            self.links.append(about["href"])
+        elif tag in ("link", "script", "img", "iframe", "source") and (about.get("src") or about.get("href")):
+            self.loads.append(about.get("src") or about.get("href"))
+        if tag == "img":
+            self.images.append(about)
+
+
+def write_notebook(path, cells, *, title="# A title\n\nCompanion to *A paper* (Somebody).", metadata=None):
+    notebook = nbformat.v4.new_notebook(metadata=metadata or {})
+    notebook.cells = [nbformat.v4.new_markdown_cell(title), *cells]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+    return path
+
+
+def ran(minute=0, seconds=75.2, device="CPU", **parameters):
+    """Metadata of an executed notebook."""
+    return {
+        "papermill": {"end_time": f"2025-03-01T12:{minute:02}:00+00:00", "duration": seconds, "parameters": parameters},
+        PROVENANCE: {"device": device, "versions": {"python": "3.11.9", "torch": "2.11.0", "dal_core": "1.0"},
+                     "commit": "0123456789abcdef-dirty"},
+    }  # fmt: skip
+
+
+def shown(data, **metadata):
+    return nbformat.v4.new_output("display_data", data, metadata=metadata)
+
+
+SUMS = r"""## (a) Sums
+
+For $K$: $$F = \sum_i x_i^\top x_i$$
+
+| a | $\gamma$ |
+|---|---|
+| 2 | 1 |
+| 10 | 2 |
+"""
+ODD = '<script>alert("x")</script> & "co"'
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Three notebooks: one executed, with a figure and tables; one failed; one that was not executed here."""
+    folder, executed, sources = tmp_path / "figures", tmp_path / "executed", []
+    report = Report(folder, "02_fast_fishing")
+    for name in ("other", "benchmark_differences"):
+        figure, axes = plt.subplots()
+        axes.set(xlabel="Labels", ylabel=f"Accuracy <{name}>")
+        report.figure(figure, name, cell="(c) benchmark", keys=["k1", "k2"])
+    table = pd.DataFrame({"strategy": [ODD, "bait"], "accuracy": [81.23456, float("nan")], "seeds": [3, 10]})
+    report.table(table, "top_classes", cell="(a) top-c", keys=["k2", "k3"])
+    report.table(table[["strategy"]], "names", cell="(a) top-c", keys=[])
+    cells = [
+        nbformat.v4.new_code_cell('data_dir = "/somebodys/folder"', metadata={"tags": ["injected-parameters"]}),
+        nbformat.v4.new_markdown_cell(SUMS),
+        nbformat.v4.new_code_cell("print('code')", outputs=[
+            nbformat.v4.new_output("stream", name="stderr", text="left out: x\n"),
+            shown({"image/png": PIXEL}), shown({"image/png": PIXEL}, **{"image/png": {"alt": 'A "curve"'}}),
+        ]),
+    ]  # fmt: skip
+    for number, stem in enumerate(["01_laplace_updates", "02_fast_fishing", "03_boss"]):
+        sources.append(write_notebook(tmp_path / "notebooks" / f"{stem}.ipynb", [], title=f"# Title {number} {ODD}"))
+    error = nbformat.v4.new_output("error", ename="RuntimeError", evalue="no luck", traceback=["RuntimeError: no luck"])
+    write_notebook(executed / "01_laplace_updates.failed.ipynb", [nbformat.v4.new_code_cell("1", outputs=[error])],
+                   metadata=ran(minute=1, seconds=5))  # fmt: skip
+    title = f"# {ODD}\n\nCompanion to *A paper* ({ODD}; [arXiv 1](https://arxiv.org/abs/1)).\n\nMore."
+    write_notebook(executed / "02_fast_fishing.ipynb", cells, title=title, metadata=ran(minute=2, seeds=5))
+    return folder, executed, sources
+
+
+@pytest.fixture
+def site(project):
+    folder, executed, sources = project
+    assert write_site(folder, executed, sources, preset="quick", about="minutes") == folder / "index.html"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def committed(root, tmp_path_factory):
+    """The site over the committed figures, tables and notebooks with their outputs."""
+    folder = tmp_path_factory.mktemp("committed") / "quick"
+    shutil.copytree(root / "figures" / "quick", folder, ignore=shutil.ignore_patterns("*.html"))
+    write_site(folder, root / "notebooks", sorted((root / "notebooks").glob("[0-9]*.ipynb")), preset="quick")
+    return folder
+
+
+def check_links(folder):
+    pages = {path.name: Page(path) for path in folder.glob("*.html")}
+    for name, page in pages.items():
+        assert len(page.anchors) == len(set(page.anchors)), name
+        for link in page.links + page.loads:
+            target, _, anchor = link.partition("#")
+            target = urllib.parse.unquote(target)
+            if target.startswith(("https://", "data:")):
+                continue
+            assert not target or (folder / target).is_file(), f"{name} links to {link}"
+            if anchor:
+                assert anchor in pages[target or name].anchors, f"{name} links to {link}"
+        assert all(load.startswith("data:") or ":" not in load for load in page.loads), f"{name} loads from elsewhere"
+        assert not re.search(r"url\((?!data:)|@import|<script[^>]+src", page.text), f"{name} loads from elsewhere"
+    return pages
+
+
+def test_every_link_resolves_and_nothing_is_loaded_from_elsewhere(site):
+    pages = check_links(site)
+    assert sorted(pages) == ["01_laplace_updates.html", "02_fast_fishing.html", "index.html"]
+    assert {"02_benchmark_differences.png", "02_benchmark_differences.pdf", "02_top_classes.csv",
+            "02_fast_fishing.html", "01_laplace_updates.html"} <= set(pages["index.html"].links)  # fmt: skip
+
+
+def test_the_committed_results_make_a_whole_site(committed):
+    pages = check_links(committed)
+    assert sorted(pages) == [*(f"{stem}.html" for stem in STEMS), "index.html"]
+    front = pages["index.html"]
+    assert {name for name in read_manifest(committed) if not name.endswith(".md")} <= set(front.links)
+    for number, figure in (
+        ("01", "updating_gain"),
+        ("02", "benchmark_differences"),
+        ("03", "leads"),
+        ("04", "win_rates"),
+    ):
+        first = next(image["src"] for image in front.images if image["src"].startswith(number))
+        assert first == f"{number}_{figure}.png"
+    for page in pages.values():
+        assert all(image.get("alt", "").strip() for image in page.images)
+        assert "No description" not in page.text
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_formulas_of_the_notebooks_become_mathml(committed, root, stem):
+    source = (root / "notebooks" / f"{stem}.py").read_text()
+    page = Page(committed / f"{stem}.html")
+    prose = re.sub(r"(?s)<(script|style|pre)\b.*?</\1>", "", page.text)
+    assert "$" not in prose
+    assert not re.search(r"<code>[^<]*\\", prose)  # a formula that was not understood
+    assert page.tags.count("math") >= len(set(re.findall(r"\$[^$\n{]+\$", source)))
+
+
+def test_formula_that_is_not_understood_stays_as_it_is_written():
+    assert formula(r"\nosuchthing{x<1}", "inline") == r"<code>\nosuchthing{x&lt;1}</code>"
+    assert formula(r"\frac{", "block") == r"<code>\frac{</code>"
+    assert formula(r"\arg\max_i", "inline").startswith("<math")
+
+
+def test_images_say_what_they_show(site):
+    front, notebook = Page(site / "index.html"), Page(site / "02_fast_fishing.html")
+    assert front.images[0] == {"src": "02_benchmark_differences.png",
+                               "alt": "(c) benchmark: Accuracy <benchmark_differences> against Labels"}  # fmt: skip
+    assert [image["alt"] for image in notebook.images] == ["Figure of the section “(a) Sums”", 'A "curve"']
+
+
+def test_an_entry_without_a_text_for_its_figure_is_named_by_its_cell(project):
+    folder, executed, sources = project
+    manifest = read_manifest(folder)
+    for entry in manifest.values():
+        entry.pop("alt", None)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_site(folder, executed, sources, preset="quick")
+    assert Page(folder / "index.html").images[0]["alt"] == "(c) benchmark: benchmark differences"
+
+
+def test_odd_text_stays_text(site):
+    for name in ("index.html", "02_fast_fishing.html", "01_laplace_updates.html"):
+        page = Page(site / name)
+        assert page.tags.count("script") == 1  # the one that sorts
+        assert "<script>alert" not in page.text
+        assert ("&lt;script&gt;alert" in page.text) == (name != "01_laplace_updates.html")  # whose title is plain
+
+
+def test_the_front_page_says_what_ran_where_and_for_how_long(site):
+    text = " ".join(re.sub(r"<[^>]+>", " ", (site / "index.html").read_text()).split())
+    assert "Preset quick: minutes" in text
+    assert "Last run 2025-03-01 12:02 UTC" in text
+    assert "Took 1 min 20 s" in text
+    assert "Runs behind it 3" in text
+    assert "Device CPU Versions dal_core 1.0, torch 2.11.0, Python 3.11.9" in text
+    assert "Commit 0123456789ab with changes" in text
+    assert "Seeds 5" in text
+
+
+def test_failed_and_missing_notebooks_are_named_as_such(site):
+    front = (site / "index.html").read_text()
+    assert "It failed" in front
+    assert "not executed on this machine" in front
+    assert "no luck" in (site / "01_laplace_updates.html").read_text()
+    assert not (site / "03_boss.html").exists()
+
+
+def test_folders_of_this_machine_and_messages_do_not_get_in_the_way(site):
+    text = (site / "02_fast_fishing.html").read_text()
+    assert "/somebodys/folder" not in text
+    assert re.search(r'<details class="messages">.*left out: x', text, flags=re.DOTALL)
+    assert re.search(r'<details class="code">.*print', text, flags=re.DOTALL)
+
+
+def test_notebooks_of_several_runs_are_told_apart(project):
+    folder, executed, sources = project
+    write_notebook(executed / "03_boss.ipynb", [], metadata=ran(device="NVIDIA H100"))
+    text = write_site(folder, executed, sources, preset="quick").read_text()
+    assert "<dt>Device</dt><dd>CPU</dd><dd>NVIDIA H100</dd>" in text
+
+
+def test_pages_are_no_results_and_those_of_gone_notebooks_go(project):
+    folder, executed, sources = project
+    (folder / "07_gone.html").write_text("x")
+    write_site(folder, executed, sources, preset="quick")
+    assert not (folder / "07_gone.html").exists()
+    check_manifest(folder)
+
+
+def test_a_missing_figure_is_left_out(project):
+    folder, executed, sources = project
+    (folder / "02_other.png").unlink()
+    (folder / "02_benchmark_differences.pdf").unlink()
+    write_site(folder, executed, sources, preset="quick")
+    check_links(folder)
+    assert [image["src"] for image in Page(folder / "index.html").images] == ["02_benchmark_differences.png"] * 2
+
+
+def test_without_any_result_the_page_says_so(project, tmp_path):
+    text = write_site(tmp_path / "none", tmp_path / "nowhere", project[2], preset="real").read_text()
+    assert text.count("not executed on this machine") == 3
+
+
+def test_a_damaged_manifest_is_refused(project):
+    folder, executed, sources = project
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(ManifestError, match="is damaged"):
+        write_site(folder, executed, sources, preset="quick")
+
+
+def test_tables_show_what_the_markdown_shows_and_hold_the_digits_of_the_csv(root):
+    files = sorted((root / "figures").glob("*/*.csv"))
+    assert len(files) > 40
+    for path in files:
+        headings, rows = table_of(path)
+        lines = path.with_suffix(".md").read_text().splitlines()
+        split = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+        assert [text for text, _ in headings] == split[0], path
+        assert [[cell.text for cell in row] for row in rows] == split[2:], path
+        for column, numbers in pd.read_csv(path).select_dtypes("number").items():
+            place = list(pd.read_csv(path).columns).index(column)
+            values = [float(row[place].value or "nan") for row in rows]
+            assert pd.Series(values).equals(numbers.astype(float).rename(None)), (path, column)
+
+
+def test_an_empty_table_has_no_rows(tmp_path):
+    (tmp_path / "empty.csv").write_text("\n")
+    assert table_of(tmp_path / "empty.csv") == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
+        (3599, "59 min 59 s"),
+        (3600, "1 h 0 min"),
+        (7500, "2 h 5 min"),
+    ],
+)
+def test_durations_are_for_readers(seconds, text):
+    assert duration(seconds) == text
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def window():
+    if reason := browser.missing():
+        pytest.skip(reason)
+    with browser.browser() as opened:
+        yield opened
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["index", *STEMS])
+def test_a_browser_has_nothing_to_complain_about(window, committed, name):
+    window.shape(1200)
+    window.open(committed / f"{name}.html")
+    window.run("for (const each of document.querySelectorAll('details')) each.open = true;"
+               "for (const each of document.images) each.loading = 'eager'")  # fmt: skip
+    window.wait("return [...document.images].every((each) => each.complete)")
+    assert window.run("return document.images.length") >= 5
+    assert window.run("return [...document.images].filter((each) => !each.naturalWidth).map((each) => each.src)") == []
+    assert window.errors() == []
+
+
+@pytest.mark.browser
+def test_the_browser_would_say_what_a_page_lacks(window, tmp_path):
+    page = tmp_path / "bad.html"
+    page.write_text('<!doctype html><link rel="icon" href="data:,"><script src="https://example.org/x.js"></script>')
+    window.open(page)
+    assert len(window.errors()) == 1
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("name", ["index", *STEMS])
+def test_a_narrow_window_is_not_wider_than_it_is(window, committed, name, dark):
+    window.shape(360, dark=dark)
+    window.open(committed / f"{name}.html")
+    window.run("for (const each of document.querySelectorAll('details')) each.open = true")
+    assert window.run("return [document.documentElement.scrollWidth, document.body.scrollWidth]") == [360, 360]
+
+
+def lightness(window, selector, what):
+    """0 to 1, of a colour as the browser computed it."""
+    script = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+    red, green, blue = map(float, re.findall(r"[\d.]+", window.run(script, selector, what))[:3])
+    return (0.2126 * red + 0.7152 * green + 0.0722 * blue) / 255
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["index", "02_fast_fishing"])
+def test_dark_mode_is_dark_and_figures_stay_on_white(window, committed, name):
+    ground = {}
+    for dark in (False, True):
+        window.shape(1200, dark=dark)
+        window.open(committed / f"{name}.html")
+        ground[dark] = lightness(window, "body", "backgroundColor")
+        assert abs(lightness(window, "body", "color") - ground[dark]) > 0.6
+        assert abs(lightness(window, "a[href^='#']", "color") - ground[dark]) > 0.4
+        assert lightness(window, ".paper" if name == "index" else "main img", "backgroundColor") > 0.99
+    assert ground[True] < 0.2 < 0.8 < ground[False]
+
+
+COLUMN = """
+const table = document.querySelector('#notebook-02 table');
+return [...table.tBodies[0].rows].map((row) => row.cells[arguments[0]].textContent.trim())
+"""
+
+
+@pytest.mark.browser
+def test_a_table_sorts_by_the_heading_that_is_pressed(window, site):
+    window.shape(1200)
+    window.open(site / "index.html")
+    headings = "[...document.querySelector('#notebook-02 table').tHead.rows[0].cells]"
+    press = f"{headings}[arguments[0]].querySelector('button').click()"
+    state = f"return {headings}.map((each) => each.getAttribute('aria-sort'))"
+    assert window.run(COLUMN, 2) == ["3", "10"]
+    window.run(press, 2)
+    assert window.run(COLUMN, 2) == ["3", "10"]  # by value, not by letters
+    assert window.run(state) == [None, None, "ascending"]
+    window.run(press, 2)
+    assert window.run(COLUMN, 2) == ["10", "3"]
+    assert window.run(state) == [None, None, "descending"]
+    for direction in ("ascending", "descending"):  # an empty cell is last both ways
+        window.run(press, 1)
+        assert window.run(COLUMN, 1) == ["81.23", ""]
+        assert window.run(state) == [None, direction, None]
+    for order in ([ODD, "bait"], ["bait", ODD]):
+        window.run(press, 0)
+        assert window.run(COLUMN, 0) == order
+    assert window.errors() == []
+
+
+@pytest.mark.browser
+def test_headings_are_reached_and_pressed_with_the_keyboard(window, site):
+    window.shape(1200)
+    window.open(site / "02_fast_fishing.html")
+    window.run("document.querySelector('table th button').focus()")
+    for kind in ("keyDown", "keyUp"):
+        window.command(
+            "Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", text="\r", windowsVirtualKeyCode=13
+        )
+    rows = "return [...document.querySelector('table').tBodies[0].rows].map((row) => row.cells[0].textContent)"
+    assert window.run("return document.querySelector('table th').getAttribute('aria-sort')") == "ascending"
+    assert window.run(rows) == ["2", "10"]
+
+
+@pytest.mark.browser
+def test_code_is_unfolded_by_one_button(window, site):
+    window.open(site / "02_fast_fishing.html")
+    unfolded = "return [...document.querySelectorAll('details.code')].map((each) => each.open)"
+    assert window.run(unfolded) == [False]
+    window.run("document.getElementById('codes').click()")
+    assert window.run(unfolded) == [True]
