@@ -21,7 +21,8 @@ from dal_core.pool import OracleSnapshot
 from dal_core.randomness import generator_for, generators_from, integer_seed
 
 BANKING = Size(n=9600, m=377, b=50, test=3080)
-BRIEF = dataclasses.replace(BANKING, n=2000, b=10)  # for oracles that train heads for every single instance
+BRIEF = dataclasses.replace(BANKING, n=2000, b=10)
+SINGLE = dataclasses.replace(BRIEF, b=4)  # for oracles that train heads for every single instance
 NUM_CANDIDATES, EPOCHS, MEASURED = 100, 50, 5
 
 
@@ -80,7 +81,7 @@ def judgement(*, small: bool) -> Case:
 
 def heads_one_by_one(name: str, heads_a_pick: int, *, small: bool) -> Case:
     """CDO: the heads of all candidates of a pick at once, against one head after another."""
-    size, epochs = BRIEF.fitted(small=small), 2 if small else EPOCHS
+    size, epochs = SINGLE.fitted(small=small), 2 if small else EPOCHS
     at = oracle_snapshot(size)
     heads = size.b * heads_a_pick + 1
     training = dataclasses.replace(at.training, epochs=epochs)
@@ -102,7 +103,7 @@ def heads_one_by_one(name: str, heads_a_pick: int, *, small: bool) -> Case:
 
 def annealing(*, small: bool) -> Case:
     """SAS with few steps. How many heads it trains depends on what it finds; its floor is that of the first order."""
-    size, epochs, steps = BRIEF.fitted(small=small), 2 if small else EPOCHS, 4 if small else 50
+    size, epochs, steps = SINGLE.fitted(small=small), 2 if small else EPOCHS, 5 if small else 20
     at, acquisitions = oracle_snapshot(size), 2
     options = {"steps": steps, "greedy_steps": steps // 5, "retraining_epochs": epochs}
     strategy = functools.partial(strategies.get("sas", options), acquisition_size=-(-size.b // acquisitions))
