@@ -1,7 +1,6 @@
 """`python -m benchmarks`: every algorithm beside its yardsticks, and how costs grow; exit code 1 for a missed goal."""
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 
 from benchmarks import scaling, scaling_figures, tables
 from benchmarks.cases import CASES, FAMILIES
-from benchmarks.rates import bandwidth
+from benchmarks.rates import bandwidth, load_before
 from benchmarks.record import write_scaling, write_table
 from benchmarks.tables import Result
 from benchmarks.timing import SHORTEST_MEASUREMENT, Timing, compare
@@ -26,7 +25,7 @@ def main() -> int:
     """Measure what was chosen, print and store it, and return the exit code."""
     cores = joblib.cpu_count()  # those that this process may use
     options = _parse(cores)
-    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"  # of others: before we start
+    load = load_before()
     with fixed_threads(options.threads):
         rate = bandwidth(torch.device("cpu"))
         machine = tables.machine(cores, options.threads, load, options.repeats, rate)

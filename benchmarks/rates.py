@@ -1,6 +1,7 @@
 """How fast a device reads memory and multiplies matrices, measured, and what that bounds from below."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 
 import torch
@@ -61,6 +62,14 @@ def bandwidth(device: torch.device) -> float:
     source, target = torch.ones(count, device=device), torch.ones(count, device=device)
     copying, summing = _fastest(lambda: target.copy_(source), device), _fastest(source.sum, device)
     return max(2 * source.nbytes / copying, source.nbytes / summing)
+
+
+def load_before() -> str:
+    """Of other processes, in words: to be asked before anything is measured."""
+    if not hasattr(os, "getloadavg"):
+        return "unknown"
+    load = os.getloadavg()[0]
+    return f"{load:.1f}" + (" (other work ran beside this, and times are longer than they need be)" if load > 1 else "")
 
 
 def _products(device: torch.device) -> float:
