@@ -1,83 +1,116 @@
-"""`python -m benchmarks`: one table, and exit code 1 if a goal is missed."""
+"""`python -m benchmarks`: every algorithm beside its yardsticks, and how costs grow; exit code 1 for a missed goal."""
 
 import argparse
-import os
-import platform
 import sys
+import time
+from pathlib import Path
 
 import joblib
-import tabulate
 import torch
 
-from benchmarks.case import Case, gigabytes, times
-from benchmarks.cases import CASES
-from benchmarks.record import write_table
-from benchmarks.timing import Timing, compare
+from benchmarks import scaling, scaling_figures, tables
+from benchmarks.cases import CASES, FAMILIES
+from benchmarks.rates import bandwidth, load_before
+from benchmarks.record import write_scaling, write_table
+from benchmarks.tables import Result
+from benchmarks.timing import SHORTEST_MEASUREMENT, Timing, compare
 from dal_core.randomness import fixed_threads
 
 GOAL_THREADS = 2  # the goals are for a machine with two cores; on one thread a table is for information
-COLUMNS = ("case", "size", "ours (median)", "yardstick (median)", "ratio", "goal", "met")
+FOLDER = Path(__file__).resolve().parent
+PARTS = ("all", "tables", "scaling")
 
 
 def main() -> int:
-    """Measure the chosen cases, print the table, and return the exit code."""
+    """Measure what was chosen, print and store it, and return the exit code."""
     cores = joblib.cpu_count()  # those that this process may use
     options = _parse(cores)
-    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"  # of others: before we start
-    rows, missed = [], []
+    load = load_before()
     with fixed_threads(options.threads):
-        for name in options.only or CASES:
-            print(f"measuring {name}", file=sys.stderr, flush=True)
-            case = CASES[name]()
-            timing = compare(case.ours, case.textbook, options.repeats)
-            if timing.textbook is not None:
-                timing = Timing(timing.ours, timing.textbook * case.scale)
-            judged = options.threads >= GOAL_THREADS
-            rows.append(_row(name, case, timing, judged=judged))
-            if judged and not case.goal.met(timing, case.memory):
-                missed.append(name)
-    machine = (
-        f"{cores} CPU cores available, load before {load}, threads used: {options.threads}, torch {torch.__version__}, "
-        f"Python {platform.python_version()}, median of {options.repeats} repeats, of fewer for slow cases"
-    )
-    text = f"{machine}\n\n{tabulate.tabulate(rows, COLUMNS, tablefmt='github', disable_numparse=True)}\n"
-    print(text, end="")
-    if options.output:
-        write_table(options.output, text)
+        rate = bandwidth(torch.device("cpu"))
+        machine = tables.machine(cores, options.threads, load, options.repeats, rate)
+        missed = [] if options.part == "scaling" else _tables(options, machine, rate)
+    if options.part != "tables" and not options.only:
+        _scaling(options, machine)
     if missed:
         print(f"goal missed: {', '.join(missed)}", file=sys.stderr)
     return 1 if missed else 0
 
 
+def _tables(options: argparse.Namespace, machine: str, rate: float) -> list[str]:
+    """Measure and write the tables; the names of the cases that missed their goals."""
+    start, missed = time.perf_counter(), []
+    sections = []
+    for family in FAMILIES:
+        names = [name for name in family.cases if not options.only or name in options.only]
+        if family.missing and not options.only:
+            sections.append(f"## {family.title}\n\nLeft out: {family.missing} is not installed.")
+        if names:
+            results = [_measured(name, options) for name in names]
+            missed += [result.name for result in results if result.missed]
+            sections.append(tables.section(family.title, results, rate))
+    took = f"The tables took {time.perf_counter() - start:.0f} s."
+    text = "\n\n".join(["# Benchmarks", f"{machine} {took}", tables.LEGEND, *sections]) + "\n"
+    print(text, end="", flush=True)
+    if options.output:
+        write_table(options.output, text)
+    return missed
+
+
+def _measured(name: str, options: argparse.Namespace) -> Result:
+    print(f"measuring {name}", file=sys.stderr, flush=True, end="")
+    start = time.perf_counter()
+    case = CASES[name](small=options.small)
+    shortest = 0.0 if options.small else SHORTEST_MEASUREMENT
+    warm = case.own is None and not options.small  # watching tensors takes longer than the small cases themselves
+    timing = compare(case.ours, case.textbook, options.repeats, shortest=shortest, warm=warm)
+    if timing.textbook is not None:
+        held = None if case.foreign else timing.textbook_memory
+        timing = Timing(timing.ours, timing.textbook * case.scale, timing.memory, held)
+    print(f", {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
+    return Result(name, case, timing, judged=options.threads >= GOAL_THREADS and not options.small)
+
+
+def _scaling(options: argparse.Namespace, machine: str) -> None:
+    start = time.perf_counter()
+    points = scaling.costs(small=options.small)
+    figures = scaling_figures.draw(points, options.figures) if options.figures else {}
+    took = f"{machine} This part took {time.perf_counter() - start:.0f} s."
+    text = scaling_figures.section(points, figures, options.output, took)
+    print(f"\n{text}", flush=True)
+    if options.output:
+        write_scaling(options.output, text)
+
+
 def _parse(cores: int) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--threads", type=_positive, default=cores, help="of torch and BLAS (default: %(default)s)")
-    parser.add_argument("--repeats", type=_positive, default=7, help="measurements a case (default: %(default)s)")
+    parser.add_argument("--repeats", type=_positive, default=5, help="measurements a case (default: %(default)s)")
     parser.add_argument("--only", action="append", choices=CASES, metavar="NAME", help=f"one of {', '.join(CASES)}")
+    parser.add_argument("--part", choices=PARTS, default="all", help="the tables, how costs grow, or all of it")
+    parser.add_argument("--small", action="store_true", help="tiny sizes, once each, to see that all of it runs")
     parser.add_argument(
-        "--output", metavar="FILE", help="write the table there, too, and leave its section about ImageNet"
-    )
-    return parser.parse_args()
+        "--output", type=Path, metavar="FILE",
+        help="results, of which the parts that are not measured stay (default: benchmarks/RESULTS.md; none with "
+        "--only or --small)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--figures", type=Path, metavar="DIR",
+        help="where to draw how costs grow (default: benchmarks/figures; nowhere with --only or --small)",
+    )  # fmt: skip
+    options = parser.parse_args()
+    if options.small:
+        options.repeats = 1
+    elif not options.only:
+        options.output = options.output or FOLDER / "RESULTS.md"
+        options.figures = options.figures or FOLDER / "figures"
+    return options
 
 
 def _positive(text: str) -> int:
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} was given; at least 1 was expected")
     return int(text)
-
-
-def _row(name: str, case: Case, timing: Timing, *, judged: bool) -> tuple[str, ...]:
-    size = case.size + (f"; {gigabytes(case.memory)} of memory" if case.memory is not None else "")
-    yardstick = (
-        "-" if timing.textbook is None else _duration(timing.textbook) + (f" ({case.note})" if case.note else "")
-    )
-    ratio = "-" if timing.ratio is None else times(timing.ratio)
-    met = "-" if str(case.goal) == "none" or not judged else "yes" if case.goal.met(timing, case.memory) else "NO"
-    return name, size, _duration(timing.ours), yardstick, ratio, str(case.goal), met
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:#.3g} s"
 
 
 if __name__ == "__main__":

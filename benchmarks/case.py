@@ -1,7 +1,7 @@
 """A case of the table, and what it aims for."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from benchmarks.timing import Timing
 
@@ -35,7 +35,12 @@ class Case:
     """Ours beside a yardstick, the textbook unless `note` names another; None where there is only a time to keep.
 
     The yardstick's seconds are multiplied by `scale` where it is measured on a part of the work, as `note` says.
-    `memory` is the largest resident memory in bytes of a process of its own that does ours.
+    `memory` is the largest resident memory in bytes of a process of its own that does ours, and `own` what of it is
+    beyond the inputs; where that is None it is measured in the first call. What a `foreign` yardstick holds are not
+    tensors.
+
+    `reads` are the bytes that ours has to read whatever it does, by what they are in words: the floor is the time that
+    takes at the measured bandwidth. It may be a function, where ours itself finds out.
     """
 
     size: str
@@ -45,6 +50,13 @@ class Case:
     scale: float = 1.0
     note: str = ""
     memory: int | None = None
+    own: int | None = None
+    foreign: bool = False
+    reads: Mapping[str, float] | Callable[[], Mapping[str, float]] = dataclasses.field(default_factory=dict)
+
+    def read(self) -> Mapping[str, float]:
+        """`reads`, after ours was called."""
+        return self.reads() if callable(self.reads) else self.reads
 
 
 def times(ratio: float) -> str:

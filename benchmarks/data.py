@@ -10,10 +10,34 @@ import torch
 from torch import Tensor
 
 from dal_core.heads import PROTOCOLS, Head, train_head
-from dal_core.pool import Snapshot
+from dal_core.pool import LabelledSet, OracleSnapshot, Snapshot
 from dal_core.randomness import generator_for
 
 NUM_FEATURES, NUM_CLASSES = 384, 77
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Of what a case is measured on: instances of the pool and labelled ones, batch, classes, features, test set."""
+
+    n: int
+    m: int
+    b: int
+    k: int = NUM_CLASSES
+    d: int = NUM_FEATURES
+    test: int = 0
+
+    def fitted(self, *, small: bool) -> "Size":
+        """Itself, or with `small` no larger than what is done in a moment."""
+        if not small:
+            return self
+        return Size(*(min(mine, few) for mine, few in zip(dataclasses.astuple(self), FEW, strict=True)))
+
+    def snapshot(self, dtype: torch.dtype = torch.float32) -> Snapshot:
+        return snapshot(self.n, self.m, num_classes=self.k, num_features=self.d, dtype=dtype)
+
+
+FEW = (150, 70, 5, 6, 12, 40)  # more labelled than a minibatch, which is dropped where it is incomplete
 
 
 def clustered(
@@ -55,12 +79,35 @@ def snapshot(
     )
 
 
+def oracle_snapshot(size: Size) -> OracleSnapshot:
+    """Half way through a run with true labels and a test set, in float32."""
+    features, labels = clustered(
+        size.m + size.n + size.test, generator_for(0, "features"), num_classes=size.k, num_features=size.d
+    )
+    (known, pool, test), (known_labels, hidden, test_labels) = (
+        each.split([size.m, size.n, size.test]) for each in (features.float(), labels)
+    )
+    initial = Head.initial("linear", size.d, size.k, generator_for(0, "head"))
+    everything = torch.arange(size.m)
+    head = train_head(initial, known, known_labels, everything, PROTOCOLS["sgd"], generator_for(0, "minibatches"))
+    return OracleSnapshot(
+        pool, head.logits(pool), known, head.logits(known), known_labels, head.weight, head.bias, hidden,
+        LabelledSet(test, test_labels), initial=initial,
+    )  # fmt: skip
+
+
 def in_float64(whole: Snapshot, num_pool: int) -> Snapshot:
     """The first samples of the pool, in float64: for picks that rounding does not decide."""
     values = {field.name: getattr(whole, field.name) for field in dataclasses.fields(whole)}
     values |= {name: values[name][:num_pool] for name in ("features", "logits")}
     floats = {name: value.double() for name, value in values.items() if torch.is_tensor(value) and name != "labels"}
     return Snapshot(**(values | floats))
+
+
+def forgotten(at: Snapshot) -> Snapshot:
+    """`at` without the probabilities that the first query leaves in it: each query measured is the first one."""
+    vars(at).pop("probabilities", None)
+    return at
 
 
 def size_of(at: Snapshot, batch_size: int) -> str:

@@ -3,10 +3,13 @@
 The process makes the data itself; torch and its libraries are part of what it holds.
 """
 
+import json
 import resource
 import subprocess
 import sys
 from pathlib import Path
+
+import psutil
 
 from benchmarks.data import snapshot
 from dal_core import experiment, strategies  # noqa: F401 - the first registers all strategies
@@ -15,10 +18,11 @@ from dal_core.randomness import generator_for
 SIZES = {"bait": (300, 100), "refine": (377, 50)}  # labelled instances, batch
 
 
-def peak_of(name: str, num_pool: int) -> int:
-    """Bytes, measured in a process of its own."""
+def peak_of(name: str, num_pool: int) -> tuple[int, int]:
+    """Bytes, measured in a process of its own: all of them, and those beyond what it held before the query."""
     command = [sys.executable, "-m", "benchmarks.memory", name, str(num_pool)]
-    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    whole, own = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return whole, own
 
 
 def peak() -> int:
@@ -32,5 +36,7 @@ def peak() -> int:
 
 if __name__ == "__main__":
     num_labelled, batch_size = SIZES[sys.argv[1]]
-    strategies.get(sys.argv[1])(snapshot(int(sys.argv[2]), num_labelled), batch_size, generator_for(0))
-    print(peak())
+    at = snapshot(int(sys.argv[2]), num_labelled)
+    held = psutil.Process().memory_info().rss
+    strategies.get(sys.argv[1])(at, batch_size, generator_for(0))
+    print(json.dumps([peak(), max(0, peak() - held)]))

@@ -1,25 +1,37 @@
-"""One file for all results: the table of `python -m benchmarks`, then that of `python -m benchmarks.imagenet`."""
+"""One file for all results: what `python -m benchmarks` measures, and then `python -m benchmarks.imagenet`."""
 
 from pathlib import Path
 
 from dal_core.files import write_text
 
+SCALING = "## Cost against size"
 IMAGENET = "## Queries at the size of ImageNet"
 
 
 def write_table(path: str | Path, text: str) -> None:
-    """Put `text` before the section about ImageNet, which stays."""
-    _, section = _parts(path)
-    write_text(path, f"{text.rstrip()}\n\n{section}".rstrip() + "\n")
+    """Put `text` first; the sections stay."""
+    _, scaling, imagenet = _parts(path)
+    _write(path, text, scaling, imagenet)
+
+
+def write_scaling(path: str | Path, section: str) -> None:
+    """Put `section`, which begins with its heading, after the tables; the rest stays."""
+    table, _, imagenet = _parts(path)
+    _write(path, table, section, imagenet)
 
 
 def write_imagenet(path: str | Path, section: str) -> None:
-    """Put `section`, which begins with its heading, after the table, which stays."""
-    table, _ = _parts(path)
-    write_text(path, f"{table}\n\n{section}".strip() + "\n")
+    """Put `section`, which begins with its heading, last; the rest stays."""
+    table, scaling, _ = _parts(path)
+    _write(path, table, scaling, section)
 
 
-def _parts(path: str | Path) -> tuple[str, str]:
+def _write(path: str | Path, *parts: str) -> None:
+    write_text(path, "\n\n".join(part.strip() for part in parts if part.strip()) + "\n")
+
+
+def _parts(path: str | Path) -> tuple[str, str, str]:
     text = Path(path).read_text(encoding="utf-8") if Path(path).is_file() else ""
-    table, heading, section = text.partition(IMAGENET)
-    return table.strip(), heading + section
+    rest, imagenet_heading, imagenet = text.partition(IMAGENET)
+    table, scaling_heading, scaling = rest.partition(SCALING)
+    return table, scaling_heading + scaling, imagenet_heading + imagenet

@@ -42,6 +42,43 @@ def update_categorical(
     return weight, covariance
 
 
+def update_first_order(weight: Tensor, features: Tensor, targets: Tensor, gamma: float, bias: Tensor | None) -> Tensor:
+    """W <- W + gamma (onehot(y) - p) phi^T."""
+    for phi, target in zip(features, targets, strict=True):
+        weight = weight + gamma * torch.outer(_error(_probabilities(weight, phi, bias), target), phi)
+    return weight
+
+
+def monte_carlo(
+    hypotheses: Tensor, features: Tensor, targets: Tensor, pool: Tensor, gamma: float, bias: Tensor | None
+) -> Tensor:
+    """Mean over the hypotheses of their predictions for `pool`, weighted by what they say about the new samples."""
+    scores = []
+    for weight in hypotheses:
+        pairs = zip(features, targets, strict=True)
+        scores.append(sum(_probabilities(weight, phi, bias)[target].log() for phi, target in pairs))
+    shares = torch.softmax(gamma * torch.stack(scores), dim=0)
+    mean = torch.zeros(len(pool), hypotheses.shape[1], dtype=pool.dtype)
+    for weight, share in zip(hypotheses, shares, strict=True):
+        logits = pool @ weight.mT if bias is None else pool @ weight.mT + bias
+        mean = mean + share * logits.softmax(dim=1)
+    return mean
+
+
+def precision(features: Tensor, logits: Tensor, likelihood: str) -> Tensor:
+    """I + sum_n c_n phi_n phi_n^T with c_n = 1 or p_max (1 - p_max)."""
+    precision = torch.eye(features.shape[1], dtype=features.dtype)
+    for phi, p in zip(features, logits.softmax(dim=1), strict=True):
+        precision = precision + (1 if likelihood == "gaussian" else _curvature(p)) * torch.outer(phi, phi)
+    return precision
+
+
+def mean_field(logits: Tensor, features: Tensor, covariance: Tensor, factor: float) -> Tensor:
+    """logits / sqrt(1 + factor v) with v the diagonal of Phi S Phi^T."""
+    variance = (features @ covariance @ features.mT).diagonal()
+    return logits / torch.sqrt(1 + factor * variance).unsqueeze(1)
+
+
 def train_head(
     initial: Head, features: Tensor, labels: Tensor, training: Training, sampler: Sampler[int] | None = None
 ) -> tuple[Tensor, Tensor]:

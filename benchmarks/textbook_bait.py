@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dal_core.pool import Snapshot
+
 Scores = Callable[..., Tensor]
 
 
@@ -141,3 +143,34 @@ def rank_one_select(begin: Start, batch_size: int) -> Tensor:
     """As `select`, with `rank_one_scores`."""
     picked, M = forward(begin, min(2 * batch_size, len(begin.x)), rank_one_scores)
     return backward(begin, picked, M, batch_size, rank_one_scores)
+
+
+# The diagonal of the exact Fisher information, one sample after another
+
+
+def diagonal_select(at: Snapshot, batch_size: int, steps: int | None = None) -> Tensor:
+    """As `bait_select` with its default options and diagonals; after `steps` forward steps no more is done."""
+    m = len(at.labelled_features)
+    unlabelled, labelled = (
+        (p * (1 - p), features.square())
+        for p, features in ((at.probabilities, at.features), (at.labelled_logits.softmax(dim=1), at.labelled_features))
+    )
+    known = labelled[0].mT @ labelled[1]  # [k, d]
+    F = known + unlabelled[0].mT @ unlabelled[1]
+    precision = 1 + known * m / (m + batch_size)
+    scaled = unlabelled[0] * batch_size / (m + batch_size)
+
+    def change(sample: int, sign: int) -> float:
+        f = torch.outer(scaled[sample], unlabelled[1][sample]) / precision  # M f
+        return float((F / precision * f / (1 + sign * f)).sum())
+
+    picked: list[int] = []
+    for _ in range(steps or min(2 * batch_size, len(at.features))):
+        gains = [-torch.inf if i in picked else change(i, 1) for i in range(len(at.features))]
+        picked.append(gains.index(max(gains)))
+        precision = precision + torch.outer(scaled[picked[-1]], unlabelled[1][picked[-1]])
+    while steps is None and len(picked) > batch_size:
+        losses = [change(i, -1) for i in picked]
+        worst = picked.pop(losses.index(min(losses)))
+        precision = precision - torch.outer(scaled[worst], unlabelled[1][worst])
+    return torch.tensor(picked)

@@ -5,19 +5,30 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
+from dal_core.randomness import fixed_threads
+from dal_core.scaling_study import peak_bytes
+
 SHORTEST_MEASUREMENT = 0.1  # seconds; what is faster is called several times a measurement
-LONGEST_CASE = 40.0  # seconds, after which a case is not repeated any more
-FEWEST_REPEATS = 3
+LONGEST_CASE = 3.0  # seconds, after which a case is not repeated any more
+SLOW = 2.0  # seconds of a yardstick's call after which it is measured once
+CPU = torch.device("cpu")
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Median seconds of one call of each; None: there is no yardstick."""
+    """Median seconds of one call of each; None: there is no yardstick.
+
+    `memory` and `textbook_memory` are the bytes of the tensors that a call makes and holds at the same time, at most,
+    on one thread; None: not measured. What a library that is not torch allocates is not among them.
+    """
 
     ours: float
     textbook: float | None
+    memory: int | None = None
+    textbook_memory: int | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -25,19 +36,45 @@ class Timing:
         return None if self.textbook is None else self.textbook / self.ours
 
 
-def compare(ours: Callable[[], object], textbook: Callable[[], object] | None, repeats: int) -> Timing:
-    """Warm both up, then measure them in turn, so that a slow spell of the machine meets both."""
-    ways = [ours] if textbook is None else [ours, textbook]
-    calls = [_calls_a_measurement(way) for way in ways]
+def compare(
+    ours: Callable[[], object],
+    textbook: Callable[[], object] | None,
+    repeats: int,
+    *,
+    shortest: float = SHORTEST_MEASUREMENT,
+    warm: bool = True,
+) -> Timing:
+    """Warm both up, then measure them in turn, so that a slow spell of the machine meets both.
+
+    Our first call is the one whose memory is measured, which takes time of its own. The yardstick's memory is measured
+    too, unless it is slow: then its first call is its measurement. Without `warm` there are no calls before.
+    """
+    ways, calls = [ours], [1]
+    memory: list[int | None] = [None, None]
+    once: float | None = None
+    if warm:
+        memory[0], seconds = _watched(ours)
+        calls[0] = _calls_a_measurement(ours, seconds, shortest)
+    if textbook is not None and warm:
+        once = _seconds(textbook, 1)
+    if textbook is not None and (once is None or once < SLOW):
+        ways.append(textbook)
+        calls.append(1 if once is None else _calls_a_measurement(textbook, once, shortest))
+        memory[1], once = None if once is None else _watched(textbook)[0], None
+    medians = [statistics.median(measured) for measured in _in_turn(ways, calls, repeats)]
+    return Timing(medians[0], medians[1] if len(medians) == 2 else once, *memory)
+
+
+def _in_turn(ways: Sequence[Callable[[], object]], calls: Sequence[int], repeats: int) -> list[list[float]]:
+    """Seconds of a call, measurement by measurement, of each."""
     seconds: list[list[float]] = [[] for _ in ways]
     start = time.perf_counter()
-    for repeat in range(repeats):
-        if repeat >= FEWEST_REPEATS and time.perf_counter() - start > LONGEST_CASE:
-            break
+    for _ in range(repeats):
         for way, count, measured in zip(ways, calls, seconds, strict=True):
             measured.append(_seconds(way, count))
-    medians = [statistics.median(measured) for measured in seconds]
-    return Timing(medians[0], None if textbook is None else medians[1])
+        if time.perf_counter() - start > LONGEST_CASE:
+            break
+    return seconds
 
 
 def check_agreement(what: str, ours: Sequence[Tensor], textbook: Sequence[Tensor], tolerance: float) -> None:
@@ -60,12 +97,19 @@ def check_picks(what: str, ours: Tensor, textbook: Tensor) -> None:
         raise RuntimeError(f"{what}: picked {ours.tolist()}, but the textbook picks {textbook.tolist()}")
 
 
-def _calls_a_measurement(way: Callable[[], object]) -> int:
-    """Call once to warm up, then once more, if that was quick, to see how many calls a measurement needs."""
-    seconds = _seconds(way, 1)
-    if seconds < 10 * SHORTEST_MEASUREMENT:
+def _watched(way: Callable[[], object]) -> tuple[int, float]:
+    """Memory and seconds of a call whose tensors are counted."""
+    start = time.perf_counter()
+    with fixed_threads():  # what other threads hold would not be seen
+        memory = peak_bytes(way, CPU)
+    return memory, time.perf_counter() - start
+
+
+def _calls_a_measurement(way: Callable[[], object], seconds: float, shortest: float) -> int:
+    """How many calls a measurement needs, after one more of them unless it is clear that one is enough."""
+    if seconds < 10 * shortest:
         seconds = _seconds(way, 1)
-    return max(1, round(SHORTEST_MEASUREMENT / seconds))
+    return max(1, round(shortest / seconds))
 
 
 def _seconds(way: Callable[[], object], calls: int) -> float:

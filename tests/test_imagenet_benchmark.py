@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import rates
 from benchmarks.imagenet import __main__ as command
 from benchmarks.imagenet import data, floors, queries
 from benchmarks.imagenet.data import SIZES, oracle_snapshot
@@ -117,13 +118,13 @@ def test_floor_of_refine_follows_its_rounds():
 
 
 def test_measured_rates_leave_the_precision_alone(monkeypatch):
-    monkeypatch.setattr(floors, "BUFFER_BYTES", {"cpu": 2**16})
-    monkeypatch.setattr(floors, "SIDE", {"cpu": 64})
+    monkeypatch.setattr(rates, "BUFFER_BYTES", {"cpu": 2**16})
+    monkeypatch.setattr(rates, "SIDE", {"cpu": 64})
     before = torch.get_float32_matmul_precision()
-    rates = floors.measure(CPU)
-    assert rates.bandwidth > 0
-    assert rates.throughput > 0
-    assert rates.with_tf32 is None
+    measured = rates.measure(CPU)
+    assert measured.bandwidth > 0
+    assert measured.throughput > 0
+    assert measured.with_tf32 is None
     assert torch.get_float32_matmul_precision() == before
 
 

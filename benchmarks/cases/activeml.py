@@ -4,6 +4,7 @@ Where the rule is deterministic both pick the same, which is checked; `tests/tes
 otherwise. Its options are set to ours where it has them.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,13 +14,13 @@ from skactiveml.base import SingleAnnotatorPoolQueryStrategy
 
 from benchmarks.activeml import query, with_head
 from benchmarks.case import Case
-from benchmarks.data import in_float64, size_of, snapshot
+from benchmarks.data import Size, forgotten, in_float64, size_of
 from benchmarks.timing import check_picks
 from dal_core import strategies
 from dal_core.pool import Snapshot
 from dal_core.randomness import generator_for
 
-NUM_POOL, NUM_LABELLED, BATCH_SIZE = 2000, 100, 50
+SIZE = Size(2000, 100, 50)
 CHECKED = 500  # samples on which both have to pick the same, in float64
 RADIUS = 1.25  # of ProbCover: a ball holds much of a class and little of others
 
@@ -31,45 +32,65 @@ def beside(
     *,
     head: bool = False,
     normalised: bool = False,
+    small: bool,
     **options: Any,
 ) -> Case:
     """Our strategy `name` with `options` beside theirs; `differs` says why picks are not compared."""
-    at = snapshot(NUM_POOL, NUM_LABELLED)
+    size = SIZE.fitted(small=small)
+    at = size.snapshot()
 
     def ours(at: Snapshot) -> torch.Tensor:
-        return strategies.get(name, options)(at, BATCH_SIZE, generator_for(0, "strategy"))
+        return strategies.get(name, options)(forgotten(at), size.b, generator_for(0, "strategy"))
 
     def their_picks(at: Snapshot) -> torch.Tensor:
-        picks = query(strategy(), at, BATCH_SIZE, normalised=normalised, **(with_head(at) if head else {}))
+        picks = query(strategy(), at, size.b, normalised=normalised, **(with_head(at) if head else {}))
         return torch.as_tensor(picks)
 
     if not differs:
-        small = in_float64(at, CHECKED)
-        check_picks(name, ours(small), their_picks(small))
+        part = in_float64(at, CHECKED)
+        check_picks(name, ours(part), their_picks(part))
     note = f"scikit-activeml, {differs or 'same picks'}"
-    return Case(size_of(at, BATCH_SIZE), lambda: ours(at), lambda: their_picks(at), note=note)
+    reads = {what: factor * float(getattr(at, FIELDS[what[-1]]).nbytes) for what, factor in READS[name](size.b).items()}
+    return Case(size_of(at, size.b), lambda: ours(at), lambda: their_picks(at), note=note, foreign=True, reads=reads)
 
 
+FIELDS = {"X": "features", "Z": "logits", "L": "labelled_features"}
+READS: dict[str, Callable[[int], dict[str, int]]] = {  # how often what is read, by the size of the batch
+    "coreset": lambda b: {"b X": b, "L": 1},
+    "max_herding": lambda b: {"X": 1, "L": 1},  # noqa: ARG005
+    "probcover": lambda b: {"X": 1, "L": 1},  # noqa: ARG005
+    "badge": lambda b: {"b X": b, "b Z": b},
+    "falcun": lambda b: {"b Z": b},
+    "typiclust": lambda b: {"X": 1, "L": 1},  # noqa: ARG005
+    "dropquery": lambda b: {"3 X": 3, "Z": 1},  # noqa: ARG005
+}
 CASES = {
-    "activeml-coreset": lambda: beside("coreset", lambda: theirs.CoreSet(random_state=0)),
-    "activeml-max_herding": lambda: beside(
-        "max_herding", lambda: theirs.MaxHerding(metric_dict={"gamma": 1.0}, random_state=0), form="coverage"
+    "activeml-coreset": functools.partial(beside, "coreset", lambda: theirs.CoreSet(random_state=0)),
+    "activeml-max_herding": functools.partial(
+        beside, "max_herding", lambda: theirs.MaxHerding(metric_dict={"gamma": 1.0}, random_state=0), form="coverage"
     ),
-    "activeml-probcover": lambda: beside(
+    "activeml-probcover": functools.partial(
+        beside,
         "probcover",
         lambda: theirs.ProbCover(deltas=[RADIUS], random_state=0),
         "other ties",
         normalised=True,
         radius=RADIUS,
     ),
-    "activeml-badge": lambda: beside(
-        "badge", lambda: theirs.Badge(random_state=0), "other weights and draws", head=True
+    "activeml-badge": functools.partial(
+        beside, "badge", lambda: theirs.Badge(random_state=0), "other weights and draws", head=True
     ),
-    "activeml-falcun": lambda: beside("falcun", lambda: theirs.Falcun(random_state=0), "other draws", head=True),
-    "activeml-typiclust": lambda: beside(
-        "typiclust", lambda: theirs.TypiClust(k=20, random_state=0), "other k-means and neighbours"
+    "activeml-falcun": functools.partial(
+        beside, "falcun", lambda: theirs.Falcun(random_state=0), "other draws", head=True
     ),
-    "activeml-dropquery": lambda: beside(
-        "dropquery", lambda: theirs.DropQuery(n_dropout_samples=3, random_state=0), "other candidates", head=True
+    "activeml-typiclust": functools.partial(
+        beside, "typiclust", lambda: theirs.TypiClust(k=20, random_state=0), "other k-means and neighbours"
+    ),
+    "activeml-dropquery": functools.partial(
+        beside,
+        "dropquery",
+        lambda: theirs.DropQuery(n_dropout_samples=3, random_state=0),
+        "other candidates",
+        head=True,
     ),
 }

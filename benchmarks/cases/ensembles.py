@@ -1,51 +1,131 @@
-"""REFINE: a query at the size of Banking77, and its filter against one query after another with everything anew."""
+"""Ensembles: queries at the size of Banking77, and REFINE's filter against one query after another."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks import textbook_ensembles
+from benchmarks import textbook, textbook_ensembles
 from benchmarks.case import Case, Goal
-from benchmarks.data import size_of, snapshot
+from benchmarks.data import Size, size_of
+from benchmarks.imagenet import data as imagenet
+from benchmarks.imagenet import floors
 from benchmarks.memory import peak_of
 from benchmarks.timing import check_picks
-from dal_core.ensembles.filtering import progressive_filter, shared_options
+from dal_core import strategies
+from dal_core.ensembles.filtering import Filtered, progressive_filter, shared_options
 from dal_core.ensembles.members import STRATEGIES
 from dal_core.ensembles.refine import refine
+from dal_core.heads import PROTOCOLS, Head
+from dal_core.pool import Snapshot
 from dal_core.randomness import generator_for
 
-NUM_POOL, NUM_LABELLED, BATCH_SIZE = 9600, 377, 50
-SMALL_POOL, SMALL_BATCH = 2000, BATCH_SIZE
+BANKING = Size(n=9600, m=377, b=50)
+FILTERED = dataclasses.replace(BANKING, n=2000)
 SMALL = {"depth": 2, "num_batches": 18, "alpha": 0.4, "initial_size": 1500}  # two queries of each strategy a round
 TEMPERATURE_SEED = 3
+EPOCHS, MEASURED = 50, 3
 
 
-def query() -> Case:
+def queries_read(at: Snapshot, size: Size, pool_sizes: Sequence[int], options: dict[str, Any]) -> dict[str, float]:
+    """What the queries of REFINE read, given the sizes of the pool that its rounds left."""
+    phases = floors.refine(_as_imagenet(size, options), pool_sizes)
+    return {"its queries": at.features.element_size() / 4 * sum(phase.size for phase in phases)}
+
+
+def strategies_read(size: Size) -> dict[str, float]:
+    """What one query of each of the nine strategies reads."""
+    whole = _as_imagenet(size, {})
+    return {"nine queries": sum(floors.query(name, size.n, whole).size for name in STRATEGIES)}
+
+
+def _as_imagenet(size: Size, options: dict[str, Any]) -> imagenet.Size:
+    return imagenet.Size(size.n, size.m, size.k, size.b, 0, 0, size.d, refine=options)
+
+
+def query(*, small: bool) -> Case:
     """Both stages, all parameters the paper's."""
-    at = snapshot(NUM_POOL, NUM_LABELLED)
-    memory = peak_of("refine", NUM_POOL)
+    size, options = BANKING.fitted(small=small), SMALL if small else {}
+    at, told = size.snapshot(), {}
+    memory, own = (None, None) if small else peak_of("refine", size.n)
     return Case(
-        size_of(at, BATCH_SIZE),
-        lambda: refine(at, BATCH_SIZE, generator_for(0, "refine")),
+        size_of(at, size.b),
+        lambda: refine(at, size.b, generator_for(0, "refine"), record=told, **options),
         goal=Goal(seconds=30, memory=2e9),
         memory=memory,
+        own=own,
+        reads=lambda: queries_read(at, size, told["pool_sizes"], options),
     )
 
 
-def rounds() -> Case:
+def rounds(*, small: bool) -> Case:
     """A smaller pool, in float64, so that both keep the same instances."""
-    at = snapshot(SMALL_POOL, NUM_LABELLED, dtype=torch.float64)
+    size = FILTERED.fitted(small=small)
+    at = size.snapshot(torch.float64)
 
-    def ours() -> Tensor:
+    def ours() -> Filtered:
         options = shared_options(at, torch.Generator().manual_seed(TEMPERATURE_SEED))
-        return progressive_filter(at, SMALL_BATCH, generator_for(0, "filter"), options=options, **SMALL).positions
+        return progressive_filter(at, size.b, generator_for(0, "filter"), options=options, **SMALL)
 
     def plain() -> Tensor:
         queries = textbook_ensembles.queries(STRATEGIES, TEMPERATURE_SEED)
-        return textbook_ensembles.progressive_filter(at, SMALL_BATCH, generator_for(0, "filter"), queries, **SMALL)
+        return textbook_ensembles.progressive_filter(at, size.b, generator_for(0, "filter"), queries, **SMALL)
 
-    check_picks("refine-filter", ours(), plain())
+    found = ours()
+    check_picks("refine-filter", found.positions, plain())
     note = "one query after another, outputs, kernels and temperature anew; keeps the same instances"
-    return Case(f"{size_of(at, SMALL_BATCH)}, {SMALL['depth']} rounds of 18 queries", ours, plain, note=note)
+    words = f"{size_of(at, size.b)}, {SMALL['depth']} rounds of 18 queries"
+    return Case(words, ours, plain, note=note, reads=queries_read(at, size, found.sizes, SMALL))
 
 
-CASES = {"refine-query": query, "refine-filter": rounds}
+def of_strategies(name: str, *, small: bool, **options: Any) -> Case:
+    """An ensemble that asks each of the nine strategies once."""
+    size = FILTERED.fitted(small=small)
+    at = size.snapshot()
+    return Case(
+        size_of(at, size.b),
+        lambda: strategies.get(name, options)(at, size.b, generator_for(0, name)),
+        reads=strategies_read(size),
+    )
+
+
+def two_stages(*, small: bool) -> Case:
+    """TCM in its first acquisition, which is TypiClust."""
+    size = FILTERED.fitted(small=small)
+    at = size.snapshot()
+    reads = {"X": float(at.features.nbytes), "L": float(at.labelled_features.nbytes)}
+    return Case(size_of(at, size.b), lambda: strategies.get("tcm")(at, size.b, generator_for(0, "tcm")), reads=reads)
+
+
+def removals(*, small: bool) -> Case:
+    """SelectAL: the heads of all removals at once, against one head after another."""
+    size, epochs = FILTERED.fitted(small=small), 2 if small else EPOCHS
+    at, heads = size.snapshot(), 15
+    start = Head.initial("linear", size.d, size.k, generator_for(0, "head"))
+    training = dataclasses.replace(PROTOCOLS["sgd"], epochs=epochs)
+
+    def plain() -> None:
+        for _ in range(MEASURED):
+            textbook.train_head(start, at.labelled_features, at.labels, training)
+
+    return Case(
+        f"{size_of(at, size.b)}, {epochs} epochs",
+        lambda: strategies.get("selectal", {"retraining_epochs": epochs})(at, size.b, generator_for(0, "selectal")),
+        plain,
+        scale=heads / MEASURED,
+        note=f"training alone, {MEASURED} of {heads} heads, scaled",
+        reads={"t epochs L": float(heads * epochs * at.labelled_features.nbytes)},
+    )
+
+
+CASES = {
+    "refine-query": query,
+    "refine-filter": rounds,
+    "tcm": two_stages,
+    "selectal": removals,
+    "tailor": functools.partial(of_strategies, "tailor"),
+    "autoal": functools.partial(of_strategies, "autoal"),
+}

@@ -1,9 +1,11 @@
-"""Updates of a head, and training one or many.
+"""The posterior, its predictions, updates of a head, and training one or many.
 
 Axes: m labelled, b new samples, k classes, d features, t candidate batches.
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable
 
 import torch
@@ -11,16 +13,28 @@ from torch import Tensor
 
 from benchmarks import textbook
 from benchmarks.case import Case, Goal
-from benchmarks.data import NUM_CLASSES, NUM_FEATURES, clustered
+from benchmarks.data import Size, clustered
 from benchmarks.timing import check_agreement
 from dal_core.heads import PROTOCOLS, Head, Training, train_head, train_heads
-from dal_core.laplace import covariance_matrix, precision_matrix, second_order_update, second_order_weights
+from dal_core.laplace import (
+    covariance_matrix,
+    first_order_update,
+    mean_field_logits,
+    monte_carlo_probabilities,
+    monte_carlo_weights,
+    precision_matrix,
+    predictive_variance,
+    sample_weights,
+    second_order_update,
+    second_order_weights,
+)
 from dal_core.randomness import choose, generator_for
 
-NUM_LABELLED = 377
+BANKING = Size(n=2000, m=377, b=100)
 GAMMA = 10.0
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}  # relative to the largest entry
 HEADS_MEASURED = 5  # of the plain loop over many heads
+PART = 10  # one in so many samples is enough to measure a sum over samples
 
 
 Updated = tuple[Tensor, Tensor]  # weight, covariance
@@ -28,7 +42,7 @@ Updated = tuple[Tensor, Tensor]  # weight, covariance
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Learned:
-    """A pool [n, d], a head trained on its first `NUM_LABELLED` samples, and the covariance of their features."""
+    """A pool [n, d], a head trained on its first m samples, and the covariance of their features."""
 
     features: Tensor
     labels: Tensor
@@ -41,30 +55,30 @@ class Learned:
         return Learned(self.features.to(dtype), self.labels, head, self.covariance.to(dtype))
 
 
-def learned(num_samples: int, likelihood: str = "gaussian") -> Learned:
+def learned(size: Size, num_samples: int, likelihood: str = "gaussian") -> Learned:
     """The start of an update, in float64, with the covariance of the likelihood that the update is for.
 
     A categorical update with gamma = 10 that started from the gaussian covariance would amplify rounding: two
     correct ways then differ by up to 1e-10 of the weight in float64.
     """
-    features, labels = clustered(num_samples, generator_for(0, "features"))
-    start = Head.initial("linear", NUM_FEATURES, NUM_CLASSES, generator_for(0, "head"), dtype=features.dtype)
-    indices = torch.arange(NUM_LABELLED)
+    features, labels = clustered(num_samples, generator_for(0, "features"), num_classes=size.k, num_features=size.d)
+    start = Head.initial("linear", size.d, size.k, generator_for(0, "head"), dtype=features.dtype)
+    indices = torch.arange(size.m)
     head = train_head(start, features, labels, indices, PROTOCOLS["sgd"], generator_for(0, "minibatches"))
-    known = features[:NUM_LABELLED]
+    known = features[: size.m]
     precision = precision_matrix(known, head.logits(known), likelihood=likelihood)
     return Learned(features, labels, head, covariance_matrix(precision))
 
 
-def update(likelihood: str) -> Case:
+def update(likelihood: str, *, small: bool) -> Case:
     """`second_order_update` of one batch, against one sample after another."""
-    num_new = 100
+    size = BANKING.fitted(small=small)
     plain = textbook.update_gaussian if likelihood == "gaussian" else textbook.update_categorical
-    start = learned(NUM_LABELLED + num_new, likelihood)
+    start = learned(size, size.m + size.b, likelihood)
 
     def both(dtype: torch.dtype) -> tuple[Callable[[], Updated], Callable[[], Updated]]:
         at = start.to(dtype)
-        head, new, targets = at.head, at.features[NUM_LABELLED:], at.labels[NUM_LABELLED:]
+        head, new, targets = at.head, at.features[size.m :], at.labels[size.m :]
 
         def ours() -> Updated:
             return second_order_update(
@@ -78,31 +92,47 @@ def update(likelihood: str) -> Case:
         if likelihood == "gaussian" or dtype == torch.float64:
             mine, plains = (way() for way in both(dtype))
             check_agreement(f"{likelihood} update in {dtype}", mine, plains, tolerance)
-    size = f"b={num_new}, d={NUM_FEATURES}, k={NUM_CLASSES}, float32"
     ours, textbooks = both(torch.float32)
-    return Case(size, ours, textbooks, Goal(ratio=5))
+    return Case(words(size, "b"), ours, textbooks, Goal(ratio=5), reads=read_once(size, "S", "W", "new"))
 
 
-def one_head() -> Case:
+def words(size: Size, *axes: str) -> str:
+    """The size column, of these axes and of features and classes."""
+    values = [f"{axis}={getattr(size, axis):,}" for axis in (*axes, "d", "k")]
+    return ", ".join([*values, "float32"])
+
+
+def read_once(size: Size, *names: str) -> dict[str, float]:
+    """Bytes in float32 of the covariance or precision S, the weight W, pool X, its logits Z, and the new samples."""
+    entries = {
+        "S": size.d**2, "W": size.k * size.d, "X": size.n * size.d, "Z": size.n * size.k, "new": size.b * size.d
+    }  # fmt: skip
+    return {name: 4.0 * entries[name] for name in names}
+
+
+def one_head(*, small: bool) -> Case:
     """`train_head`, against nn.Linear, torch.optim.SGD and a DataLoader."""
-    training = dataclasses.replace(PROTOCOLS["sgd"], epochs=200)
-    start, features, labels = _untrained(NUM_LABELLED)
-    indices = torch.arange(NUM_LABELLED)
+    size = BANKING.fitted(small=small)
+    training = dataclasses.replace(PROTOCOLS["sgd"], epochs=2 if small else 200)
+    start, features, labels = _untrained(size, size.m)
+    indices = torch.arange(size.m)
     _check_training(start, features, labels, indices.unsqueeze(0), training)
     return Case(
-        f"m={NUM_LABELLED}, d={NUM_FEATURES}, k={NUM_CLASSES}, {training.epochs} epochs",
+        f"{words(size, 'm')}, {training.epochs} epochs",
         lambda: train_head(start, features, labels, indices, training, generator_for(0, "minibatches")),
         lambda: textbook.train_head(start, features, labels, training),
         Goal(seconds=0.3),
+        reads={"epochs L": float(training.epochs * features.nbytes)},
     )
 
 
-def many_heads() -> Case:
+def many_heads(*, small: bool) -> Case:
     """`train_heads`, against a loop over heads as in `one_head`, of which a part is measured."""
-    num_heads, num_labelled, num_pool = 100, 427, 2000
-    training = dataclasses.replace(PROTOCOLS["sgd"], epochs=50)
-    start, features, labels = _untrained(num_pool)
-    sets = torch.stack([choose(num_pool, num_labelled, generator_for(0, "set", i)) for i in range(num_heads)])
+    size = dataclasses.replace(BANKING, m=427).fitted(small=small)
+    num_heads, epochs = (6, 2) if small else (100, 50)
+    training = dataclasses.replace(PROTOCOLS["sgd"], epochs=epochs)
+    start, features, labels = _untrained(size, size.n)
+    sets = torch.stack([choose(size.n, size.m, generator_for(0, "set", i)) for i in range(num_heads)])
     _check_training(start, features, labels, sets[:HEADS_MEASURED], training)
 
     def ours() -> Head:
@@ -112,15 +142,21 @@ def many_heads() -> Case:
         for indices in sets[:HEADS_MEASURED]:
             textbook.train_head(start, features[indices], labels[indices], training)
 
-    size = f"{num_heads} heads, m={num_labelled}, d={NUM_FEATURES}, k={NUM_CLASSES}, {training.epochs} epochs"
-    note = f"{HEADS_MEASURED} of {num_heads} heads, scaled"
-    return Case(size, ours, plain, Goal(seconds=8, ratio=5), scale=num_heads / HEADS_MEASURED, note=note)
+    return Case(
+        f"{num_heads} heads, {words(size, 'm')}, {epochs} epochs",
+        ours,
+        plain,
+        Goal(seconds=8, ratio=5),
+        num_heads / HEADS_MEASURED,
+        f"{HEADS_MEASURED} of {num_heads} heads, scaled",
+        reads={"t epochs L": 4.0 * num_heads * epochs * size.m * size.d},
+    )
 
 
-def _untrained(num_samples: int) -> tuple[Head, Tensor, Tensor]:
+def _untrained(size: Size, num_samples: int) -> tuple[Head, Tensor, Tensor]:
     """A new head, and float32 features and labels to train it on."""
-    features, labels = clustered(num_samples, generator_for(0, "features"))
-    return Head.initial("linear", NUM_FEATURES, NUM_CLASSES, generator_for(0, "head")), features.float(), labels
+    features, labels = clustered(num_samples, generator_for(0, "features"), num_classes=size.k, num_features=size.d)
+    return Head.initial("linear", size.d, size.k, generator_for(0, "head")), features.float(), labels
 
 
 def _minibatch_generators(count: int) -> list[torch.Generator]:
@@ -140,11 +176,11 @@ def _check_training(start: Head, features: Tensor, labels: Tensor, sets: Tensor,
         check_agreement(f"head {i}", (mine.weight[i], mine.bias[i]), plain, TOLERANCE[torch.float64])
 
 
-def candidate_heads() -> Case:
+def candidate_heads(*, small: bool) -> Case:
     """`second_order_weights`, against a loop over `second_order_update`, which forms the covariances as well."""
-    num_candidates, num_new = 300, 10
-    start = learned(2000)
-    draws = [choose(2000, num_new, generator_for(0, "candidate", i)) for i in range(num_candidates)]
+    size, num_candidates = dataclasses.replace(BANKING, b=10).fitted(small=small), 6 if small else 300
+    start = learned(size, size.n)
+    draws = [choose(size.n, size.b, generator_for(0, "candidate", i)) for i in range(num_candidates)]
     candidates = torch.stack(draws)  # [t, b]
 
     def both(dtype: torch.dtype) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
@@ -167,14 +203,112 @@ def candidate_heads() -> Case:
     for dtype, tolerance in TOLERANCE.items():
         mine, plains = (way() for way in both(dtype))
         check_agreement(f"candidate heads in {dtype}", [mine], [plains], tolerance)
-    size = f"t={num_candidates}, b={num_new}, d={NUM_FEATURES}, k={NUM_CLASSES}, float32"
     ours, plain = both(torch.float32)
-    return Case(size, ours, plain)
+    reads = read_once(size, "S", "W") | {"t new": 4.0 * candidates.numel() * size.d}
+    note = "one `second_order_update` after another, covariances included"
+    return Case(f"t={num_candidates}, {words(size, 'b')}", ours, plain, note=note, reads=reads)
+
+
+def first_order(*, small: bool) -> Case:
+    """`first_order_update`, against one sample after another."""
+    size = BANKING.fitted(small=small)
+
+    def both(dtype: torch.dtype) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+        at = start.to(dtype)
+        given = (at.head.weight, at.features[size.m :], at.labels[size.m :])
+        return (
+            lambda: first_order_update(*given, gamma=0.01, bias=at.head.bias),
+            lambda: textbook.update_first_order(*given, 0.01, at.head.bias),
+        )
+
+    start = learned(size, size.m + size.b)
+    for dtype, tolerance in TOLERANCE.items():
+        mine, plains = (way() for way in both(dtype))
+        check_agreement(f"first-order update in {dtype}", [mine], [plains], tolerance)
+    return Case(words(size, "b"), *both(torch.float32), reads=read_once(size, "W", "new"))
+
+
+def monte_carlo(*, small: bool) -> Case:
+    """`monte_carlo_weights` and the predictions for a pool, against one hypothesis after another."""
+    size, count = dataclasses.replace(BANKING, b=10).fitted(small=small), 5 if small else 100
+    start = learned(size, size.m + size.b + size.n)
+
+    def both(dtype: torch.dtype) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+        at = start.to(dtype)
+        hypotheses = sample_weights(at.head.weight, at.covariance, count, generator_for(0, "hypotheses"))
+        _, new, pool = at.features.split([size.m, size.b, size.n])
+        targets, bias = at.labels[size.m : size.m + size.b], at.head.bias
+
+        def ours() -> Tensor:
+            weights = monte_carlo_weights(hypotheses, new, targets, gamma=1.0, bias=bias)
+            return monte_carlo_probabilities(hypotheses, weights, pool, bias=bias)
+
+        return ours, lambda: textbook.monte_carlo(hypotheses, new, targets, pool, 1.0, bias)
+
+    mine, plain = (way() for way in both(torch.float64))
+    check_agreement("Monte-Carlo predictions", [mine], [plain], 1e-10)
+    reads = {"e W": 4.0 * count * size.k * size.d} | read_once(size, "X", "new")
+    return Case(f"e={count}, {words(size, 'n', 'b')}", *both(torch.float32), reads=reads)
+
+
+def posterior(likelihood: str, *, small: bool) -> Case:
+    """Precision and covariance, against a sum of outer products and an inverse."""
+    size = BANKING.fitted(small=small)
+    start = learned(size, size.n, likelihood)
+
+    def both(dtype: torch.dtype) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+        at = start.to(dtype)
+        logits = at.head.logits(at.features)
+        return (
+            lambda: covariance_matrix(precision_matrix(at.features, logits, likelihood=likelihood)),
+            lambda: torch.linalg.inv(textbook.precision(at.features, logits, likelihood)),
+        )
+
+    mine, plain = (way() for way in both(torch.float64))
+    check_agreement(f"{likelihood} covariance", [mine], [plain], 1e-10)
+    ours, _ = both(torch.float32)
+    part = start.to(torch.float32)
+    few, logits = part.features[: size.n // PART], part.head.logits(part.features[: size.n // PART])
+    reads = read_once(size, "X", "S") | (read_once(size, "Z") if likelihood == "categorical" else {})
+    return Case(
+        words(size, "n"),
+        ours,
+        lambda: textbook.precision(few, logits, likelihood),
+        scale=PART,
+        note=f"one outer product a sample, 1/{PART} of the samples, scaled, without the inverse",
+        reads=reads,
+    )
+
+
+def mean_field(*, small: bool) -> Case:
+    """Predictive variance and mean-field logits, against the matrix of all covariances between samples."""
+    size = BANKING.fitted(small=small)
+    start = learned(size, size.n)
+
+    def both(dtype: torch.dtype) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+        at = start.to(dtype)
+        logits = at.head.logits(at.features)
+        return (
+            lambda: mean_field_logits(logits, predictive_variance(at.features, at.covariance), math.pi / 8),
+            lambda: textbook.mean_field(logits, at.features, at.covariance, math.pi / 8),
+        )
+
+    for dtype, tolerance in TOLERANCE.items():
+        mine, plain = (way() for way in both(dtype))
+        check_agreement(f"mean-field logits in {dtype}", [mine], [plain], tolerance)
+    return Case(
+        words(size, "n"), *both(torch.float32), note="the whole matrix [n, n]", reads=read_once(size, "X", "Z", "S")
+    )
 
 
 CASES = {
-    "update-gaussian": lambda: update("gaussian"),
-    "update-categorical": lambda: update("categorical"),
+    "posterior-gaussian": functools.partial(posterior, "gaussian"),
+    "posterior-categorical": functools.partial(posterior, "categorical"),
+    "mean-field": mean_field,
+    "update-gaussian": functools.partial(update, "gaussian"),
+    "update-categorical": functools.partial(update, "categorical"),
+    "update-first-order": first_order,
+    "update-monte-carlo": monte_carlo,
     "one-head": one_head,
     "many-heads": many_heads,
     "candidate-heads": candidate_heads,

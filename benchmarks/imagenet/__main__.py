@@ -6,7 +6,6 @@ A table, and exit code 1 if a goal is missed. Every query is measured in a proce
 import argparse
 import dataclasses
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from benchmarks.case import gigabytes
 from benchmarks.imagenet import floors
 from benchmarks.imagenet.data import SIZES
 from benchmarks.imagenet.queries import DEFAULT, QUERIES, Measured, measure, size_of, words_of
+from benchmarks.rates import load_before
 from benchmarks.record import IMAGENET, write_imagenet
 from benchmarks.timing import Timing
 from dal_core.experiment import DEVICES, resolve_device
@@ -44,7 +44,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.measure:
         print(json.dumps(dataclasses.asdict(measure(options.measure, size_of(options.measure, size), device))))
         return 0
-    load = _load()
+    load = load_before()
     rates = floors.measure(device)
     rows, missed = [], []
     for name in options.only or DEFAULT:
@@ -93,14 +93,6 @@ def _row(name: str, size: str, measured: Measured, rates: floors.Rates, *, judge
         "-" if goal is None or str(goal) == "none" else "yes" if met else "NO",
         gigabytes(measured.peak), gigabytes(measured.own),
     )  # fmt: skip
-
-
-def _load() -> str:
-    """Of others, in words: to be asked before anything is measured."""
-    if not hasattr(os, "getloadavg"):
-        return "unknown"
-    load = os.getloadavg()[0]
-    return f"{load:.1f}" + (" (other work ran beside this, and times are longer than they need be)" if load > 1 else "")
 
 
 def _machine(device: torch.device, load: str, rates: floors.Rates) -> str:
