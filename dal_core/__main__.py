@@ -297,15 +297,15 @@ def _option(text: str, argument: str = "--option") -> tuple[str, Any]:
         return name, value  # a word, such as likelihood=gaussian
     except (RecursionError, MemoryError):
         raise ValueError(
-            f"--option {name} has a value that is nested too deeply; a number or a word was expected"
+            f"{argument} {name} has a value that is nested too deeply; a number or a word was expected"
         ) from None
 
 
-def _options(texts: list[str]) -> dict[str, Any]:
-    pairs = [_option(text) for text in texts]
+def _options(texts: list[str], argument: str = "--option") -> dict[str, Any]:
+    pairs = [_option(text, argument) for text in texts]
     names = [name for name, _ in pairs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"--option {twice[0]} is given {names.count(twice[0])} times; once was expected")
+        raise ValueError(f"{argument} {twice[0]} is given {names.count(twice[0])} times; once was expected")
     return dict(pairs)
 
 
@@ -339,7 +339,7 @@ def _learning_curves(options: argparse.Namespace) -> tuple[Any, Any]:
         for strategy in options.strategy
         for seed in range(options.seeds)
     ]
-    slurm = None if options.slurm is None else dict(_option(text, "--slurm") for text in options.slurm.split(","))
+    slurm = None if options.slurm is None else _options(options.slurm.split(","), "--slurm")
     where = {"jobs": options.jobs, "dask": options.dask, "slurm": slurm}
     grid = Grid(options.results_dir, data_dir=options.data_dir, fresh=options.fresh, **where)
     if options.dry_run:

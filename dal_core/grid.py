@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import platform
+import re
 import time
 import warnings
 from collections.abc import Generator, Mapping, Sequence
@@ -172,6 +173,9 @@ class Grid:
             check_whole("jobs", self.jobs, 1)
         if len(chosen := [name for name in ("jobs", "dask", "slurm") if getattr(self, name) is not None]) > 1:
             raise ValueError(f"{' and '.join(chosen)} are given; one of them was expected")
+        # Dask's client would take most of a minute over what is none, and end with a traceback.
+        if self.dask is not None and not re.fullmatch(r"(tcp|tls|ucx|wss?)://[^\s/]+:\d+(/\S*)?", self.dask):
+            raise ValueError(f"dask is {self.dask!r}; the address of a scheduler was expected, like tcp://host:8786")
         for name in ("jobs", "cores", "processes"):
             check_whole(f"{name} of slurm", (self.slurm or {}).get(name, 1), 1)
         check_flag("fresh", self.fresh)
