@@ -24,7 +24,10 @@ def command(arguments, out, fault=None, *details):
         fault(*details)
     from dal_core.__main__ import main
 
-    sys.exit(main(list(map(str, arguments))))
+    code = main(list(map(str, arguments)))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # multiprocessing would wait for worker processes, which end when this one has
 
 
 class Commands:

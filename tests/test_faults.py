@@ -196,6 +196,7 @@ def test_kills_of_a_grid_over_processes(tmp_path, commands, whole, victim):
     else:
         workers_of(process)[0].kill()
     process.join(60)
+    assert process.exitcode == (0 if victim == "worker" else -signal.SIGKILL)  # the run of a lost worker is tried again
     before = stored(folder)
     assert 5 < len(before) <= 2 * seeds
     assert_all_whole(folder)
