@@ -414,9 +414,9 @@ published_gamma = grid.rows(curves("lookahead", lambda name: candidates | {"gamm
 tuned_step = grid.rows(
     curves("lookahead", lambda name: candidates | {"gamma": tuned_gamma[name]}), "look-ahead, γ tuned"
 )
-oracles = [published_gamma.assign(strategy="lookahead_10"), tuned_step.assign(strategy="lookahead_tuned")]
+lookaheads = [published_gamma.assign(strategy="lookahead_10"), tuned_step.assign(strategy="lookahead_tuned")]
 reference = grid.rows(curves("random") + curves("margin"), "random and margin")
-ahead = pd.concat([reference, *oracles])
+ahead = pd.concat([reference, *lookaheads])
 ahead_keys = list(ahead["run"].unique())
 report.figure(draw.learning_curves(ahead), "lookahead", cell="(e) look-ahead", keys=ahead_keys)
 
@@ -426,7 +426,7 @@ table = mean_over_seeds(percent, ["data", "strategy"], ["accuracy", "nll"])
 report.table(table, "lookahead", cell="(e) look-ahead", keys=ahead_keys)
 
 # %%
-acquisition = in_percent(pd.concat([batches, oracles[-1].assign(batch="plain")])).dropna(subset="query_s")
+acquisition = in_percent(pd.concat([batches, lookaheads[-1].assign(batch="plain")])).dropna(subset="query_s")
 acquisition = acquisition.groupby(["data", "strategy", "batch"])["query_s"].median().reset_index()
 report.table(acquisition, "acquisition_time", cell="(d) and (e)", keys=[*batch_keys, *ahead_keys])
 

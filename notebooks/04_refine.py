@@ -134,10 +134,10 @@ setting = {
     "alphas": (0.1, 0.2, 0.4, 0.6, 0.9), "depths": (1, 2, 3, 4, 5), "batches": (9, 27, 100, 200),
 }  # fmt: skip
 setting |= settings[preset] | ({} if seeds is None else {"seeds": seeds})
-strategies = list(setting["strategies"])
+members = list(setting["strategies"])
 for name in datasets or []:
     check_choice("datasets", name, [data["dataset"] for data in setting["data"]])
-for name in strategies:
+for name in members:
     check_choice("strategies", name, known_strategies())
 for name in ensembles:
     check_choice("ensembles", name, ["tcm", "selectal", "tailor", "autoal"])
@@ -185,7 +185,7 @@ def summary(rows, by="strategy", values=("accuracy", "nll")):
     return mean_over_seeds(in_percent(rows), ["data", by], list(values)).sort_values("data", kind="stable")
 
 
-alone = pd.concat([curves(name) for name in strategies])
+alone = pd.concat([curves(name) for name in members])
 refined = curves("refine", setting["refining"])
 
 # %% [markdown]
@@ -237,7 +237,7 @@ report.figure(compare.critical_difference(ranks), "ranks", cell="(a) learning cu
 lines = []
 for each, part in in_percent(everything).groupby("data", sort=False):
     means = part.groupby("strategy")["accuracy"].mean()
-    single = means[[label(name) for name in strategies]].idxmax()
+    single = means[[label(name) for name in members]].idxmax()
     lines.append(f"- {each}: REFINE is number {means.rank(ascending=False)[label('refine')]:.0f} of {len(means)}.")
     difference = paired_difference(part, label("refine"), single, by="strategy", value="accuracy")
     lines.append(f"- {each}: against the best single strategy, {verdict(difference, label('refine'), single)}.")
@@ -332,7 +332,7 @@ def from_filtered_pool(name):
     return curves("refine", setting["filtering"] | ({} if name == "unc_herding" else {"final_strategy": name}), shorter)
 
 
-filtered = pd.concat([from_filtered_pool(name).assign(strategy=name) for name in strategies])
+filtered = pd.concat([from_filtered_pool(name).assign(strategy=name) for name in members])
 pools = pd.concat([alone.assign(pool="whole"), filtered.assign(pool="filtered")])
 pools = pools[pools["cycle"] <= last]
 gains = [
@@ -355,7 +355,7 @@ report.table(table.rename(columns=headings), "filtered", cell="(c) filtering", k
 # How many instances are left after each round of the filter, mean over seeds and acquisitions.
 
 # %%
-told = records(pools[(pools["pool"] == "filtered") & (pools["strategy"] == strategies[-1])])
+told = records(pools[(pools["pool"] == "filtered") & (pools["strategy"] == members[-1])])
 sizes = pd.DataFrame(told["pool_sizes"].tolist(), index=told["data"]).groupby("data", sort=False).mean()
 sizes.columns = [f"after round {round_ + 1}" for round_ in sizes.columns]
 report.table(sizes.round(0).astype(int).reset_index(), "pool_sizes", cell="(c) filtering", keys=keys(pools))

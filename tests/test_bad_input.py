@@ -1,5 +1,6 @@
 """Bad input on the command line and in the notebooks' parameters: one line, exit code 2, nothing written."""
 
+import ast
 import contextlib
 import os
 import subprocess
@@ -360,6 +361,19 @@ def test_every_parameter_of_every_notebook_is_checked(notebooks):
     for notebook, known in notebooks:
         assert set(known) <= set(CHECKS), notebook.path.name
     assert set(CHECKS) == set(VALUES)
+
+
+def test_no_cell_gives_a_parameters_name_to_something_else(root):
+    """Or the settings cell would refuse it when the cells are run a second time."""
+    for path in (root / "notebooks").glob("[0-9]*.ipynb"):
+        parameters, others = set(), set()
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "code":
+                nodes = ast.walk(ast.parse(cell.source))
+                names = {each.id for each in nodes if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}
+                (parameters if "parameters" in cell.metadata.get("tags", []) else others).update(names)
+        assert parameters
+        assert not others & set(CHECKS) - parameters, path.name
 
 
 def test_every_notebook_checks_its_parameters_before_it_uses_them(root):

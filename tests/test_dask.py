@@ -24,6 +24,7 @@ from dal_core.grid import Grid, RunError, RunRefusedError
 from dal_core.strategies import register, registry
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install dask distributed")
+pytestmark = pytest.mark.faults
 SETTINGS = {"cycles": 2, "subset_size": 50, "device": "cpu"}
 # Long enough that there is a middle.
 RUNS = [Experiment(seed=seed, options={"epochs": 150}, **SETTINGS) for seed in range(8)]

@@ -101,6 +101,7 @@ list(in_processes([partial(noting, sys.argv[1], name, 60.0) for name in "ab"], j
 """
 
 
+@pytest.mark.faults
 def test_processes_end_soon_after_a_parent_that_is_killed(tmp_path, root):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")])}
     parent = subprocess.Popen([sys.executable, "-c", ORPHANS, str(tmp_path)], env=environment)

@@ -362,41 +362,7 @@ def test_durations_in_words(seconds, words):
     assert duration_in_words(seconds) == words
 
 
-SLOW_GRID = """
-import sys, time
-import dal_core.grid
-from dal_core.experiment import Experiment
-from dal_core.grid import Grid
-
-if __name__ == "__main__":
-    tiny = {"cycles": 2, "subset_size": 50, "device": "cpu", "options": {"epochs": 150}}
-    Grid(sys.argv[1], jobs=1).rows([Experiment(seed=seed, **tiny) for seed in range(30)], "runs")
-"""
-
-
-def test_killed_runs_leave_nothing_half_written_and_are_resumed(tmp_path, root):
-    script, folder, here = tmp_path / "grid.py", tmp_path / "results", os.environ | {"PYTHONPATH": str(root)}
-    script.write_text(SLOW_GRID)
-    counts = []
-    for _ in range(3):
-        process = subprocess.Popen([sys.executable, str(script), str(folder)], stderr=subprocess.DEVNULL, env=here)
-        deadline, before = time.monotonic() + 60, len(list(folder.glob("experiment-*.parquet")))
-        while len(list(folder.glob("experiment-*.parquet"))) < before + 2 and time.monotonic() < deadline:
-            time.sleep(0.002)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        counts.append(len(list(folder.glob("experiment-*.parquet"))))
-        for path in folder.glob("experiment-*.parquet"):
-            assert pq.read_table(path).num_rows == 3
-    assert 2 <= counts[0] < counts[1] < counts[2] < 30
-    settings = TINY | {"options": {"epochs": 150}}
-    asked = [Experiment(seed=seed, **settings) for seed in range(30)]
-    resumed = Grid(folder, jobs=1).rows(asked, "runs")
-    assert not list(folder.glob(".*.part*"))
-    whole = Grid(tmp_path / "uninterrupted", jobs=2).rows(asked, "runs")
-    pd.testing.assert_frame_equal(resumed.drop(columns=TIMES), whole.drop(columns=TIMES), check_exact=True)
-
-
+@pytest.mark.faults
 def test_ctrl_c_ends_the_workers_and_says_how_to_go_on(tmp_path, root):
     # Long enough that nothing is finished by itself before it is stopped.
     settings = ["--cycles", "2", "--subset-size", "50", "--option", "epochs=400", "--device", "cpu", "--seeds", "40"]

@@ -83,6 +83,7 @@ def lab(root, tmp_path_factory):
         *(f"--port={port}", f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={work}"),
     ]
     environment = os.environ | places | {"PYTHONPATH": str(root), "JUPYTER_PLATFORM_DIRS": "1"}
+    del environment["DAL_PROGRESS"]  # with which tests ask for what a log shows, where nobody looks
     with (
         (home / "log").open("w") as log,
         subprocess.Popen(command, cwd=work, env=environment, stdout=log, stderr=log) as server,
@@ -164,3 +165,36 @@ def test_a_wrong_parameter_is_named_below_its_cell(window, lab):
     window.wait("return document.body.innerText.includes('Traceback (most recent call last)')", seconds=60)
     (failed,) = [cell for cell in window.run(CELLS) if cell["failed"]]
     assert "ValueError: preset is 'tyni'" in failed["text"]
+
+
+PAGE = """
+const page = [...document.querySelectorAll('.jp-CodeCell')].find((each) => each.querySelector('.noUi-handle'))
+return page && page.querySelector('figure img') && {
+  picture: page.querySelector('figure img').src,
+  words: page.querySelector('figure img').alt,
+  where: [...page.querySelectorAll('.widget-label')].map((each) => each.textContent).join(' '),
+  reason: page.querySelector('figcaption').textContent,
+}
+"""
+
+
+def test_the_closer_look_is_stepped_through_with_the_keyboard(window, lab):
+    open_notebook(window, lab, "02_fast_fishing.ipynb")
+    give(window, "preset", '"tiny"')
+    assert [cell["text"] for cell in run_all(window) if cell["failed"]] == []
+    first = window.wait(PAGE, seconds=60)
+    assert "1 of 6: cycle 0, 5 labels" in first["where"]
+    window.run("document.querySelector('.noUi-handle').focus()")
+    window.press("ArrowRight")
+    after = f"const seen = (() => {{ {PAGE} }})(); return seen && seen.words !== arguments[0] && seen"
+    second = window.wait(after, first["words"])
+    assert "2 of 6: cycle 1, 10 labels" in second["where"]
+    assert second["picture"] != first["picture"]
+    window.run("""
+        const choice = document.querySelector('.widget-dropdown select')
+        choice.value = [...choice.options].find((each) => each.textContent === 'Margin').value
+        choice.dispatchEvent(new Event('change', { bubbles: true }))
+    """)
+    other = window.wait(after, second["words"])
+    assert "2 of 6: cycle 1, 10 labels" in other["where"]
+    assert other["reason"].startswith("Margin takes the instances for which the two most probable classes are closest.")
