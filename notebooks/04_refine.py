@@ -480,7 +480,7 @@ display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n
 # %%
 tail = {"imbalance": 10}
 long_tail = pd.concat(
-    [*(curves(name, tail, shorter) for name in strategies), curves("refine", cheaper | tail, shorter)]
+    [*(curves(name, tail, shorter) for name in members), curves("refine", cheaper | tail, shorter)]
 )
 report.figure(draw.learning_curves(long_tail), "long_tail", cell="(e) long tail", keys=keys(long_tail))
 
@@ -504,7 +504,7 @@ display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n
 # $u_i \frac{1}{n} \sum_j \max(K_{ij} - c_i, 0)$ (*rowwise*). Does it matter? **Protocol.** As in (a).
 
 # %%
-herding = [name for name in ("max_herding", "unc_herding") if name in strategies]
+herding = [name for name in ("max_herding", "unc_herding") if name in members]
 forms = pd.concat([
     *(alone[alone["strategy"] == name].assign(form="rowwise") for name in herding),
     *(curves(name, {"form": "coverage"}).assign(form="coverage") for name in herding),
