@@ -479,9 +479,7 @@ display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n
 
 # %%
 tail = {"imbalance": 10}
-long_tail = pd.concat(
-    [*(curves(name, tail, shorter) for name in members), curves("refine", cheaper | tail, shorter)]
-)
+long_tail = pd.concat([*(curves(name, tail, shorter) for name in members), curves("refine", cheaper | tail, shorter)])
 report.figure(draw.learning_curves(long_tail), "long_tail", cell="(e) long tail", keys=keys(long_tail))
 
 # %%
