@@ -9,6 +9,7 @@ import sys
 import browser
 import nbformat
 import pytest
+from filelock import FileLock
 
 pytestmark = pytest.mark.browser
 TOKEN = "of-these-tests"
@@ -27,7 +28,8 @@ return [...document.querySelectorAll('.jp-CodeCell')].map((cell) => ({
 """
 FINISHED = """
 const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map((each) => each.textContent.trim())
-return prompts.length > 0 && prompts.every((prompt) => /^\\[\\d+\\]:$/.test(prompt))
+const stopped = document.body.innerText.includes('Traceback (most recent call last)')
+return stopped || (prompts.length > 0 && prompts.every((prompt) => /^\\[\\d+\\]:$/.test(prompt)))
 """
 # Puts the cursor's selection on the value that the parameter cell gives to a name.
 SELECT = """
@@ -85,6 +87,8 @@ def lab(root, tmp_path_factory):
     environment = os.environ | places | {"PYTHONPATH": str(root), "JUPYTER_PLATFORM_DIRS": "1"}
     del environment["DAL_PROGRESS"]  # with which tests ask for what a log shows, where nobody looks
     with (
+        # One at a time: kernels of two servers that start at once may take the same ports.
+        FileLock(tmp_path_factory.getbasetemp().parent / "lab.lock"),
         (home / "log").open("w") as log,
         subprocess.Popen(command, cwd=work, env=environment, stdout=log, stderr=log) as server,
     ):
@@ -118,8 +122,8 @@ def give(window, name, value):
     window.wait(f"{LINE.strip()}.textContent.startsWith(`${{arguments[0]}} = ${{arguments[1]}}`)", name, value)
 
 
-def run_all(window, seconds=300):
-    """Run All Cells of the menu; the cells once all have run."""
+def run_all(window, seconds=180):
+    """Run All Cells of the menu; the cells once all have run, or one has failed."""
     from_menu(window, "Run", "runmenu:run-all")
     window.wait("return [...document.querySelectorAll('.jp-InputPrompt')].some((each) => /\\*/.test(each.textContent))")
     window.wait(FINISHED, seconds=seconds)
