@@ -119,7 +119,7 @@ COUNTS = {"num_neighbours", "max_clusters", "min_cluster_size", "typiclust_acqui
           "greedy_steps", "depth", "num_splits"}  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "option", "bad"), option_cases())
+@pytest.mark.parametrize(("name", "option", "bad"), list(option_cases()))
 def test_each_option_of_each_strategy_is_refused_by_its_name(name, option, bad):
     snapshot = oracle_snapshot_of(n=31, m=13, k=3, d=5, n_test=9, n_validation=7)
     if not strategies.needs_oracle(name):
