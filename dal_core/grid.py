@@ -3,13 +3,10 @@
 import contextlib
 import dataclasses
 import functools
-import hashlib
-import io
 import json
 import platform
 import re
 import time
-import warnings
 from collections.abc import Generator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,131 +14,15 @@ from typing import Any
 
 import joblib
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from dal_core import RESULTS_VERSION, datasets, engines, strategies
+from dal_core import datasets, engines, strategies
 from dal_core.checks import check_flag, check_folder, check_whole, shown
-from dal_core.experiment import (
-    Experiment,
-    FailedRunError,
-    bank_name,
-    canonical,
-    configuration,
-    device_of,
-    run,
-    run_together,
-)
-from dal_core.files import (
-    UNSEALED,
-    check_writable,
-    is_intact,
-    remove_leftovers,
-    sealed,
-    write_atomically,
-    write_text,
-)
+from dal_core.experiment import Experiment, FailedRunError, bank_name, configuration, device_of, run, run_together
+from dal_core.files import check_writable, remove_leftovers, write_text
 from dal_core.progress import progress
-from dal_core.provenance import git_commit, versions
-from dal_core.scaling_study import ScalingStudy
-from dal_core.strategies import registry
+from dal_core.store import Store, Study, but_for_seed, own_of
 from dal_core.strategies.carrying import OwnStrategies, own_strategies
 from dal_core.summaries import Failure, Plan, failure_summary
-from dal_core.update_study import UpdateStudy
-
-Study = Experiment | UpdateStudy | ScalingStudy
-PROVENANCE, SEAL = b"dal_core", b"dal_core.seal"  # keys in a Parquet file's metadata
-
-
-@dataclasses.dataclass(frozen=True)
-class Store:
-    """A folder with one Parquet file a run, named by the hash of all that its rows depend on."""
-
-    folder: Path
-
-    def key(self, study: Study, data_digest: str) -> str:
-        """Hash of the full configuration, the digest of the data and RESULTS_VERSION.
-
-        A strategy of the user's own counts with the text of its function; what that calls does not.
-        """
-        sources = [registry.own_source(name) for name in _own_of(study)]
-        identity = "\n".join((canonical(study), data_digest, str(RESULTS_VERSION), *sources))
-        return hashlib.sha256(identity.encode()).hexdigest()[:32]
-
-    def path(self, study: Study, key: str) -> Path:
-        return self.folder / f"{type(study).__name__.lower()}-{key}.parquet"
-
-    @property
-    def failures(self) -> Path:
-        """Folder with the tracebacks of the runs that failed the last time they were tried."""
-        return self.folder / "failures"
-
-    def failure_path(self, key: str) -> Path:
-        return self.failures / f"{key}.txt"
-
-    def write(self, study: Study, key: str, rows: pd.DataFrame, *, started: datetime, seconds: float) -> None:
-        """Keep the rows of a run, with its provenance in the file's metadata, atomically."""
-        provenance = {
-            "key": key,
-            "configuration": configuration(study),
-            "seed": study.seed,
-            "results_version": RESULTS_VERSION,
-            "git_commit": git_commit(),
-            "versions": versions(),
-            "device": str(device_of(study)),
-            "started": started.isoformat(timespec="seconds"),
-            "duration_s": round(seconds, 3),
-        }
-        table = pa.Table.from_pandas(rows, preserve_index=False)
-        about = {PROVENANCE: json.dumps(provenance, sort_keys=True).encode(), SEAL: UNSEALED}
-        metadata, content = (table.schema.metadata or {}) | about, io.BytesIO()
-        pq.write_table(table.replace_schema_metadata(metadata), content, write_page_checksum=True)
-        with write_atomically(self.path(study, key)) as temporary:
-            temporary.write_bytes(sealed(content.getvalue()))
-        with contextlib.suppress(OSError):  # the run is kept, whatever lies in the place of that folder
-            self.failure_path(key).unlink(missing_ok=True)
-
-    def read(self, study: Study, key: str) -> pd.DataFrame | None:
-        """The rows of a finished run; None if there are none, and with a warning if the file is damaged.
-
-        Raises:
-            IsADirectoryError: if there is a folder in place of the file.
-        """
-        path = self.path(study, key)
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder; a file with the rows of a run was expected: move it away")
-        if not path.is_file():
-            return None
-        try:
-            # Page checksums leave out headers and schema, where a changed byte may cost rows without an error.
-            if not is_intact(content := path.read_bytes()):
-                raise ValueError("its bytes are not those that were written")
-            table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
-            provenance = json.loads((table.schema.metadata or {})[PROVENANCE])
-            if provenance["key"] != key:
-                raise ValueError(f"it holds the run {provenance['key']}")
-            if (found := table.column_names) != list(study.columns):
-                raise ValueError(f"it has the columns {found}; {list(study.columns)} were expected")
-            if table.num_rows == 0:
-                raise ValueError("it has no rows")
-            return table.to_pandas()
-        except Exception as error:  # there is no end of what damaged files make their readers raise
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            warnings.warn(f"{path} is damaged and will be computed anew: {reason}", stacklevel=2)
-            return None
-
-    def provenance(self, path: Path) -> dict[str, Any]:
-        """What `write` recorded about the run in `path`."""
-        return json.loads((pq.read_schema(path).metadata or {})[PROVENANCE])
-
-    def durations(self) -> dict[str, list[float]]:
-        """Seconds that the stored runs took, by their configuration less the seed."""
-        found: dict[str, list[float]] = {}
-        for path in sorted(self.folder.glob("[!.]*.parquet")):
-            with contextlib.suppress(OSError, ValueError, KeyError, pa.ArrowException):  # damaged: tells nothing
-                told = self.provenance(path)
-                found.setdefault(_but_for_seed(told["configuration"]), []).append(told["duration_s"])
-        return found
 
 
 @dataclasses.dataclass
@@ -211,7 +92,7 @@ class Grid:
         durations = self.store.durations() if missing else {}
         return Plan(
             stored=[study for key, study in keyed.items() if key not in missing],
-            missing=[(study, durations.get(_but_for_seed(configuration(study)), [])) for study in missing.values()],
+            missing=[(study, durations.get(but_for_seed(configuration(study)), [])) for study in missing.values()],
             side_by_side=self._side_by_side(missing),
         )
 
@@ -221,7 +102,7 @@ class Grid:
         """The studies by key, the rows of those that the store holds, and the others."""
         if not isinstance(studies, Sequence) or not studies or not all(isinstance(each, Study) for each in studies):
             raise ValueError(f"studies is {shown(studies)}; a list of Experiments or other studies was expected")
-        digests = {(s.dataset, s.encoder): self._digest(s) for s in studies}
+        digests = {(s.dataset, s.encoder): digest_of(s, self.data_dir) for s in studies}
         _check_names(studies, digests)
         keyed = {self.store.key(study, digests[study.dataset, study.encoder]): study for study in studies}
         redo = set() if not self.fresh else keyed.keys() - set(self.keys)
@@ -256,7 +137,7 @@ class Grid:
         if self._on_cluster:  # a worker may have another device than this machine, whose device is part of the key
             missing = {key: dataclasses.replace(study, device=device_of(study).type) for key, study in missing.items()}
         together = groups(missing)
-        own = own_strategies(set().union(*map(_own_of, missing.values()))) if self._elsewhere(missing) else None
+        own = own_strategies(set().union(*map(own_of, missing.values()))) if self._elsewhere(missing) else None
         tasks = [functools.partial(attempt, _wherever(group), self.store, self.data_dir, own) for group in together]
         with contextlib.closing(self._engine(tasks, missing)) as finished:
             for position, result in finished:
@@ -290,9 +171,6 @@ class Grid:
             return 1
         return max(1, min(self.jobs or joblib.cpu_count(), len(missing)))
 
-    def _digest(self, study: Study) -> str:
-        return digest_of(study, self.data_dir)
-
     def _labelled(self, key: str, study: Study, rows: pd.DataFrame | None) -> pd.DataFrame:
         assert rows is not None, "a run that was computed is in the store"
         settings: dict[str, Any] = {"run": key, "data": bank_name(study)}
@@ -314,12 +192,6 @@ class RunError(RuntimeError):
 
 class RunRefusedError(RunError, ValueError):
     """Runs cannot be done as they were asked for."""
-
-
-def _own_of(study: Study) -> list[str]:
-    """The user's own strategies that a study names, be it among its options."""
-    text = canonical(study)
-    return sorted(name for name in registry.own() if json.dumps(name) in text)
 
 
 def _check_names(studies: Sequence[Study], digests: Mapping[Any, str]) -> None:
@@ -419,7 +291,3 @@ def compute(study: Study, key: str, store: Store, data_dir: Path | str | None) -
     started, start = datetime.now(UTC), time.perf_counter()
     rows = run(study, data_dir=data_dir)
     store.write(study, key, rows, started=started, seconds=time.perf_counter() - start)
-
-
-def _but_for_seed(configuration: Mapping[str, Any]) -> str:
-    return json.dumps({name: value for name, value in configuration.items() if name != "seed"}, sort_keys=True)

@@ -11,11 +11,13 @@ from jaxtyping import install_import_hook
 with install_import_hook("dal_core", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"):
     import dal_core.experiment
     import dal_core.laplace
-    import dal_core.update_study  # noqa: F401
+    import dal_core.update_study
 
 import numpy as np
 import pytest
 import torch
+
+import dal_core.grid
 
 os.environ["DAL_PROGRESS"] = "plain"
 torch.set_num_threads(1)  # the tests' tensors are tiny: more threads only wait for each other
@@ -44,6 +46,19 @@ def golden() -> dict[str, torch.Tensor]:
     """Inputs and expected outputs in float64 on scikit-learn's digits."""
     with np.load(GOLDEN / "digits_seed0.npz") as archive:
         return {name: torch.from_numpy(np.asarray(archive[name])) for name in archive.files}
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Names the runs that are computed in this process."""
+    calls, compute = [], dal_core.grid.compute
+
+    def counting(study, *arguments):
+        calls.append((study.strategy, study.seed))
+        return compute(study, *arguments)
+
+    monkeypatch.setattr(dal_core.grid, "compute", counting)
+    return calls
 
 
 @pytest.fixture(scope="session")

@@ -26,18 +26,18 @@ import torch
 from faulty import Commands, die_at, files_of_at_most, kill_group, meet, wait_until
 
 import dal_core.grid
+import dal_core.store
 from dal_core import datasets
 from dal_core.__main__ import main
 from dal_core.experiment import Experiment
 from dal_core.features import FeatureBank
 from dal_core.files import UNSEALED, check_writable, is_intact, remove_leftovers, sealed, write_atomically
-from dal_core.grid import Grid, compute
+from dal_core.grid import Grid
 from dal_core.report.artefacts import ManifestError, Report, check_manifest
 from dal_core.report.notebook_page import read_notebook
 from dal_core.report.notebooks import Notebook, execute, run_all
 
-# One process for all of the file: its fork server takes seconds to start.
-pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("faults")]
+pytestmark = pytest.mark.faults
 
 TIMES = ["query_s", "train_s"]
 SETTINGS = {"dataset": "blobs", "cycles": 2, "device": "cpu", "options": {"epochs": 3}}
@@ -103,19 +103,6 @@ def whole(tmp_path_factory):
         return table(folder, seeds, strategies)
 
     return rows
-
-
-@pytest.fixture
-def computed(monkeypatch):
-    """Names the runs that are computed in this process."""
-    calls = []
-
-    def counting(study, *arguments):
-        calls.append((study.strategy, study.seed))
-        return compute(study, *arguments)
-
-    monkeypatch.setattr(dal_core.grid, "compute", counting)
-    return calls
 
 
 def assert_same(found, expected):
@@ -697,7 +684,7 @@ def test_a_result_is_read_as_it_was_written_or_not_at_all(one_run):
 def unsealed(content):
     """As files were written before they had a seal."""
     table, out = pq.read_table(pa.BufferReader(content)), io.BytesIO()
-    metadata = {name: text for name, text in table.schema.metadata.items() if name != dal_core.grid.SEAL}
+    metadata = {name: text for name, text in table.schema.metadata.items() if name != dal_core.store.SEAL}
     pq.write_table(table.replace_schema_metadata(metadata), out, write_page_checksum=True)
     return out.getvalue()
 

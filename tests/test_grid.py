@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from samples import failing_for_seed
-from stored_runs import contents
+from stored_runs import contents, files
 
 import dal_core.experiment
 import dal_core.grid
+import dal_core.store
 from dal_core import engines
 from dal_core.experiment import Experiment
-from dal_core.grid import Grid, RunError, RunRefusedError, attempt, compute, digest_of, groups
+from dal_core.grid import Grid, RunError, RunRefusedError, attempt, digest_of, groups
 from dal_core.progress import progress
 from dal_core.scaling_study import ScalingStudy
 from dal_core.strategies import registry
@@ -36,26 +37,9 @@ def experiments(seeds=2, strategies=("random", "margin")):
     return [Experiment(strategy=name, seed=seed, **TINY) for name in strategies for seed in range(seeds)]
 
 
-def stored(grid):
-    return sorted(grid.store.folder.glob("[!.]*.parquet"))
-
-
 def only_file(grid):
-    (path,) = stored(grid)
+    (path,) = files(grid.store.folder)
     return path
-
-
-@pytest.fixture
-def computed(monkeypatch):
-    """Names the runs that are computed in this process."""
-    calls = []
-
-    def counting(study, *arguments):
-        calls.append((study.strategy, study.seed))
-        return compute(study, *arguments)
-
-    monkeypatch.setattr(dal_core.grid, "compute", counting)
-    return calls
 
 
 def test_rows_come_in_the_order_asked_for_with_their_settings(tmp_path):
@@ -111,7 +95,7 @@ def test_jobs_make_no_difference_bit_by_bit(tmp_path):
     for asked, times in ((experiments(), TIMES), ([study], ["update_s"])):
         one, two = (grid.rows(asked, "runs").drop(columns=times) for grid in (alone, together))
         pd.testing.assert_frame_equal(one, two, check_exact=True)
-    assert [path.name for path in stored(alone)] == [path.name for path in stored(together)]
+    assert [path.name for path in files(alone.store.folder)] == [path.name for path in files(together.store.folder)]
 
 
 def test_a_result_is_keyed_by_configuration_data_and_version(tmp_path, monkeypatch):
@@ -122,7 +106,7 @@ def test_a_result_is_keyed_by_configuration_data_and_version(tmp_path, monkeypat
     for other in ({"strategy": "entropy"}, {"seed": 1}, {"batch_size": 11}, {"options": {"epochs": 4}}):
         assert store.key(Experiment(**{"strategy": "margin", **TINY, **other}), "data") != key
     assert store.key(first, "other data") != key
-    monkeypatch.setattr(dal_core.grid, "RESULTS_VERSION", dal_core.grid.RESULTS_VERSION + 1)
+    monkeypatch.setattr(dal_core.store, "RESULTS_VERSION", dal_core.store.RESULTS_VERSION + 1)
     assert store.key(first, "data") != key
 
 
@@ -157,7 +141,7 @@ def _flip_a_data_byte(path):
 def _unsealed(path):
     """The table as files held it before they had a seal, which would break with any change."""
     table = pq.read_table(path)
-    return table.replace_schema_metadata({k: v for k, v in table.schema.metadata.items() if k != dal_core.grid.SEAL})
+    return table.replace_schema_metadata({k: v for k, v in table.schema.metadata.items() if k != dal_core.store.SEAL})
 
 
 def _drop_a_column(path):
@@ -198,7 +182,7 @@ def test_the_result_of_another_run_is_not_taken(tmp_path, computed):
     grid.rows([Experiment(seed=0, **TINY)], "run")
     foreign = only_file(grid)
     other = Experiment(seed=1, **TINY)
-    target = grid.store.path(other, grid.store.key(other, grid._digest(other)))
+    target = grid.store.path(other, grid.store.key(other, digest_of(other, grid.data_dir)))
     target.write_bytes(foreign.read_bytes())  # whole, as its seal says
     with pytest.warns(UserWarning, match="it holds the run"):
         grid.rows([other], "run")
@@ -218,9 +202,9 @@ def test_failing_runs_are_named_at_the_end_and_the_others_are_kept(tmp_path, job
         "    moons, margin, cycles=200, subset_size=50, epochs=3, seeds 1, 3",
         "    moons, margin, cycles=300, subset_size=50, epochs=3, seed 0",
     ]
-    assert len(stored(grid)) == 4
+    assert len(files(grid.store.folder)) == 4
     assert len(list(grid.store.failures.iterdir())) == 3
-    told = grid.store.failure_path(grid.store.key(worse, grid._digest(worse))).read_text()
+    told = grid.store.failure_path(grid.store.key(worse, digest_of(worse, grid.data_dir))).read_text()
     assert "'cycles': 300" in told
     assert "Traceback (most recent call last)" in told
     assert "in _check_size" in told
@@ -298,7 +282,7 @@ def test_a_run_that_loses_its_process_each_time_is_reported_and_the_others_are_k
     grid, lost = Grid(tmp_path, jobs=2), Experiment(strategy="deadly", **TINY)
     with pytest.raises(RunError, match=r"^1 of 5 runs failed: .* deadly, .*seed 0: LostWorkerError: .* lost 3 times"):
         grid.rows([lost, *experiments()], "runs")
-    assert len(stored(grid)) == 4
+    assert len(files(grid.store.folder)) == 4
     (told,) = grid.store.failures.iterdir()
     assert "'strategy': 'deadly'" in told.read_text()
     assert "SIGKILL" in told.read_text()
@@ -325,11 +309,11 @@ def test_a_plan_tells_what_would_run_and_for_how_long(tmp_path):
         "would run  digits, margin, cycles=2, subset_size=50, epochs=3, seeds 0, 1, 2, 3: no estimate",
         "0 runs are stored, 8 would run; no stored run tells for how long",
     ]
-    assert not tmp_path.exists() or stored(grid) == []
+    assert not tmp_path.exists() or files(grid.store.folder) == []
     done = experiments(seeds=3, strategies=["random"])
     rows = Grid(tmp_path, jobs=1).rows(done, "runs")
     for study, seconds in zip(done, (100.0, 700.0, 500.0), strict=True):  # as if they had taken so long
-        key = grid.store.key(study, grid._digest(study))
+        key = grid.store.key(study, digest_of(study, grid.data_dir))
         mine = rows[rows["run"] == key][list(study.columns)]
         grid.store.write(study, key, mine, started=datetime.now(UTC), seconds=seconds)
     lines = grid.plan(asked).lines()
@@ -394,7 +378,7 @@ def test_no_pickle_is_written(tmp_path):
     grid = Grid(tmp_path, jobs=2)
     grid.rows(experiments(), "runs")
     assert {path.suffix for path in tmp_path.iterdir()} == {".parquet"}
-    for path in stored(grid):
+    for path in files(grid.store.folder):
         assert path.read_bytes()[:4] == b"PAR1"
         json.dumps(grid.store.provenance(path))
 
@@ -461,7 +445,7 @@ def test_together_or_alone_makes_no_difference_to_what_is_stored(tmp_path, monke
     monkeypatch.undo()
     alone = Grid(tmp_path / "alone", jobs=1)
     pd.testing.assert_frame_equal(rows.drop(columns=TIMES), alone.rows(asked, "runs").drop(columns=TIMES), atol=1e-4)
-    assert [path.name for path in stored(together)] == [path.name for path in stored(alone)]
+    assert [path.name for path in files(together.store.folder)] == [path.name for path in files(alone.store.folder)]
     assert together.keys == alone.keys
     for key, study in zip(together.keys, asked, strict=True):
         provenance = together.store.provenance(together.store.path(study, key))
@@ -506,7 +490,7 @@ def test_of_runs_that_go_together_the_failing_one_is_named_and_the_others_go_on(
     with pytest.raises(RunError, match=named) as caught:
         Grid(tmp_path).rows(asked, "runs")
     assert type(caught.value) is kind
-    assert len(stored(Grid(tmp_path))) == 8
+    assert len(files(tmp_path)) == 8
 
 
 @pytest.mark.usefixtures("on_gpu")
@@ -527,8 +511,9 @@ def test_an_interruption_keeps_the_groups_that_were_finished(tmp_path, monkeypat
     grid = Grid(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         grid.rows(asked, "runs")
-    assert {grid.store.provenance(path)["configuration"]["strategy"] for path in stored(grid)} == {"random", "margin"}
-    assert len(stored(grid)) == 6
+    kept = [grid.store.provenance(path)["configuration"]["strategy"] for path in files(grid.store.folder)]
+    assert set(kept) == {"random", "margin"}
+    assert len(kept) == 6
     del trained[:]
     assert with_failing(monkeypatch, 3, KeyboardInterrupt()) == asked  # a seed that is not asked for
     assert len(grid.rows(asked, "runs")) == 9 * 3
