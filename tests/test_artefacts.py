@@ -64,6 +64,28 @@ def test_the_same_figure_is_the_same_file(tmp_path):
         assert first.read_bytes() == second.read_bytes()
 
 
+def test_a_pdf_is_kept_as_long_as_the_figure_is_the_same(folder):
+    pdf, png = folder / "01_curves.pdf", folder / "01_curves.png"
+
+    def drawn_again(figure, **more):
+        before = pdf.stat().st_mtime_ns
+        Report(folder, "01_laplace_updates").figure(figure, "curves", **({"cell": "(a)", "keys": ["a", "b"]} | more))
+        return pdf.stat().st_mtime_ns != before
+
+    first = pdf.read_bytes()
+    assert not drawn_again(draw())
+    assert drawn_again(draw(), keys=["c"])  # which both files name
+    assert drawn_again(draw())
+    assert pdf.read_bytes() == first
+    pdf.write_bytes(b"%PDF changed by hand")
+    assert drawn_again(draw())
+    assert pdf.read_bytes() == first
+    png.unlink()
+    assert not drawn_again(draw())
+    (folder / "manifest.json").unlink()
+    assert drawn_again(draw())
+
+
 def test_an_orphan_a_missing_and_a_changed_file_are_found(folder):
     (folder / "01_old_figure.png").write_bytes(b"x")
     with pytest.raises(ManifestError, match=r"without an entry .*01_old_figure\.png"):

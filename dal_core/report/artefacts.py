@@ -61,14 +61,18 @@ class Report:
     folder: Path | str
     notebook: str
     _entries: dict[str, Any] | None = dataclasses.field(default=None, init=False)
+    _earlier: dict[str, Any] = dataclasses.field(init=False)  # the manifest before
 
     def __post_init__(self) -> None:
         check_folder("folder", self.folder)
         check_file_name("notebook", self.notebook)
         self.folder = Path(self.folder).expanduser().resolve()
+        self._earlier = read_manifest(self.folder)
 
     def figure(self, figure: Figure, name: str, *, cell: str, keys: Sequence[str]) -> ReadableFigure:
         """Save `figure` as PNG and PDF, close it, and return it for display, with what its labels say as its text.
+
+        A PDF beside the same PNG as before is kept: drawing it takes longer than all the rest.
 
         Args:
             figure: a matplotlib figure.
@@ -80,15 +84,18 @@ class Report:
         # Fixed dates, so that a file changes only with its content.
         metadata = {"png": {"Description": description, "Software": None}}
         metadata["pdf"] = {"Subject": description, "CreationDate": None, "Producer": None, "Creator": None}
+        png, pdf = (self._path(name, ending) for ending in FIGURE_TYPES)
+        with write_atomically(png) as temporary:
+            figure.savefig(temporary, metadata=metadata["png"])
+        _keep_layout(figure)
+        if not (self._is_as_before(png) and self._is_as_before(pdf)):
+            with write_atomically(pdf) as temporary:
+                figure.savefig(temporary, metadata=metadata["pdf"])
         shown = io.BytesIO()
-        for ending in FIGURE_TYPES:
-            with write_atomically(self._path(name, ending)) as temporary:
-                figure.savefig(temporary, format=ending, metadata=metadata[ending])
-            _keep_layout(figure)
         figure.savefig(shown, format="png", dpi=figure.dpi)  # smaller than the file
         alt = f"{cell}: {describe(figure)}"  # after saving, which places the names at the ticks
-        for ending in FIGURE_TYPES:
-            self._enter(self._path(name, ending), cell, keys, alt=alt)
+        for path in (png, pdf):
+            self._enter(path, cell, keys, alt=alt)
         plt.close(figure)
         return ReadableFigure(shown.getvalue(), alt)
 
@@ -107,6 +114,10 @@ class Report:
             write_text(self._path(name, ending), text[ending])
             self._enter(self._path(name, ending), cell, keys)
         return ReadableTable(text["md"])
+
+    def _is_as_before(self, path: Path) -> bool:
+        """Whether a file is the one that an earlier run left."""
+        return path.is_file() and self._earlier.get(path.name, {}).get("digest") == _digest(path.read_bytes())
 
     def _path(self, name: str, ending: str) -> Path:
         check_file_name("name", name)
