@@ -24,6 +24,7 @@ from dal_core.checks import (
 
 LIKELIHOODS = ("gaussian", "categorical")
 BLOCK_ROWS = 65536  # rows of a pool that are worked on at a time
+BLOCK_OUTPUTS = 2**20  # outputs of sampled hypotheses that are worked on at a time
 
 
 def precision_matrix(
@@ -313,7 +314,7 @@ def monte_carlo_probabilities(
 ) -> Float[Tensor, "*s n k"]:
     """Mean of the hypotheses' softmax outputs under `hypothesis_weights`, or under each row of them.
 
-    In blocks of the features: at most 64 MB of outputs [block, e, k] are held in float32.
+    In blocks of the features: at most 4 MB of outputs [block, e, k] in float32, for the processor's cache.
     """
     check_alike(hypotheses=hypotheses, hypothesis_weights=hypothesis_weights, features=features)
     check_shape("features", features, (None, None))
@@ -325,7 +326,7 @@ def monte_carlo_probabilities(
         )
     num_hypotheses, num_classes, _ = hypotheses.shape
     probabilities = features.new_empty(*hypothesis_weights.shape[:-1], len(features), num_classes)
-    rows = max(1, BLOCK_ROWS * 256 // (num_hypotheses * num_classes))
+    rows = max(1, BLOCK_OUTPUTS // (num_hypotheses * num_classes))
     for start in range(0, len(features), rows):
         outputs = _logits(features[start : start + rows], hypotheses, bias).softmax(dim=-1)  # [e, block, k]
         mean = hypothesis_weights @ outputs.flatten(1)  # [*s, block k]
