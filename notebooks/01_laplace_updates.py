@@ -128,7 +128,7 @@ home = Path("..") if Path("../pyproject.toml").exists() else Path()
 use_style()
 grid = Grid(results_dir or home / "results", jobs=jobs, data_dir=data_dir, fresh=fresh)
 report = Report(Path(output_dir or home / "figures") / preset, "01_laplace_updates")
-print(f"preset {preset}: {', '.join(each['dataset'] for each in data)}; {setting['seeds']} seeds")
+print(f"preset {preset}: {', '.join(each['dataset'] for each in data)}; seeds: {setting['seeds']}")
 
 # %% [markdown]
 # ## (a) What an update does to a decision surface

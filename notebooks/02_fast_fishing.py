@@ -153,7 +153,7 @@ home = Path("..") if Path("../pyproject.toml").exists() else Path()
 use_style()
 grid = Grid(results_dir or home / "results", jobs=jobs, data_dir=data_dir, fresh=fresh)
 report = Report(Path(output_dir or home / "figures") / preset, "02_fast_fishing")
-print(f"preset {preset}: {', '.join(each['dataset'] for each in data)}; {setting['seeds']} seeds")
+print(f"preset {preset}: {', '.join(each['dataset'] for each in data)}; seeds: {setting['seeds']}")
 
 # %% [markdown]
 # A method is a strategy with its options. All runs follow the paper's protocol: RAdam, 200 epochs, the head retrained from

@@ -149,7 +149,7 @@ home = Path("..") if Path("../pyproject.toml").exists() else Path()
 use_style()
 grid = Grid(results_dir or home / "results", jobs=jobs, data_dir=data_dir, fresh=fresh)
 report = Report(Path(output_dir or home / "figures") / preset, "03_boss")
-print(f"preset {preset}: {', '.join(each['dataset'] for each in data)}; {setting['seeds']} seeds, T = {candidates}")
+print(f"preset {preset}: {', '.join(each['dataset'] for each in data)}; seeds: {setting['seeds']}, T = {candidates}")
 
 # %% [markdown]
 # All runs follow the paper's protocol: SGD with Nesterov momentum, 200 epochs, the head retrained from its initial weights in each

@@ -151,7 +151,7 @@ home = Path("..") if Path("../pyproject.toml").exists() else Path()
 use_style()
 grid = Grid(results_dir or home / "results", jobs=jobs, data_dir=data_dir, fresh=fresh)
 report = Report(Path(output_dir or home / "figures") / preset, "04_refine")
-print(f"preset {preset}: {', '.join(each['dataset'] for each in data)}; {setting['seeds']} seeds")
+print(f"preset {preset}: {', '.join(each['dataset'] for each in data)}; seeds: {setting['seeds']}")
 for part, options in {"(c)": setting["filtering"], "(d) and (e)": setting["cheaper"]}.items():
     changes = ", ".join(f"{name} = {value}" for name, value in options.items()) or "as in the paper"
     print(f"REFINE in {part}: {changes}; acquisitions: {setting['shorter'] or 'all'}")
