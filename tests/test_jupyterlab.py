@@ -142,12 +142,12 @@ def test_run_all_draws_every_figure_a_changed_parameter_the_result_and_the_file_
     drawing = [cell for cell in first if "report.figure(" in cell["source"]]
     assert len(drawing) >= 8
     assert [cell["source"] for cell in drawing if cell["images"] != 1] == []
-    assert any("preset tiny: digits; 2 seeds" in cell["text"] for cell in first)
+    assert any("preset tiny: digits; seeds: 2" in cell["text"] for cell in first)
 
     give(window, "seeds", "1")
     second = run_all(window)
     assert [cell["text"] for cell in second if cell["failed"]] == []
-    assert any("preset tiny: digits; 1 seeds" in cell["text"] for cell in second)
+    assert any("preset tiny: digits; seeds: 1" in cell["text"] for cell in second)
     assert tables(second) != tables(first)
 
     give(window, "seeds", "2")
