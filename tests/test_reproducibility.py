@@ -17,7 +17,7 @@ def promises(root):
     """Of each row of the README's table, what is promised and the tests that are named."""
     section = (root / "README.md").read_text().split(SECTION, 1)[1].split("\n## ", 1)[0]
     rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
-    return {claim.strip(): re.findall(r"`(tests/\w+\.py)::(\w+)`", tests) for claim, tests in rows[2:]}
+    return {claim.strip(): re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", tests) for claim, tests in rows[2:]}
 
 
 def test_each_promise_has_a_test_that_exists(promises, root):
