@@ -3,8 +3,10 @@
 import dataclasses
 import io
 import struct
+import time
 import urllib.error
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +204,30 @@ def test_archives_are_unpacked_once(places, wrapped):
         path.unlink()
     assert origin.identity("pets", places) == identity
     assert origin.where() == "Nobody"
+
+
+def test_two_at_once_unpack_once(places, monkeypatch):
+    (places.folder / "pets_train.zip").write_bytes(zipped(("cat", "dog"), wrapped=True))
+    (places.folder / "pets_test.zip").write_bytes(zipped(("cat", "dog"), wrapped=False))
+    origin, calls, extract = (
+        ZippedFolders("Nobody", dict.fromkeys(("train", "test"), "")),
+        [],
+        zipfile.ZipFile.extractall,
+    )
+
+    def slowly(archive, target):
+        calls.append(target.name)
+        time.sleep(0.1)
+        extract(archive, target)
+
+    monkeypatch.setattr(zipfile.ZipFile, "extractall", slowly)
+    left_over = places.cache / "pets" / ".train.part" / "all" / "bird"
+    left_over.mkdir(parents=True)
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(lambda _: origin.read("pets", places).class_names, range(3)))
+    assert found == [("cat", "dog")] * 3
+    assert calls == [".train.part", ".test.part"]
+    assert {path.name for path in (places.cache / "pets").iterdir()} == {"train", "test"}
 
 
 def test_an_archive_that_is_none_is_refused(places):

@@ -4,12 +4,14 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from dal_core.origins.publishers import fetch
 from dal_core.origins.raw import DatasetUnavailableError, Origin, Places, RawData, Split
@@ -177,17 +179,25 @@ class ZippedFolders(Origin):
         return ImageFolder().read(name, places)
 
     def _unpack(self, name: str, places: Places) -> None:
-        for split, url in self.archives.items():
-            target = places.cache / name / split
-            if target.is_dir():
-                continue
-            path = fetch(name, f"{name}_{split}.zip", url, places)
-            partial = target.with_name(f".{split}.part")
-            try:
-                with zipfile.ZipFile(path) as archive:
-                    archive.extractall(partial)  # keeps members below the folder, whatever their names
-            except zipfile.BadZipFile as error:
-                raise ValueError(f"{path} is not a whole zip archive: {error}") from error
-            # Many archives hold a single folder with everything in it.
-            inner = [each for each in partial.iterdir() if not each.name.startswith((".", "__"))]
-            (inner[0] if len(inner) == 1 and inner[0].is_dir() else partial).replace(target)
+        folder = places.cache / name
+        if all((folder / split).is_dir() for split in self.archives):
+            return  # without the lock: the cache may be read-only
+        places.cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(places.cache / f"{name}.lock"):  # another process may be at it
+            for split, url in self.archives.items():
+                if not (folder / split).is_dir():
+                    _unpack_one(fetch(name, f"{name}_{split}.zip", url, places), folder / split)
+
+
+def _unpack_one(path: Path, target: Path) -> None:
+    partial = target.with_name(f".{target.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)  # what an interrupted call has left
+    try:
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(partial)  # keeps members below the folder, whatever their names
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is not a whole zip archive: {error}") from error
+    # Many archives hold a single folder with everything in it.
+    inner = [each for each in partial.iterdir() if not each.name.startswith((".", "__"))]
+    (inner[0] if len(inner) == 1 and inner[0].is_dir() else partial).replace(target)
+    shutil.rmtree(partial, ignore_errors=True)
