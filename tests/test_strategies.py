@@ -9,7 +9,7 @@ import torch
 from dal_core import strategies
 from dal_core.laplace import LIKELIHOODS, covariance_matrix, precision_matrix, second_order_update
 from dal_core.pool import OracleSnapshot, Snapshot
-from dal_core.strategies import registry
+from dal_core.strategies import registry, uncertainty
 from dal_core.strategies.sequential import Updates, select_sequentially
 from dal_core.strategies.uncertainty import entropy_scores, highest, least_confident_scores, margin_scores
 
@@ -187,6 +187,15 @@ def test_scores_equal_their_loops():
         assert margin == pytest.approx(1 - (first - second), abs=1e-12)
         assert entropy == pytest.approx(-sum(p * math.log(p) for p in row), abs=1e-12)
         assert unsure == pytest.approx(1 - first, abs=1e-12)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_margins_are_those_of_a_sort_bit_by_bit_in_blocks_and_with_ties(monkeypatch, generator, rows):
+    monkeypatch.setattr(uncertainty, "BLOCK_ROWS", rows)
+    probabilities = torch.randint(0, 3, (10, 4), generator=generator).float().softmax(dim=1)
+    first, second, *_ = probabilities.sort(dim=1, descending=True).values.unbind(dim=1)
+    assert (first == second).any()
+    torch.testing.assert_close(margin_scores(probabilities), 1 - (first - second), rtol=0, atol=0)
 
 
 def test_golden_scores(golden):
