@@ -60,7 +60,7 @@ class Report:
 
     folder: Path | str
     notebook: str
-    _entries: dict[str, Any] | None = dataclasses.field(default=None, init=False)
+    _entries: dict[str, Any] = dataclasses.field(default_factory=dict, init=False)
     _earlier: dict[str, Any] = dataclasses.field(init=False)  # the manifest before
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class Report:
     def figure(self, figure: Figure, name: str, *, cell: str, keys: Sequence[str]) -> ReadableFigure:
         """Save `figure` as PNG and PDF, close it, and return it for display, with what its labels say as its text.
 
-        A PDF beside the same PNG as before is kept: drawing it takes longer than all the rest.
+        A PDF beside the same PNG as before is kept: drawing it takes about as long as all the rest.
 
         Args:
             figure: a matplotlib figure.
@@ -87,7 +87,7 @@ class Report:
         png, pdf = (self._path(name, ending) for ending in FIGURE_TYPES)
         with write_atomically(png) as temporary:
             figure.savefig(temporary, metadata=metadata["png"])
-        figure.set_layout_engine("none")  # all stays where it is: a third of the time to draw goes into the layout
+        figure.set_layout_engine("none")  # the next drawings leave all where it is, and need no layout of their own
         if not (self._is_as_before(png) and self._is_as_before(pdf)):
             with write_atomically(pdf) as temporary:
                 figure.savefig(temporary, metadata=metadata["pdf"])
@@ -124,8 +124,6 @@ class Report:
         return Path(self.folder) / f"{self.notebook.split('_')[0]}_{name}.{ending}"
 
     def _enter(self, path: Path, cell: str, keys: Sequence[str], **more: str) -> None:
-        if self._entries is None:
-            self._entries = {}
         manifest = read_manifest(Path(self.folder))
         others = {name: entry for name, entry in manifest.items() if entry["notebook"] != self.notebook}
         self._entries[path.name] = {

@@ -19,7 +19,7 @@ def margin_scores(probabilities: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
     scores = []
     for block in probabilities.split(BLOCK_ROWS):
         best, place = block.max(dim=1, keepdim=True)
-        second = block.scatter(1, place, -1).amax(dim=1, keepdim=True)  # topk takes several times as long
+        second = block.scatter(1, place, -1).amax(dim=1, keepdim=True)  # topk takes far longer for dozens of classes
         scores.append(1 - (best - second))
     return torch.cat(scores).squeeze(1)
 

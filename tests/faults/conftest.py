@@ -1,7 +1,5 @@
 """What the tests of this folder share."""
 
-import subprocess
-
 import pytest
 from faulty import Commands
 from small_grid import STRATEGIES, experiments, table
@@ -46,21 +44,3 @@ def raw(tmp_path, monkeypatch, model_folders):
     monkeypatch.setenv("DAL_CACHE", str(tmp_path / "disk"))
     about = ["--dataset", "banking77", "--encoder", str(model_folders / "bert"), "--data-dir", str(tmp_path)]
     return ["features", *about, "--device", "cpu", "--output-dir", str(tmp_path / "out")]
-
-
-@pytest.fixture
-def mount(tmp_path):
-    """Mounts over a folder, with options of mount(8)."""
-    folders = []
-
-    def mounted(folder, *options):
-        folder.mkdir(exist_ok=True)
-        ended = subprocess.run(["mount", *options, str(folder)], capture_output=True, text=True)
-        if ended.returncode:
-            pytest.skip(f"nothing can be mounted here: {ended.stderr.strip()}")
-        folders.append(folder)
-        return folder
-
-    yield mounted
-    for folder in reversed(folders):
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)

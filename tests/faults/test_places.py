@@ -35,6 +35,24 @@ pytestmark = pytest.mark.faults
 
 
 @pytest.fixture
+def mount(tmp_path):
+    """Mounts over a folder, with options of mount(8)."""
+    folders = []
+
+    def mounted(folder, *options):
+        folder.mkdir(exist_ok=True)
+        ended = subprocess.run(["mount", *options, str(folder)], capture_output=True, text=True)
+        if ended.returncode:
+            pytest.skip(f"nothing can be mounted here: {ended.stderr.strip()}")
+        folders.append(folder)
+        return folder
+
+    yield mounted
+    for folder in reversed(folders):
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
 def disk(tmp_path, mount):
     """A small file system of 4 KiB pages."""
     return mount(tmp_path / "disk", "-t", "tmpfs", "-o", "size=1M", "tmpfs")
