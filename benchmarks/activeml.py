@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from skactiveml.base import SingleAnnotatorPoolQueryStrategy, SkactivemlClassifier
 
-from dal_core.pool import Snapshot
+from dal_core.snapshot import Snapshot
 
 
 class FixedHead(SkactivemlClassifier):

@@ -9,9 +9,9 @@ import math
 import torch
 from torch import Tensor
 
-from dal_core.heads import PROTOCOLS, Head, train_head
-from dal_core.pool import LabelledSet, OracleSnapshot, Snapshot
+from dal_core.models.heads import PROTOCOLS, Head, train_head
 from dal_core.randomness import generator_for
+from dal_core.snapshot import LabelledSet, OracleSnapshot, Snapshot
 
 NUM_FEATURES, NUM_CLASSES = 384, 77
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dal_core.files import write_text
+from dal_lab.runs.files import write_text
 
 SCALING = "## Cost against size"
 IMAGENET = "## Queries at the size of ImageNet"

@@ -17,7 +17,7 @@ from dal_core.experiment import run
 from dal_core.laplace import covariance_matrix, precision_matrix, second_order_update
 from dal_core.oracles.boss import boss
 from dal_core.randomness import fixed_threads, generator_for
-from dal_core.scaling_study import ScalingStudy, slope
+from dal_lab.studies.scaling import ScalingStudy, slope
 
 AXES = {"n": "pool size N", "d": "features D", "k": "classes K", "b": "batch size b"}
 NUM_LABELLED, NUM_TEST, NUM_CANDIDATES, EPOCHS = 100, 500, 10, 5

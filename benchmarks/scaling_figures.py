@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from benchmarks.record import SCALING
 from benchmarks.scaling import AXES, CURVES, EPOCHS, NUM_CANDIDATES, NUM_LABELLED, NUM_TEST, exponents
-from dal_core.report.style import look, use_style
+from dal_lab.companion.figures.style import look, use_style
 
 PANELS = {"seconds": "Time of a query (s)", "bytes": "Memory beyond the inputs (MB)"}
 UNITS = {"seconds": 1.0, "bytes": 1e6}

@@ -1,6 +1,6 @@
 """BAIT as a reader of the paper would first write it: dense matrices, and every score anew in every step.
 
-Symbols as in `dal_core.strategies.bait`: x_i [c, s] the factor of a sample's Fisher information
+Symbols as in `dal_core.strategies.bait.select`: x_i [c, s] the factor of a sample's Fisher information
 F_i = x_i^T x_i, F that of all samples, M the inverse of that of the labelled ones, s = k d.
 
 Axes: n unlabelled, m labelled, b batch, k classes, d features, c rows a sample, s side of M.
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dal_core.pool import Snapshot
+from dal_core.snapshot import Snapshot
 
 Scores = Callable[..., Tensor]
 
@@ -40,7 +40,7 @@ def select(
     prior_precision: float = 1.0,
     selection: str = "forward_backward",
 ) -> Tensor:
-    """As `dal_core.strategies.bait.bait_select`, by the general loop."""
+    """As `dal_core.strategies.bait.select.bait_select`, by the general loop."""
     unlabelled, labelled = (
         factors(features, logits, approximation, top_classes, renormalise=renormalise)
         for features, logits in ((features_u, logits_u), (features_l, logits_l))

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from benchmarks import textbook_bait, textbook_coverage
-from dal_core.pool import Snapshot
 from dal_core.randomness import choose, generators_from
+from dal_core.snapshot import Snapshot
 from dal_core.strategies import registry
-from dal_core.strategies.calibration import held_out_temperature
-from dal_core.strategies.coverage import nearest_pair_gamma
+from dal_core.strategies.herding import nearest_pair_gamma
+from dal_core.strategies.shared.temperature import held_out_temperature
 from dal_core.strategies.uncertainty import margin_scores
 
 Query = Callable[[Snapshot, int, torch.Generator], Tensor]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dal_core.pool import Snapshot
+from dal_core.snapshot import Snapshot
 
 
 def ranked(at: Snapshot, batch_size: int, score: Callable[[list[float]], float]) -> Tensor:

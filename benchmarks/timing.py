@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dal_core.randomness import fixed_threads
-from dal_core.scaling_study import peak_bytes
+from dal_lab.studies.scaling import peak_bytes
 
 SHORTEST_MEASUREMENT = 0.1  # seconds; what is faster is called several times a measurement
 LONGEST_CASE = 3.0  # seconds, after which a case is not repeated any more

@@ -14,16 +14,17 @@ import torch
 
 import dal_core.ensembles  # registers the ensembles
 import dal_core.oracles  # noqa: F401 - registers the oracles
-from dal_core import datasets, strategies
+from dal_core import strategies
 from dal_core.checks import check_choice, check_flag, check_options, check_text, check_whole
+from dal_core.data import FeatureBank
 from dal_core.devices import DEVICES, resolve_device
-from dal_core.features import FeatureBank
-from dal_core.heads import KINDS, OPTIMISERS, PROTOCOLS, Head, Training, train_heads
 from dal_core.metrics import evaluate
-from dal_core.pool import LabelledSet, OracleSnapshot, Pool, Snapshot, check_imbalance, long_tailed
+from dal_core.models.heads import KINDS, OPTIMISERS, PROTOCOLS, Head, Training, train_heads
 from dal_core.randomness import fixed_threads, generator_for
-from dal_core.steps import Step, watched
-from dal_core.strategies.sequential import Updates, select_sequentially
+from dal_core.snapshot import LabelledSet, OracleSnapshot, Pool, Snapshot, check_imbalance, long_tailed
+from dal_core.trace import Step, watched
+from dal_core.updates import Updates, select_sequentially
+from dal_lab.sources import catalogue
 
 # Option names that belong to the training and to updates within a batch; all others are the strategy's.
 TRAINING_OPTIONS = {"learning_rate", "weight_decay", "training_batch_size", "epochs", "drop_last"}
@@ -163,7 +164,7 @@ def configuration(study: Any) -> dict[str, Any]:
     """The full configuration of a study (an Experiment, or another dataclass that `run` knows) as JSON values."""
     values = dataclasses.asdict(study) | {"device": device_of(study).type}
     if study.dataset is not None:  # of a file the name alone: its content counts, wherever it lies
-        values["dataset"] = datasets.short_name(study.dataset)
+        values["dataset"] = catalogue.short_name(study.dataset)
     return {"kind": type(study).__name__, **json.loads(json.dumps(values))}
 
 
@@ -204,7 +205,7 @@ def walk(experiment: Experiment, *, data_dir: str | Path | None = None) -> list[
     """
     steps: list[Step] = []
     device = resolve_device(experiment.device)
-    bank = datasets.load(experiment.dataset, encoder=experiment.encoder, data_dir=data_dir)
+    bank = catalogue.load(experiment.dataset, encoder=experiment.encoder, data_dir=data_dir)
     with fixed_threads():
         _learning_curves([experiment], bank.to(device), device, watch=steps.append)
     return steps
@@ -232,7 +233,7 @@ def run_together(experiments: Sequence[Experiment], *, data_dir: str | Path | No
     _check_alike_but_for_seed(experiments)
     first = experiments[0]
     device = resolve_device(first.device)
-    bank = datasets.load(first.dataset, encoder=first.encoder, data_dir=data_dir)
+    bank = catalogue.load(first.dataset, encoder=first.encoder, data_dir=data_dir)
     with fixed_threads():
         return _learning_curves(experiments, bank.to(device), device)
 
@@ -261,7 +262,7 @@ def bank_name(study: Any) -> str:
     """The data of a study in words."""
     if study.dataset is None:
         return "synthetic"
-    name = datasets.short_name(study.dataset)
+    name = catalogue.short_name(study.dataset)
     return name if study.encoder is None else f"{name} ({study.encoder})"
 
 

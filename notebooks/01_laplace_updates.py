@@ -59,7 +59,7 @@ if importlib.util.find_spec("dal_core") is None:
 preset = "quick"  # quick: minutes on a laptop; real, paper: the published protocols; tiny: a test of the cells
 seeds = None  # number of seeds
 datasets = None  # names out of the preset's data sets
-encoders = ["dinov2"]  # of images: names of `python -m dal_core datasets`, models of the hub, or local folders
+encoders = ["dinov2"]  # of images: names of `python -m dal_lab datasets`, models of the hub, or local folders
 strategies = ["random", "margin", "badge", "bait"]  # of the sequential batches, experiment (d)
 device = "auto"  # auto, cpu, cuda or mps
 jobs = None  # processes side by side; None: one a core
@@ -76,22 +76,22 @@ import torch
 from IPython.display import Markdown, display
 
 from dal_core.checks import check_choice
-from dal_core.datasets import available, load
 from dal_core.experiment import Experiment
-from dal_core.grid import Grid
-from dal_core.heads import PROTOCOLS, Head, train_head
 from dal_core.laplace import covariance_matrix, precision_matrix, second_order_update
+from dal_core.models.heads import PROTOCOLS, Head, train_head
 from dal_core.randomness import fixed_threads, generator_for
-from dal_core.report import figures as draw
-from dal_core.report.artefacts import Report
-from dal_core.report.explorer import updates
-from dal_core.report.explorer.page import Explorer, show
-from dal_core.report.parameters import check_values
-from dal_core.report.published import SOURCES, cell_by_cell, published
-from dal_core.report.statistics import in_percent, mean_over_seeds, paired_difference, verdict
-from dal_core.report.style import label, look, use_style
 from dal_core.strategies import names as known_strategies
-from dal_core.update_study import UpdateStudy, compared, tuned
+from dal_lab.companion.artefacts import Report
+from dal_lab.companion.explorer import updates
+from dal_lab.companion.explorer.page import Explorer, show
+from dal_lab.companion.figures import curves as draw
+from dal_lab.companion.figures.style import label, look, use_style
+from dal_lab.companion.paper_numbers import SOURCES, cell_by_cell, published
+from dal_lab.companion.parameters import check_values
+from dal_lab.companion.statistics import in_percent, mean_over_seeds, paired_difference, verdict
+from dal_lab.runs.grid import Grid
+from dal_lab.sources.catalogue import available, load
+from dal_lab.studies.updating import UpdateStudy, compared, tuned
 
 # %%
 check_values(globals())  # of the parameters above; what exists is checked below

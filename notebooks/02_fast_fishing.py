@@ -62,7 +62,7 @@ if importlib.util.find_spec("dal_core") is None:
 preset = "quick"  # quick: minutes on a laptop; real, paper: the published protocols; tiny: a test of the cells
 seeds = None  # number of seeds
 datasets = None  # names out of the preset's data sets
-encoders = ["dinov2"]  # of images: names of `python -m dal_core datasets`, models of the hub, or local folders
+encoders = ["dinov2"]  # of images: names of `python -m dal_lab datasets`, models of the hub, or local folders
 strategies = ["random", "margin", "badge", "typiclust", "bait"]  # of the benchmark, experiment (c)
 device = "auto"  # auto, cpu, cuda or mps
 jobs = None  # processes side by side; None: one a core
@@ -78,20 +78,20 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from dal_core.checks import check_choice
-from dal_core.datasets import SOURCES as DATA_SETS
-from dal_core.datasets import available
 from dal_core.experiment import Experiment, walk
-from dal_core.grid import Grid
-from dal_core.report import figures as draw
-from dal_core.report.artefacts import Report
-from dal_core.report.explorer import strategies as explain
-from dal_core.report.explorer.page import Explorer, show
-from dal_core.report.parameters import check_values
-from dal_core.report.published import SOURCES, cell_by_cell, published
-from dal_core.report.statistics import difference_to, in_percent, mean_over_seeds, paired_difference, verdict
-from dal_core.report.style import label, use_style
-from dal_core.scaling_study import ScalingStudy, slope
 from dal_core.strategies import names as known_strategies
+from dal_lab.companion.artefacts import Report
+from dal_lab.companion.explorer import picks as explain
+from dal_lab.companion.explorer.page import Explorer, show
+from dal_lab.companion.figures import curves as draw
+from dal_lab.companion.figures.style import label, use_style
+from dal_lab.companion.paper_numbers import SOURCES, cell_by_cell, published
+from dal_lab.companion.parameters import check_values
+from dal_lab.companion.statistics import difference_to, in_percent, mean_over_seeds, paired_difference, verdict
+from dal_lab.runs.grid import Grid
+from dal_lab.sources.catalogue import SOURCES as DATA_SETS
+from dal_lab.sources.catalogue import available
+from dal_lab.studies.scaling import ScalingStudy, slope
 
 # %%
 check_values(globals())  # of the parameters above; what exists is checked below

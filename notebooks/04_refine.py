@@ -73,23 +73,23 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from dal_core.checks import check_choice
-from dal_core.datasets import SOURCES as DATA_SETS
-from dal_core.datasets import available
 from dal_core.ensembles.members import STRATEGIES
 from dal_core.experiment import Experiment
-from dal_core.grid import Grid
-from dal_core.report import comparison_figures as compare
-from dal_core.report import figures as draw
-from dal_core.report.artefacts import Report
-from dal_core.report.explorer import rounds
-from dal_core.report.explorer.page import Explorer, show
-from dal_core.report.comparison import paired_tests, rankings, win_rates
-from dal_core.report.oracles import records
-from dal_core.report.parameters import check_values
-from dal_core.report.published import SOURCES, cell_by_cell, published
-from dal_core.report.statistics import in_percent, mean_over_seeds, paired_difference, verdict
-from dal_core.report.style import label, use_style
 from dal_core.strategies import names as known_strategies
+from dal_lab.companion.artefacts import Report
+from dal_lab.companion.budgets import records
+from dal_lab.companion.comparison import paired_tests, rankings, win_rates
+from dal_lab.companion.explorer import rounds
+from dal_lab.companion.explorer.page import Explorer, show
+from dal_lab.companion.figures import comparisons as compare
+from dal_lab.companion.figures import curves as draw
+from dal_lab.companion.figures.style import label, use_style
+from dal_lab.companion.paper_numbers import SOURCES, cell_by_cell, published
+from dal_lab.companion.parameters import check_values
+from dal_lab.companion.statistics import in_percent, mean_over_seeds, paired_difference, verdict
+from dal_lab.runs.grid import Grid
+from dal_lab.sources.catalogue import SOURCES as DATA_SETS
+from dal_lab.sources.catalogue import available
 
 # %%
 check_values(globals())  # of the parameters above; what exists is checked below

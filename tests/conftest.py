@@ -8,16 +8,16 @@ from jaxtyping import install_import_hook
 
 # Before anything of dal_core is imported. Users do not pay for these checks. An int passes for a float, as PEP 484 has
 # it and as mypy reads our signatures; beartype by itself would refuse it.
-with install_import_hook("dal_core", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"):
-    import dal_core.experiment
-    import dal_core.laplace
-    import dal_core.update_study
+with install_import_hook(
+    ("dal_core", "dal_lab"), "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+):
+    import dal_lab.studies.updating
 
 import numpy as np
 import pytest
 import torch
 
-import dal_core.grid
+import dal_lab.runs.grid
 
 os.environ["DAL_PROGRESS"] = "plain"
 torch.set_num_threads(1)  # the tests' tensors are tiny: more threads only wait for each other
@@ -51,13 +51,13 @@ def golden() -> dict[str, torch.Tensor]:
 @pytest.fixture
 def computed(monkeypatch):
     """Names the runs that are computed in this process."""
-    calls, compute = [], dal_core.grid.compute
+    calls, compute = [], dal_lab.runs.grid.compute
 
     def counting(study, *arguments):
         calls.append((study.strategy, study.seed))
         return compute(study, *arguments)
 
-    monkeypatch.setattr(dal_core.grid, "compute", counting)
+    monkeypatch.setattr(dal_lab.runs.grid, "compute", counting)
     return calls
 
 

@@ -12,8 +12,8 @@ import pandas as pd
 
 from dal_core import RESULTS_VERSION
 from dal_core.experiment import Experiment, run
-from dal_core.files import write_text
-from dal_core.update_study import UpdateStudy
+from dal_lab.runs.files import write_text
+from dal_lab.studies.updating import UpdateStudy
 
 PINS = Path(__file__).with_name("pinned_results.json")
 TINY = {"cycles": 3, "subset_size": 100, "device": "cpu", "options": {"epochs": 5}}

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from dal_core.encoders import EncoderUnavailableError
-from dal_core.grid import RunRefusedError
-from dal_core.origins.raw import DatasetUnavailableError, UnreadableInstanceError
-from dal_core.report.artefacts import ManifestError
-from dal_core.report.notebooks import UsageError
+from dal_lab.companion.artefacts import ManifestError
+from dal_lab.companion.notebooks import UsageError
+from dal_lab.runs.grid import RunRefusedError
+from dal_lab.sources.encoders import EncoderUnavailableError
+from dal_lab.sources.raw import DatasetUnavailableError, UnreadableInstanceError
 
 # Exactly these: a JSONDecodeError or a UnicodeDecodeError is a ValueError, too, but says nothing to a user.
 DOCUMENTED = (

@@ -2,9 +2,9 @@
 
 import torch
 
-from dal_core.heads import Head
-from dal_core.pool import LabelledSet, OracleSnapshot, Snapshot
+from dal_core.models.heads import Head
 from dal_core.randomness import generator_for
+from dal_core.snapshot import LabelledSet, OracleSnapshot, Snapshot
 
 
 def points(n=23, m=4, d=5, seed=0, dtype=torch.float64):

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import dal_core.grid
+import dal_lab.runs.grid
+from dal_core.data import FeatureBank
 from dal_core.experiment import Experiment
-from dal_core.features import FeatureBank
-from dal_core.files import is_intact
-from dal_core.grid import Grid
-from dal_core.report.notebooks import Notebook
+from dal_lab.companion.notebooks import Notebook
+from dal_lab.runs.files import is_intact
+from dal_lab.runs.grid import Grid
 
 TIMES = ["query_s", "train_s"]
 SETTINGS = {"dataset": "blobs", "cycles": 2, "device": "cpu", "options": {"epochs": 3}}
@@ -43,7 +43,7 @@ def table(folder, seeds, strategies=STRATEGIES):
     """What the folder holds, without computing anything, and without a doubt about any file."""
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("error")
-        patch.setattr(dal_core.grid, "compute", lambda study, *_: pytest.fail(f"{study} is not stored"))
+        patch.setattr(dal_lab.runs.grid, "compute", lambda study, *_: pytest.fail(f"{study} is not stored"))
         return Grid(folder, jobs=1).rows(experiments(seeds, strategies), "runs").drop(columns=TIMES)
 
 
@@ -72,7 +72,7 @@ def extracted(tmp_path):
 
 REPORTING = """
 import pandas as pd
-from dal_core.report.artefacts import Report
+from dal_lab.companion.artefacts import Report
 Report(f"{output_dir}/{preset}", "01_made").table(pd.DataFrame({"x": [1]}), "table", cell="(a)", keys=["k"])
 """
 

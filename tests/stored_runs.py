@@ -5,7 +5,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dal_core.store import PROVENANCE
+from dal_lab.runs.store import PROVENANCE
 
 MEASURED = ("started", "duration_s")  # of a run's provenance
 

@@ -37,11 +37,11 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from benchmarks.activeml import query, with_head
 from benchmarks.data import snapshot
 from dal_core import strategies
-from dal_core.pool import Snapshot
 from dal_core.randomness import generator_for
-from dal_core.strategies.clustering import k_means
-from dal_core.strategies.gradient import badge_embedding_norm
-from dal_core.strategies.mixing import dropout_disagreements
+from dal_core.snapshot import Snapshot
+from dal_core.strategies.alfamix import dropout_disagreements
+from dal_core.strategies.badge import badge_embedding_norm
+from dal_core.strategies.shared.clustering import k_means
 
 BATCH_SIZE = 11
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from dal_core.report.artefacts import MANIFEST, ManifestError, Report, check_manifest, markdown, read_manifest
+from dal_lab.companion.artefacts import MANIFEST, ManifestError, Report, check_manifest, markdown, read_manifest
 
 
 def draw():

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from refusals import checked, refusal_of
 
-from dal_core.__main__ import build_parser, main
-from dal_core.report.notebooks import Notebook, UsageError, check_parameters, execute, find
-from dal_core.report.parameters import CHECKS, check_values
+from dal_lab.__main__ import build_parser, main
+from dal_lab.companion.notebooks import Notebook, UsageError, check_parameters, execute, find
+from dal_lab.companion.parameters import CHECKS, check_values
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 moderate = settings(
@@ -255,7 +255,7 @@ def capsys_of(capsys):
 
 
 def test_as_a_program_it_prints_no_traceback(place, root):
-    command = [sys.executable, "-m", "dal_core", "run", "--strategy", "a\nb", "--option", f"epochs={'-' * 20_000}1"]
+    command = [sys.executable, "-m", "dal_lab", "run", "--strategy", "a\nb", "--option", f"epochs={'-' * 20_000}1"]
     environment = os.environ | {"PYTHONPATH": str(root)}
     ended = subprocess.run(command, capture_output=True, text=True, cwd=place, env=environment)
     assert (ended.returncode, ended.stdout) == (2, "")

@@ -20,15 +20,15 @@ from hypothesis import strategies as st
 from refusals import Bomb, checked, refusal_of
 from safetensors.torch import save, save_file
 
-from dal_core import datasets
-from dal_core.__main__ import main
-from dal_core.datasets import load, read_features
+from dal_core.data import FORMAT, FeatureBank
 from dal_core.experiment import Experiment
-from dal_core.features import FORMAT, FeatureBank
-from dal_core.grid import Grid
-from dal_core.origins.publishers import Published, banking77, clinc150, letter
-from dal_core.origins.raw import Places
-from dal_core.report.artefacts import MANIFEST, check_manifest, read_manifest
+from dal_lab.__main__ import main
+from dal_lab.companion.artefacts import MANIFEST, check_manifest, read_manifest
+from dal_lab.runs.grid import Grid
+from dal_lab.sources import catalogue
+from dal_lab.sources.catalogue import load, read_features
+from dal_lab.sources.publishers import Published, banking77, clinc150, letter
+from dal_lab.sources.raw import Places
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 ENDINGS = (".npz", ".parquet", ".safetensors")
@@ -52,8 +52,8 @@ SMALL_ARGUMENTS = [
 def fresh(monkeypatch, tmp_path):
     """An empty cache folder, and nothing kept from other tests."""
     monkeypatch.setenv("DAL_CACHE", str(tmp_path / "cache"))
-    datasets._load.cache_clear()
-    datasets._read_features.cache_clear()
+    catalogue._load.cache_clear()
+    catalogue._read_features.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_a_changed_byte_is_refused_or_changes_nothing(ending, place, position, b
     path.write_bytes(content)
     good = place / f"good{ending}"
     good.write_bytes(whole(ending))
-    datasets._read_features.cache_clear()
+    catalogue._read_features.cache_clear()
     try:
         bank = read_features(path)
     except ValueError as error:
@@ -297,7 +297,7 @@ def test_an_archive_that_unpacks_to_more_than_there_is_is_refused(tmp_path, monk
     path = tmp_path / "my.npz"
     np.savez_compressed(path, x=np.zeros((40_000, 5)), y=np.arange(40_000) % 2)
     assert path.stat().st_size < 100_000
-    monkeypatch.setattr("dal_core.origins.feature_files.free_memory", lambda _: 10**6)
+    monkeypatch.setattr("dal_lab.sources.feature_files.free_memory", lambda _: 10**6)
     refused(path, "it unpacks to", "1,000,000 are free")
 
 
@@ -363,7 +363,7 @@ def test_odd_arrays_are_refused_by_their_name(changes, words, tmp_path):
     np.savez(tmp_path / "my.npz", **SPLIT)
     assert read_features(tmp_path / "my.npz").num_classes == 2
     np.savez(tmp_path / "my.npz", **SPLIT | changes)
-    datasets._read_features.cache_clear()
+    catalogue._read_features.cache_clear()
     refused(tmp_path / "my.npz", words)
 
 
@@ -448,7 +448,7 @@ def test_a_pickle_among_torchvisions_files_is_not_read(tmp_path, monkeypatch):
         raise OSError("there is no network")
 
     monkeypatch.setattr(torchvision.cifar, "download_and_extract_archive", no_network)
-    origin = datasets.SOURCES["cifar10"].origins[0]
+    origin = catalogue.SOURCES["cifar10"].origins[0]
     refusal_of(lambda: origin.read("cifar10", Places(tmp_path, tmp_path / "cache")), "cifar10")
     assert not marker.exists()
 
@@ -493,7 +493,7 @@ def test_odd_places_work_and_nothing_is_written_beside_them(name, tmp_path, monk
     assert sorted(each.name for each in home.iterdir()) == [name]
     assert {each.name for each in (home / name).iterdir()} - {"out"} == {"r", f"{name}.npz"}
     assert sorted(each.name for each in tmp_path.iterdir()) == ["home"]
-    datasets._load.cache_clear()
+    catalogue._load.cache_clear()
     assert load(name, data_dir=home / name).num_features == 5
 
 
@@ -515,7 +515,7 @@ def test_a_data_set_is_looked_for_in_its_folder_only(name, tmp_path):
         (tmp_path / f"secret{ending}").write_bytes(whole(ending))
     (tmp_path / "secret" / "train" / "a").mkdir(parents=True)
     for call in (load, lambda each, **more: load(each, encoder="clip", **more),
-                 lambda each, **more: datasets.extract(each, "clip", **more)):  # fmt: skip
+                 lambda each, **more: catalogue.extract(each, "clip", **more)):  # fmt: skip
         refusal_of(lambda call=call: call(name.format(tmp_path), data_dir=tmp_path / "data"), "dataset is ")
     assert not (tmp_path / "cache").exists()
 
@@ -528,7 +528,7 @@ def test_arbitrary_names_of_data_sets_read_and_write_nothing(place, name):
     folder = place / "empty"
     folder.mkdir(exist_ok=True)
     before = sorted(place.iterdir())
-    if name not in datasets.SOURCES:
+    if name not in catalogue.SOURCES:
         refusal_of(lambda: load(name, data_dir=folder))
     assert sorted(place.iterdir()) == before
     assert not list(folder.iterdir())

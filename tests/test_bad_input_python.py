@@ -13,19 +13,21 @@ from hypothesis import strategies as st
 from refusals import faults, refusal_of
 from samples import oracle_snapshot_of, points, seeded, snapshot_of
 
-from dal_core import datasets, metrics, strategies
+from dal_core import metrics, strategies
+from dal_core.data import FeatureBank
 from dal_core.experiment import Experiment, canonical, run, run_together
-from dal_core.features import FeatureBank
-from dal_core.grid import Grid
-from dal_core.heads import PROTOCOLS, Head, train_heads
-from dal_core.pool import Pool
-from dal_core.report import comparison, figures, oracles, statistics
-from dal_core.report.artefacts import Report
-from dal_core.report.compare import Comparison
-from dal_core.report.published import cell_by_cell, published
-from dal_core.scaling_study import ScalingStudy
+from dal_core.models.heads import PROTOCOLS, Head, train_heads
+from dal_core.snapshot import Pool
 from dal_core.strategies import registry
-from dal_core.update_study import UpdateStudy, compared, tuned
+from dal_lab.companion import budgets, comparison, statistics
+from dal_lab.companion.artefacts import Report
+from dal_lab.companion.figures import curves
+from dal_lab.companion.paper_numbers import cell_by_cell, published
+from dal_lab.companion.terminal import Comparison
+from dal_lab.runs.grid import Grid
+from dal_lab.sources import catalogue
+from dal_lab.studies.scaling import ScalingStudy
+from dal_lab.studies.updating import UpdateStudy, compared, tuned
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # as users run the package
 N, M, K, D = 23, 7, 3, 5
@@ -270,7 +272,7 @@ NAMES = ("../x", "..", "a/b", "C:\\x", "\0", "a\nb", "", " ", "/etc/passwd", "x"
 
 
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
-@pytest.mark.parametrize("load", [datasets.load, lambda name, **more: datasets.extract(name, "bert", **more)])
+@pytest.mark.parametrize("load", [catalogue.load, lambda name, **more: catalogue.extract(name, "bert", **more)])
 def test_names_of_data_sets_that_no_file_can_have_are_refused(load, name, tmp_path):
     refusal_of(lambda: load(name, data_dir=tmp_path), "dataset is ")
 
@@ -281,7 +283,7 @@ def test_names_of_data_sets_that_no_file_can_have_are_refused(load, name, tmp_pa
 def test_encoders_that_are_none_are_refused(encoder, tmp_path):
     if encoder == "minilm@":
         pytest.importorskip("huggingface_hub")
-    refusal_of(lambda: datasets.load("cifar10", encoder=encoder, data_dir=tmp_path), "encoder")
+    refusal_of(lambda: catalogue.load("cifar10", encoder=encoder, data_dir=tmp_path), "encoder")
 
 
 @pytest.mark.parametrize("data_dir", ["", "/no/such", "a\nb", "\0", "x" * 5000, 3, b"x", "~nobody/x", __file__])
@@ -289,7 +291,7 @@ def test_data_folders_that_are_none_are_refused(data_dir, monkeypatch, tmp_path)
     if data_dir == "":
         pytest.skip("the working directory")
     monkeypatch.chdir(tmp_path)
-    for call in (datasets.load, lambda name, **more: run(Experiment(dataset=name), **more)):
+    for call in (catalogue.load, lambda name, **more: run(Experiment(dataset=name), **more)):
         refusal_of(lambda call=call: call("digits", data_dir=data_dir), "data_dir")
 
 
@@ -302,10 +304,10 @@ def test_data_folders_that_are_none_are_refused(data_dir, monkeypatch, tmp_path)
         (lambda: run(Experiment(initial_size=2000)), "buys 2200 instances"),
         (lambda: run(Experiment(strategy="boss", allow_oracle=True, options={"update_every": 1})), "update_every"),
         (lambda: run(UpdateStudy(initial_size=5000)), "needs 5010 instances"),
-        (lambda: datasets.read_features(3), "path is 3"),
-        (lambda: datasets.read_features("x" * 5000 + ".npz"), "no feature file at"),
-        (lambda: datasets.read_features("a\nb.npz"), "a\\nb.npz"),
-        (lambda: datasets.SOURCES["blobs"].protocol() and datasets.SOURCES["sst2"].protocol(), "batch size"),
+        (lambda: catalogue.read_features(3), "path is 3"),
+        (lambda: catalogue.read_features("x" * 5000 + ".npz"), "no feature file at"),
+        (lambda: catalogue.read_features("a\nb.npz"), "a\\nb.npz"),
+        (lambda: catalogue.SOURCES["blobs"].protocol() and catalogue.SOURCES["sst2"].protocol(), "batch size"),
         (lambda: published("boss"), "name is 'boss'"),
     ],
 )
@@ -363,12 +365,12 @@ TABLES = {
     ("data", "seed", "cycle", "strategy", "accuracy")),
     "rankings": (comparison.rankings, ("data", "seed", "cycle", "strategy", "accuracy")),
     "Comparison": (Comparison, ("data", "strategy", "seed", "cycle", "n_labeled", "accuracy")),
-    "with_budget": (oracles.with_budget, ("run", "cycle")),
-    "leads": (lambda rows: oracles.leads(rows, "badge"), ("data", "budget", "seed", "strategy", "accuracy")),
-    "records": (oracles.records, ("run", "data", "strategy", "seed", "cycle", "record")),
-    "learning_curves": (figures.learning_curves, ("data", "strategy", "seed", "n_labeled", "accuracy")),
-    "accuracy_against_time": (figures.accuracy_against_time, ("data", "strategy", "seed", "accuracy", "query_s")),
-    "costs": (lambda rows: figures.costs(rows, y="query_s"), ("varied", "size", "strategy", "seed", "query_s")),
+    "with_budget": (budgets.with_budget, ("run", "cycle")),
+    "leads": (lambda rows: budgets.leads(rows, "badge"), ("data", "budget", "seed", "strategy", "accuracy")),
+    "records": (budgets.records, ("run", "data", "strategy", "seed", "cycle", "record")),
+    "learning_curves": (curves.learning_curves, ("data", "strategy", "seed", "n_labeled", "accuracy")),
+    "accuracy_against_time": (curves.accuracy_against_time, ("data", "strategy", "seed", "accuracy", "query_s")),
+    "costs": (lambda rows: curves.costs(rows, y="query_s"), ("varied", "size", "strategy", "seed", "query_s")),
     "tuned": (tuned, ("method", "steps", "gamma", "rate", "validation_accuracy")),
     "compared": (lambda rows: compared(rows, ["base"]), ("run", "draw", "n_new", "method", "accuracy")),
     "aulc": (metrics.aulc, ("run", "cycle", "accuracy")),
@@ -402,7 +404,7 @@ def test_tables_refuse_what_are_no_rows(table, bad):
         lambda: statistics.difference_to(ROWS, "margn"),
         lambda: statistics.paired_difference(ROWS, "margn", "random", by="strategy", value="accuracy"),
         lambda: comparison.paired_tests(ROWS, "margn"),
-        lambda: oracles.leads(ROWS, "margn"),
+        lambda: budgets.leads(ROWS, "margn"),
     ],
 )
 def test_tables_name_the_strategy_that_is_not_there(call):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dal_core.strategies import bait
-from dal_core.strategies.bait import bait_first_scores, bait_select
-from dal_core.strategies.fisher_spaces import GramSpace, ParameterSpace
+from dal_core.strategies.bait import select
+from dal_core.strategies.bait.select import bait_first_scores, bait_select
+from dal_core.strategies.bait.spaces import GramSpace, ParameterSpace
 
 VARIANTS = [
     {"approximation": "exact"},
@@ -117,7 +117,7 @@ def test_both_spaces_give_the_same_picks(options, monkeypatch):
     }
     picked = {}
     for name, space in spaces.items():
-        monkeypatch.setattr(bait, "cheaper_space", space)
+        monkeypatch.setattr(select, "cheaper_space", space)
         picked[name] = bait_select(*sample, 5, **options).tolist()
     assert picked["parameters"] == picked["rows"] == textbook(*sample, 5, **options)
 
@@ -134,8 +134,8 @@ def test_both_spaces_give_the_same_picks(options, monkeypatch):
 )
 def test_the_cheaper_space_is_chosen(options, n, space, monkeypatch):
     chosen = []
-    original = bait.cheaper_space
-    monkeypatch.setattr(bait, "cheaper_space", lambda *parts: chosen.append(original(*parts)) or chosen[-1])
+    original = select.cheaper_space
+    monkeypatch.setattr(select, "cheaper_space", lambda *parts: chosen.append(original(*parts)) or chosen[-1])
     bait_select(*data(n=n, m=7, k=4, d=50), 3, **options)
     assert [type(each) for each in chosen] == [space]
 
@@ -157,8 +157,8 @@ def test_the_size_of_blocks_does_not_matter(options):
 @variants
 @pytest.mark.parametrize("together", [1, 2, 4, 64])
 def test_removals_corrected_together_are_those_of_the_textbook(options, together, monkeypatch):
-    monkeypatch.setattr(bait, "MANY_PICKS", 0)
-    monkeypatch.setattr(bait, "REMOVALS_TOGETHER", together)
+    monkeypatch.setattr(select, "MANY_PICKS", 0)
+    monkeypatch.setattr(select, "REMOVALS_TOGETHER", together)
     for seed in range(3):
         sample = data(n=31, seed=seed)
         assert bait_select(*sample, 9, **options).tolist() == textbook(*sample, 9, **options)

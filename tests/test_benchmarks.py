@@ -6,9 +6,9 @@ import torch
 from benchmarks import textbook_bait, textbook_coverage
 from benchmarks.case import Goal
 from benchmarks.timing import Timing
-from dal_core.strategies.bait import bait_select
-from dal_core.strategies.coverage import herding_select, k_center_greedy
-from dal_core.strategies.gradient import badge_select
+from dal_core.strategies.badge import badge_select
+from dal_core.strategies.bait.select import bait_select
+from dal_core.strategies.herding import herding_select, k_center_greedy
 
 APPROXIMATIONS = [
     {"approximation": "exact"},

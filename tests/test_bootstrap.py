@@ -160,8 +160,9 @@ def test_extras_exist(bootstrap, root, command):
 def test_dal_core_in_a_folder_is_not_an_installed_one(bootstrap, tmp_path, monkeypatch):
     """Neither the working directory nor PYTHONPATH makes an environment one in which dal_core is installed."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
-    (tmp_path / "dal_core").mkdir()
-    (tmp_path / "dal_core" / "__init__.py").touch()
+    for package in ("dal_core", "dal_lab"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
     python = str(tmp_path / "venv" / "bin" / "python")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -172,7 +173,8 @@ def test_dal_core_in_a_folder_is_not_an_installed_one(bootstrap, tmp_path, monke
     assert not state["pip"]
 
     site = Path(state["site"])
-    shutil.copytree(tmp_path / "dal_core", site / "dal_core")
+    for package in ("dal_core", "dal_lab"):
+        shutil.copytree(tmp_path / package, site / package)
     (site / "tqdm-4.70.dist-info").mkdir()
     (site / "tqdm-4.70.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: tqdm\nVersion: 4.70\n")
     (site / "torch-2.15.0.dist-info").mkdir()  # what a killed installation leaves: no METADATA, no RECORD
@@ -462,7 +464,7 @@ def test_run_all_becomes_the_package(bootstrap, project, monkeypatch):
     bootstrap.run_all("/x/python", ["--list"])
     (program, arguments, env) = calls[0]
     assert program == "/x/python"
-    assert arguments == ["/x/python", "-P", "-m", "dal_core", "notebooks", "--list"]
+    assert arguments == ["/x/python", "-P", "-m", "dal_lab", "notebooks", "--list"]
     assert env["PYTHONPATH"] == f"{project}:/else"
     assert (env["DAL_PROGRAM"], env["DAL_ROOT"], env["PYTHONUNBUFFERED"]) == ("run_all.sh", str(project), "1")
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from dal_core import strategies
-from dal_core.heads import Head, Training
+from dal_core.models.heads import Head, Training
 from dal_core.oracles import boss as module
 from dal_core.oracles.boss import CLASS_AWARE, STRATEGIES, boss, propose
 from dal_core.oracles.judging import Judgement, current_loss, judge
-from dal_core.pool import LabelledSet, OracleSnapshot, Snapshot
 from dal_core.randomness import generators_from
+from dal_core.snapshot import LabelledSet, OracleSnapshot, Snapshot
 from dal_core.strategies import registry
 from tests.samples import seeded
 

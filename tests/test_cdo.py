@@ -9,10 +9,10 @@ import torch
 
 from benchmarks import textbook
 from dal_core import strategies
-from dal_core.heads import Head, Training
+from dal_core.models.heads import Head, Training
 from dal_core.oracles.cdo import cdo
-from dal_core.pool import LabelledSet, OracleSnapshot
 from dal_core.randomness import integer_seed
+from dal_core.snapshot import LabelledSet, OracleSnapshot
 from tests.samples import oracle_snapshot_of, seeded
 
 N, M, B, K, D, N_TEST, N_VALIDATION = 29, 7, 6, 3, 5, 17, 19

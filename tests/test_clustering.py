@@ -6,8 +6,8 @@ import torch
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
-from dal_core.strategies import clustering
-from dal_core.strategies.clustering import first_of_smallest, k_means, most_typical, nearest_to_means
+from dal_core.strategies.shared import clustering
+from dal_core.strategies.shared.clustering import first_of_smallest, k_means, most_typical, nearest_to_means
 
 N, C, D = 211, 7, 5
 

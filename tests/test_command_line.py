@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dal_core.__main__ import main
+from dal_core.data import FeatureBank
 from dal_core.experiment import Experiment, run
-from dal_core.features import FeatureBank
+from dal_lab.__main__ import main
 
 TINY = ["--cycles", "2", "--subset-size", "50", "--option", "epochs=3"]
 
@@ -175,7 +175,7 @@ def test_faults_are_one_line_and_exit_code_2(arguments, message, tmp_path, monke
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "--strateg", "margin"], "unknown --strateg margin; python -m dal_core run knows --help, --dataset"),
+        (["run", "--strateg", "margin"], "unknown --strateg margin; python -m dal_lab run knows --help, --dataset"),
         (["notebooks", "--only"], "argument --only: expected one argument"),
         (["notebooks", "--device", "tpu"], "invalid choice: 'tpu'"),
         (["walk"], "invalid choice: 'walk'"),
@@ -204,5 +204,5 @@ def test_each_command_explains_itself(command, capsys):
 
 
 def test_help_and_usage_errors_do_not_wait_for_torch():
-    code = "import sys; from dal_core.__main__ import build_parser; build_parser(); print('torch' in sys.modules)"
+    code = "import sys; from dal_lab.__main__ import build_parser; build_parser(); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dal_core.__main__ import main
-from dal_core.report.artefacts import Report, check_manifest, markdown
-from dal_core.report.compare import Comparison, check_strategies, sparkline
-from dal_core.report.comparison import paired_tests, win_rates
+from dal_lab.__main__ import main
+from dal_lab.companion.artefacts import Report, check_manifest, markdown
+from dal_lab.companion.comparison import paired_tests, win_rates
+from dal_lab.companion.terminal import Comparison, check_strategies, sparkline
 
 TINY = ["--cycles", "2", "--subset-size", "50", "--option", "epochs=3", "--jobs", "1"]
 ACCURACIES = {  # data, strategy: a curve a seed

@@ -10,10 +10,10 @@ import pytest
 from matplotlib.text import Text
 from scipy import stats
 
-from dal_core.report import comparison_figures as draw
-from dal_core.report.comparison import Rankings, holm, paired_tests, rankings, win_rates
-from dal_core.report.published import published
-from dal_core.report.style import LOOKS, label
+from dal_lab.companion.comparison import Rankings, holm, paired_tests, rankings, win_rates
+from dal_lab.companion.figures import comparisons as draw
+from dal_lab.companion.figures.style import LOOKS, label
+from dal_lab.companion.paper_numbers import published
 
 TOLERANCE = 1e-12  # float64
 

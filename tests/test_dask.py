@@ -16,12 +16,12 @@ import torch
 from stored_runs import contents, files
 from tasks import failing, killed, sleeping, threads
 
-from dal_core import engines
-from dal_core.__main__ import main
-from dal_core.engines import FolderNotSharedError, on_dask
 from dal_core.experiment import Experiment
-from dal_core.grid import Grid, RunError, RunRefusedError
 from dal_core.strategies import register, registry
+from dal_lab.__main__ import main
+from dal_lab.runs import engine
+from dal_lab.runs.engine import FolderNotSharedError, on_dask
+from dal_lab.runs.grid import Grid, RunError, RunRefusedError
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install dask distributed")
 pytestmark = pytest.mark.faults
@@ -154,7 +154,7 @@ def test_the_scheduler_stopped_and_started_again(cluster, serial, tmp_path):
 def test_ctrl_c_cancels_what_has_not_begun_and_the_same_command_goes_on(cluster, serial, tmp_path):
     asked = ["--seeds", "8", "--cycles", "2", "--subset-size", "50", "--option", "epochs=150", "--device", "cpu"]
     asked = ["grid", *asked, "--dask", cluster.address, "--results-dir", str(tmp_path)]
-    command = [sys.executable, "-m", "dal_core", *asked]
+    command = [sys.executable, "-m", "dal_lab", *asked]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=cluster.environment)
     with when_stored(tmp_path, 2, lambda: process.send_signal(signal.SIGINT)):
         told = process.communicate(timeout=60)[1].splitlines()
@@ -207,7 +207,7 @@ def test_own_strategies_reach_the_cluster(cluster, tmp_path, monkeypatch):
 
 
 def test_a_worker_that_does_not_see_the_results_is_told_in_a_line(cluster, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(engines.Path, "touch", lambda _: None)
+    monkeypatch.setattr(engine.Path, "touch", lambda _: None)
     asked = ["--dask", cluster.address, "--results-dir", str(tmp_path), "--cycles", "1", "--option", "epochs=3"]
     assert main(["grid", "--seeds", "1", *asked]) == 2
     (told,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("learning curves: ")]
@@ -221,7 +221,7 @@ def test_a_worker_that_does_not_see_the_results_is_told_in_a_line(cluster, tmp_p
 
 
 def test_a_scheduler_that_does_not_answer_is_told_in_a_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(engines, "CONNECTING", 0.5)
+    monkeypatch.setattr(engine, "CONNECTING", 0.5)
     assert main(["grid", "--dask", "tcp://127.0.0.1:1", "--seeds", "1", "--results-dir", str(tmp_path)]) == 2
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("error: no Dask scheduler answers at tcp://127.0.0.1:1: ")

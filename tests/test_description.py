@@ -2,9 +2,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from dal_core.report.comparison_figures import win_rates
-from dal_core.report.description import describe
-from dal_core.report.figures import panels, shared_legend
+from dal_lab.companion.description import describe
+from dal_lab.companion.figures.comparisons import win_rates
+from dal_lab.companion.figures.curves import panels, shared_legend
 
 
 @pytest.fixture(autouse=True)

@@ -13,14 +13,15 @@ from test_strategy_contract import ALL, ORACLES, on_device, strategy_of, usual
 from dal_core import experiment, laplace, metrics, strategies
 from dal_core.checks import check_memory
 from dal_core.experiment import Experiment, now, run
-from dal_core.heads import KINDS, PROTOCOLS, Head, train_heads
-from dal_core.strategies import coverage, fisher_diagonal
-from dal_core.strategies.bait import APPROXIMATIONS, FISHERS, SELECTIONS, bait_select
-from dal_core.strategies.clustering import k_means
-from dal_core.strategies.coverage import HERDING_FORMS, herding_select
+from dal_core.models.heads import KINDS, PROTOCOLS, Head, train_heads
+from dal_core.strategies import herding
+from dal_core.strategies.bait import diagonal
+from dal_core.strategies.bait.select import APPROXIMATIONS, FISHERS, SELECTIONS, bait_select
+from dal_core.strategies.herding import HERDING_FORMS, herding_select
 from dal_core.strategies.probcover import probcover_select
-from dal_core.strategies.sequential import Updates, select_sequentially
-from dal_core.update_study import UpdateStudy
+from dal_core.strategies.shared.clustering import k_means
+from dal_core.updates import Updates, select_sequentially
+from dal_lab.studies.updating import UpdateStudy
 
 POOL = {"n": 97, "m": 23}
 # Where the host decides for each pick, and how often it waits or copies for one at the most.
@@ -151,7 +152,7 @@ def test_herding_picks_as_on_the_cpu(device, monkeypatch, form, rows):
     """However few gains are brought up to date in a step: where they were too few, the host decides."""
     unlabelled, labelled = unit_points(n=97, m=4)
     expected = herding_select(unlabelled, labelled, 29, gamma=1.0, form=form)
-    monkeypatch.setattr(coverage, "BLOCK_BYTES", rows * 97 * 8)
+    monkeypatch.setattr(herding, "BLOCK_BYTES", rows * 97 * 8)
     there = [each.to(device.where) for each in (unlabelled, labelled)]
     device.log.clear()
     assert herding_select(*there, 29, gamma=1.0, form=form).tolist() == expected.tolist()
@@ -160,7 +161,7 @@ def test_herding_picks_as_on_the_cpu(device, monkeypatch, form, rows):
 
 @pytest.mark.parametrize("at_once", [64, 1])
 def test_diagonal_bait_picks_as_on_the_cpu_however_few_gains_are_looked_at(device, monkeypatch, at_once):
-    monkeypatch.setattr(fisher_diagonal, "CHECKED_AT_ONCE", at_once)
+    monkeypatch.setattr(diagonal, "CHECKED_AT_ONCE", at_once)
     snapshot = snapshot_of(n=60)
     pool = (snapshot.features, snapshot.logits, snapshot.labelled_features, snapshot.labelled_logits)
     device.log.clear()
@@ -227,7 +228,7 @@ def test_laplace_functions_are_those_of_the_cpu(device):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("optimiser", PROTOCOLS)
 def test_heads_are_those_of_the_cpu(device, monkeypatch, kind, optimiser):
-    monkeypatch.setattr("dal_core.heads.ORDERS_BYTES", 3 * 2 * 11 * 8)  # of three epochs at a time
+    monkeypatch.setattr("dal_core.models.heads.ORDERS_BYTES", 3 * 2 * 11 * 8)  # of three epochs at a time
     features, _ = points(n=31)
     sets = torch.stack([torch.arange(11), torch.arange(20, 31)])
     training = dataclasses.replace(PROTOCOLS[optimiser], epochs=7, batch_size=4)
@@ -407,7 +408,7 @@ def test_free_memory_is_that_of_the_device_in_use(device, monkeypatch):
 
 def test_a_small_gpu_trains_fewer_heads_at_a_time(device, monkeypatch):
     sizes, original = [], torch.cuda.mem_get_info
-    monkeypatch.setattr("dal_core.heads._train_block", lambda views, *_: sizes.append(len(views[0])))
+    monkeypatch.setattr("dal_core.models.heads._train_block", lambda views, *_: sizes.append(len(views[0])))
     features, labels = points(n=31)[0].to(device.where), (torch.arange(31) % 3).to(device.where)
     sets = torch.arange(11).expand(6, -1).to(device.where)
     head_bytes = 4 * 3 * 8 * 8  # with its gradient and the optimiser's state; 5 features and the bias in rows of 8

@@ -13,8 +13,8 @@ import torch
 from models import HIDDEN, IMAGE_MODELS
 from PIL import Image
 
-from dal_core import encoders
-from dal_core.encoders import (
+from dal_lab.sources import encoders
+from dal_lab.sources.encoders import (
     ENCODERS,
     Encoder,
     EncoderUnavailableError,

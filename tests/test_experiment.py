@@ -13,7 +13,8 @@ import torch
 from samples import failing_for_seed
 
 import dal_core.experiment
-from dal_core import datasets, strategies
+from dal_core import strategies
+from dal_core.data import FeatureBank
 from dal_core.devices import device_in_words
 from dal_core.experiment import (
     Experiment,
@@ -24,13 +25,13 @@ from dal_core.experiment import (
     run,
     run_together,
 )
-from dal_core.features import FeatureBank
-from dal_core.heads import PROTOCOLS, train_heads
-from dal_core.oracles.annealing import sas
-from dal_core.pool import OracleSnapshot, Snapshot, long_tailed
+from dal_core.models.heads import PROTOCOLS, train_heads
+from dal_core.oracles.sas import sas
 from dal_core.randomness import generator_for
+from dal_core.snapshot import OracleSnapshot, Snapshot, long_tailed
 from dal_core.strategies import registry
-from dal_core.strategies.sequential import Updates
+from dal_core.updates import Updates
+from dal_lab.sources import catalogue
 
 TIMES = ["query_s", "train_s"]
 BOSS = {"num_candidates": 5, "retraining_epochs": 2}
@@ -162,7 +163,7 @@ def test_the_options_of_the_training_arrive():
 
 
 def replace_bank(monkeypatch: pytest.MonkeyPatch, bank: FeatureBank) -> None:
-    monkeypatch.setattr(datasets, "load", lambda *_, **__: bank)
+    monkeypatch.setattr(catalogue, "load", lambda *_, **__: bank)
 
 
 def with_other_labels(bank: FeatureBank, kept: set[int]) -> FeatureBank:
@@ -180,21 +181,21 @@ def test_labels_that_were_never_bought_change_nothing(monkeypatch, strategy, opt
     experiment = tiny(strategy, options=options | cheap)
     expected = run(experiment).drop(columns=TIMES)
     bought = {instance for row in expected["acquired"] for instance in row}
-    replace_bank(monkeypatch, with_other_labels(datasets.load("digits"), bought))
+    replace_bank(monkeypatch, with_other_labels(catalogue.load("digits"), bought))
     pd.testing.assert_frame_equal(run(experiment).drop(columns=TIMES), expected, check_exact=True)
 
 
 def test_labels_of_a_batch_are_unknown_while_it_is_picked(monkeypatch):
     experiment = tiny(cycles=1)
     expected = acquired(experiment)
-    replace_bank(monkeypatch, with_other_labels(datasets.load("digits"), set(expected[0])))
+    replace_bank(monkeypatch, with_other_labels(catalogue.load("digits"), set(expected[0])))
     assert acquired(experiment) == expected
 
 
 def test_an_oracle_does_see_them(monkeypatch):
     experiment = tiny("lookahead", cycles=1, allow_oracle=True, options={"num_candidates": 30})
     expected = acquired(experiment)
-    replace_bank(monkeypatch, with_other_labels(datasets.load("digits"), set(expected[0])))
+    replace_bank(monkeypatch, with_other_labels(catalogue.load("digits"), set(expected[0])))
     assert acquired(experiment)[0] == expected[0]
     assert acquired(experiment)[1] != expected[1]
 
@@ -207,7 +208,7 @@ def test_a_strategy_gets_labels_of_what_is_labelled_alone(monkeypatch):
         return torch.arange(batch_size)
 
     monkeypatch.setitem(registry._STRATEGIES, "spy", spy)
-    rows, bank = run(tiny("spy")), datasets.load("digits")
+    rows, bank = run(tiny("spy")), catalogue.load("digits")
     labelled: list[int] = []
     for snapshot, bought in zip(seen, rows["acquired"], strict=False):
         labelled += bought
@@ -232,7 +233,7 @@ def test_an_oracle_gets_the_labels_of_what_it_chooses_from(monkeypatch):
         return torch.arange(batch_size)
 
     monkeypatch.setitem(registry._STRATEGIES, "spy", spy)
-    rows, bank = run(tiny("spy", allow_oracle=True)), datasets.load("digits")
+    rows, bank = run(tiny("spy", allow_oracle=True)), catalogue.load("digits")
     for snapshot, bought in zip(seen, rows["acquired"][1:], strict=True):
         assert torch.equal(snapshot.hidden_labels[:4], bank.train_labels[bought])
         assert torch.equal(snapshot.features[:4], bank.train_features[bought])
@@ -337,7 +338,7 @@ def test_an_oracle_sees_what_is_set_aside_as_its_validation_set(monkeypatch):
 
     monkeypatch.setitem(registry._STRATEGIES, "spy", spy)
     run(tiny("spy", allow_oracle=True, subset_size=None, options={"validation_size": 11}))
-    bank = datasets.load("digits")
+    bank = catalogue.load("digits")
     first, second = seen
     assert first.validation.features.shape == (11, 64)
     assert torch.equal(first.validation.features, second.validation.features)
@@ -366,7 +367,7 @@ def test_boss_can_judge_by_the_validation_set(head):
 
 def test_a_long_tailed_pool_is_all_that_can_be_bought():
     rows = run(tiny("random", options={"imbalance": 10}))
-    bank = datasets.load("digits")
+    bank = catalogue.load("digits")
     kept = long_tailed(bank.train_labels, 10, generator_for(0, "long tail"))
     assert set(itertools.chain(*rows["acquired"])) <= set(kept.tolist())
     with pytest.raises(ValueError, match=f"but the pool of digits has {len(kept)}"):
@@ -408,7 +409,7 @@ def test_a_plan_of_the_first_cycle_is_bought_batch_by_batch(monkeypatch, subset_
     assert (batch_size, acquisition_size) == (12, 4)
     assert [len(bought) for bought in rows["acquired"]] == [10, 4, 4, 4]
     bought = [instance for row in rows["acquired"][1:] for instance in row]
-    assert torch.equal(datasets.load("digits").train_features[bought], features)
+    assert torch.equal(catalogue.load("digits").train_features[bought], features)
     told = [json.loads(record) for record in rows["record"]]
     assert set(told[1]) == {"first_accuracy", "best_accuracy", "kept"}
     assert told[0] == told[2] == told[3] == {}
@@ -435,7 +436,7 @@ def seeds(strategy: str = "margin", count: int = 3, **changes) -> list[Experimen
 @pytest.fixture
 def doubles(monkeypatch):
     """Digits in float64, where no rounding decides what is acquired."""
-    bank = datasets.load("digits")
+    bank = catalogue.load("digits")
     train, test = bank.train_features.double(), bank.test_features.double()
     replace_bank(monkeypatch, dataclasses.replace(bank, train_features=train, test_features=test))
 
@@ -516,7 +517,7 @@ def test_of_several_runs_the_one_that_fails_is_named(monkeypatch):
 def test_of_several_runs_the_one_whose_pool_is_too_small_is_named():
     sizes = {}
     for seed in range(5, 8):
-        sizes[seed] = len(long_tailed(datasets.load("digits").train_labels, 10, generator_for(seed, "long tail")))
+        sizes[seed] = len(long_tailed(catalogue.load("digits").train_labels, 10, generator_for(seed, "long tail")))
     smallest = min(sizes, key=lambda seed: sizes[seed])
     assert sorted(sizes.values())[1] > sizes[smallest]
     batch = sizes[smallest] - 9  # one more than is there

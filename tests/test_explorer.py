@@ -9,19 +9,20 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from jupyter_client.manager import start_new_kernel
-from test_steps import experiment
+from test_trace import experiment
 
-from dal_core import progress, strategies
+from dal_core import strategies
 from dal_core.experiment import walk
-from dal_core.report.description import describe
-from dal_core.report.explorer import candidates, page, rounds, updates
-from dal_core.report.explorer import strategies as picks
-from dal_core.report.explorer.maps import Ground
-from dal_core.report.explorer.page import Explorer, Frame, Page
-from dal_core.report.explorer.reasons import REASONS, reason
-from dal_core.report.notebook_page import WIDGET
-from dal_core.strategies.clustering import k_means
+from dal_core.strategies.shared.clustering import k_means
 from dal_core.strategies.uncertainty import margin_scores
+from dal_lab.companion.description import describe
+from dal_lab.companion.explorer import candidates, page, rounds, updates
+from dal_lab.companion.explorer import picks as picks
+from dal_lab.companion.explorer.maps import Ground
+from dal_lab.companion.explorer.page import Explorer, Frame, Page
+from dal_lab.companion.explorer.reasons import REASONS, reason
+from dal_lab.companion.site.notebook_page import WIDGET
+from dal_lab.runs import progress
 
 BOSS = {"num_candidates": 6, "retraining_epochs": 3}
 REFINE = {"num_batches": 9, "depth": 2}
@@ -308,7 +309,7 @@ def test_a_notebook_is_live_in_a_kernel_alone_and_not_in_a_batch(monkeypatch):
 
 CELL = """
 import matplotlib.pyplot as plt
-from dal_core.report.explorer.page import Explorer, Frame, show
+from dal_lab.companion.explorer.page import Explorer, Frame, show
 show(Explorer({"strategy": ["a"]}, lambda strategy: [Frame("one", plt.figure, "because")]))
 """
 

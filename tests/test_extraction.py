@@ -16,11 +16,11 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
-from dal_core import extraction
-from dal_core.encoders import Encoder, LoadedEncoder
-from dal_core.extraction import Extraction, Request, extracted, finished
-from dal_core.features import FeatureBank
-from dal_core.origins.raw import RawData, Split, UnreadableInstanceError
+from dal_core.data import FeatureBank
+from dal_lab.sources import extraction
+from dal_lab.sources.encoders import Encoder, LoadedEncoder
+from dal_lab.sources.extraction import Extraction, Request, extracted, finished
+from dal_lab.sources.raw import RawData, Split, UnreadableInstanceError
 
 D = 5
 HOW = Extraction("cpu", batch_size=4, workers=0)
@@ -272,7 +272,7 @@ KILLED = """
 import sys, time
 sys.path[:0] = {paths!r}
 import test_extraction as t
-from dal_core import extraction
+from dal_lab.sources import extraction
 class Slow(t.Linear):
     def forward(self, pixel_values):
         time.sleep(0.15)

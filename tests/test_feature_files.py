@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from dal_core import datasets
-from dal_core.__main__ import main
-from dal_core.datasets import load, read_features
 from dal_core.experiment import Experiment, run
-from dal_core.grid import Grid
-from dal_core.origins.tables import in_two
+from dal_lab.__main__ import main
+from dal_lab.runs.grid import Grid
+from dal_lab.sources import catalogue
+from dal_lab.sources.catalogue import load, read_features
+from dal_lab.sources.tables import in_two
 
 SMALL = {"cycles": 1, "batch_size": 2, "initial_size": 3, "subset_size": None, "options": {"epochs": 2}}
 SMALL_ARGUMENTS = [
@@ -358,7 +358,7 @@ def test_a_file_of_other_tensors_is_no_bank(tmp_path):
 
 def test_features_need_no_encoder(tmp_path):
     path = str(write(tmp_path / "my.npz"))
-    for call in (load, datasets.extract):
+    for call in (load, catalogue.extract):
         with pytest.raises(
             ValueError, match=r"encoder is 'minilm', but dataset '.*my\.npz' consists of features already"
         ):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dal_core.files import write_atomically, write_text
+from dal_lab.runs.files import write_atomically, write_text
 
 
 def test_writes_the_file_and_makes_its_folder(tmp_path):

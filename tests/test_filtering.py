@@ -8,8 +8,8 @@ from dal_core.ensembles import filtering
 from dal_core.ensembles.filtering import progressive_filter, shared_options
 from dal_core.ensembles.members import STRATEGIES
 from dal_core.ensembles.refine import refine
-from dal_core.pool import Snapshot
 from dal_core.randomness import choose, generators_from
+from dal_core.snapshot import Snapshot
 from dal_core.strategies import registry
 from tests.samples import seeded, snapshot_of
 
@@ -186,7 +186,7 @@ def test_scales_are_found_once(monkeypatch):
     calls = []
     original = filtering.held_out_temperature
     monkeypatch.setattr(filtering, "held_out_temperature", lambda *args: calls.append(1) or original(*args))
-    monkeypatch.setattr("dal_core.strategies.coverage.held_out_temperature", None)
+    monkeypatch.setattr("dal_core.strategies.herding.held_out_temperature", None)
     refined(strategies=["unc_herding", "margin"])
     assert len(calls) == 1
     refined(final_strategy="margin")

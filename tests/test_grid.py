@@ -18,16 +18,16 @@ from samples import failing_for_seed
 from stored_runs import contents, files
 
 import dal_core.experiment
-import dal_core.grid
-import dal_core.store
-from dal_core import engines
+import dal_lab.runs.grid
+import dal_lab.runs.store
 from dal_core.experiment import Experiment
-from dal_core.grid import Grid, RunError, RunRefusedError, attempt, digest_of, groups
-from dal_core.progress import progress
-from dal_core.scaling_study import ScalingStudy
 from dal_core.strategies import registry
-from dal_core.summaries import ERROR_LENGTH, Failure, duration_in_words, failure_summary
-from dal_core.update_study import UpdateStudy
+from dal_lab.runs import engine
+from dal_lab.runs.grid import Grid, RunError, RunRefusedError, attempt, digest_of, groups
+from dal_lab.runs.plan import ERROR_LENGTH, Failure, duration_in_words, failure_summary
+from dal_lab.runs.progress import progress
+from dal_lab.studies.scaling import ScalingStudy
+from dal_lab.studies.updating import UpdateStudy
 
 TINY = {"cycles": 2, "subset_size": 50, "device": "cpu", "options": {"epochs": 3}}
 TIMES = ["query_s", "train_s"]
@@ -106,7 +106,7 @@ def test_a_result_is_keyed_by_configuration_data_and_version(tmp_path, monkeypat
     for other in ({"strategy": "entropy"}, {"seed": 1}, {"batch_size": 11}, {"options": {"epochs": 4}}):
         assert store.key(Experiment(**{"strategy": "margin", **TINY, **other}), "data") != key
     assert store.key(first, "other data") != key
-    monkeypatch.setattr(dal_core.store, "RESULTS_VERSION", dal_core.store.RESULTS_VERSION + 1)
+    monkeypatch.setattr(dal_lab.runs.store, "RESULTS_VERSION", dal_lab.runs.store.RESULTS_VERSION + 1)
     assert store.key(first, "data") != key
 
 
@@ -141,7 +141,9 @@ def _flip_a_data_byte(path):
 def _unsealed(path):
     """The table as files held it before they had a seal, which would break with any change."""
     table = pq.read_table(path)
-    return table.replace_schema_metadata({k: v for k, v in table.schema.metadata.items() if k != dal_core.store.SEAL})
+    return table.replace_schema_metadata(
+        {k: v for k, v in table.schema.metadata.items() if k != dal_lab.runs.store.SEAL}
+    )
 
 
 def _drop_a_column(path):
@@ -255,17 +257,17 @@ def test_a_worker_with_other_data_is_refused(tmp_path):
 
 def test_a_killed_worker_changes_nothing(tmp_path, monkeypatch):
     asked = [Experiment(seed=seed, **TINY | {"options": {"epochs": 150}}) for seed in range(8)]
-    grid, submit, workers = Grid(tmp_path / "killed", jobs=2), engines._submit, []
+    grid, submit, workers = Grid(tmp_path / "killed", jobs=2), engine._submit, []
 
     def killing(task):
         if len(workers) == 3:  # one has just finished, the other one is in the middle
-            busy = next(worker for worker in workers if worker not in engines._idle)
+            busy = next(worker for worker in workers if worker not in engine._idle)
             os.kill(next(iter(busy._processes)), signal.SIGKILL)
         worker, future = submit(task)
         workers.append(worker)
         return worker, future
 
-    monkeypatch.setattr(engines, "_submit", killing)
+    monkeypatch.setattr(engine, "_submit", killing)
     rows = grid.rows(asked, "runs")
     assert len(workers) == 9  # one was tried again
     serial = Grid(tmp_path / "serial", jobs=1).rows(asked, "runs")
@@ -350,7 +352,7 @@ def test_durations_in_words(seconds, words):
 def test_ctrl_c_ends_the_workers_and_says_how_to_go_on(tmp_path, root):
     # Long enough that nothing is finished by itself before it is stopped.
     settings = ["--cycles", "2", "--subset-size", "50", "--option", "epochs=400", "--device", "cpu", "--seeds", "40"]
-    command = [sys.executable, "-m", "dal_core", "grid", *settings, "--jobs", "2", "--results-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "dal_lab", "grid", *settings, "--jobs", "2", "--results-dir", str(tmp_path)]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ | {"PYTHONPATH": str(root)}
     )
@@ -389,7 +391,7 @@ def test_no_pickle_is_written(tmp_path):
 @pytest.fixture
 def on_gpu(monkeypatch):
     """The grid takes every device for CUDA; what it computes is computed on the CPU that the experiments name."""
-    monkeypatch.setattr(dal_core.grid, "device_of", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(dal_lab.runs.grid, "device_of", lambda _: torch.device("cuda"))
 
 
 @pytest.fixture
@@ -412,7 +414,7 @@ def by_name(studies):
 
 def test_on_a_gpu_runs_go_together_that_differ_in_the_seed_only(monkeypatch):
     monkeypatch.setattr(
-        dal_core.grid, "device_of", lambda study: torch.device("cpu" if study.device == "cpu" else "cuda")
+        dal_lab.runs.grid, "device_of", lambda study: torch.device("cpu" if study.device == "cpu" else "cuda")
     )
     base = {"cycles": 2, "subset_size": 50, "options": {"epochs": 3}}
     changes = [
@@ -469,7 +471,7 @@ def test_progress_counts_runs_that_go_together_one_by_one(tmp_path, monkeypatch)
         bars.append(progress(iterable, what, **options))
         return bars[-1]
 
-    monkeypatch.setattr(dal_core.grid, "progress", spy)
+    monkeypatch.setattr(dal_lab.runs.grid, "progress", spy)
     Grid(tmp_path).rows(experiments(seeds=3), "runs")
     assert [(bar.n, bar.total) for bar in bars] == [(6, 6)]
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from dal_core.heads import PROTOCOLS, Head, Training, train_head, train_heads
+from dal_core.models.heads import PROTOCOLS, Head, Training, train_head, train_heads
 
 N, D, K, HEADS, M = 37, 5, 3, 4, 23
 KINDS, OPTIMISERS = ("linear", "mlp"), ("sgd", "radam")

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from benchmarks import textbook
-from dal_core.heads import Head, Training
 from dal_core.laplace import covariance_matrix, precision_matrix, second_order_update
+from dal_core.models.heads import Head, Training
 from dal_core.oracles import judging
 from dal_core.oracles.judging import LOOK_AHEADS, LOSSES, PERFORMANCES, RETRAININGS, Judgement, best_of, judge
-from dal_core.pool import LabelledSet, OracleSnapshot
 from dal_core.randomness import integer_seed
+from dal_core.snapshot import LabelledSet, OracleSnapshot
 from tests.samples import seeded
 
 N, M, T, B, K, D, H = 23, 13, 7, 4, 3, 5, 6

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from dal_core import strategies
-from dal_core.heads import Head
 from dal_core.laplace import covariance_matrix, precision_matrix, second_order_update
+from dal_core.models.heads import Head
 from dal_core.oracles import judging
 from dal_core.oracles.judging import LOSSES, mean_losses
 from dal_core.oracles.lookahead import candidate_batches
-from dal_core.pool import LabelledSet, OracleSnapshot
-from dal_core.strategies.clustering import k_means
+from dal_core.snapshot import LabelledSet, OracleSnapshot
+from dal_core.strategies.shared.clustering import k_means
 from dal_core.strategies.uncertainty import margin_scores
 from tests.samples import seeded
 

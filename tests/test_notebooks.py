@@ -15,11 +15,19 @@ import nbformat
 import pytest
 import torch
 
-from dal_core.__main__ import main
-from dal_core.report.artefacts import check_manifest
-from dal_core.report.notebook_page import WIDGET
-from dal_core.report.notebooks import LocalKernelManager, Notebook, UsageError, check_parameters, choose, execute, find
-from dal_core.report.publish import publish_notebooks, rendered
+from dal_lab.__main__ import main
+from dal_lab.companion.artefacts import check_manifest
+from dal_lab.companion.notebooks import (
+    LocalKernelManager,
+    Notebook,
+    UsageError,
+    check_parameters,
+    choose,
+    execute,
+    find,
+)
+from dal_lab.companion.readme import publish_notebooks, rendered
+from dal_lab.companion.site.notebook_page import WIDGET
 
 # Of each notebook its experiments, and what its progress tells a terminal.
 EXPERIMENTS = {"01": "abcdefg", "02": "abcde", "03": "abcde", "04": "abcdefg"}
@@ -110,7 +118,7 @@ def test_committed_tables_come_from_the_committed_run(notebooks, number, project
         for state in project_states
     ]
     assert all(tables)
-    assert any(each <= shown for each in tables), "run the quick preset and `python -m dal_core publish`"
+    assert any(each <= shown for each in tables), "run the quick preset and `python -m dal_lab publish`"
 
 
 def alternatives(path):
@@ -176,7 +184,7 @@ def test_a_failing_notebook_is_kept_aside_and_an_old_success_is_withdrawn(tmp_pa
 def project(tmp_path, monkeypatch):
     """A project with two quick notebooks, one of which writes a table."""
     lines = [
-        "import pandas as pd\nfrom dal_core.report.artefacts import Report",
+        "import pandas as pd\nfrom dal_lab.companion.artefacts import Report",
         "report = Report(f'{output_dir}/{preset}', '01_good')",
         "report.table(pd.DataFrame({'a': [1]}), 'numbers', cell='(a)', keys=[])",
     ]
@@ -223,7 +231,8 @@ def test_run_all_does_the_other_notebooks_and_its_exit_code_tells_of_the_failure
     (project / "tools").mkdir()
     for name in ("run_all.sh", "tools/bootstrap.py", "pyproject.toml", "requirements.lock"):
         shutil.copy(root / name, project / name)
-    (project / "dal_core").symlink_to(root / "dal_core")
+    for package in ("dal_core", "dal_lab"):
+        (project / package).symlink_to(root / package)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = os.environ | {"PATH": path, "PIP_NO_INDEX": "1"}  # nothing is installed for a test
     ran = [
@@ -343,7 +352,7 @@ def test_readme_quotes_are_replaced_by_their_tables(tmp_path):
 def test_the_readme_quotes_the_committed_tables(root, project_states):
     readme = (root / "README.md").read_text()
     assert readme.count("<!-- table ") >= 1
-    assert any(rendered(readme, state) == readme for state in project_states), "run `python -m dal_core publish`"
+    assert any(rendered(readme, state) == readme for state in project_states), "run `python -m dal_lab publish`"
 
 
 @pytest.mark.parametrize("number", NUMBERS)

@@ -13,9 +13,9 @@ import torch
 
 from dal_core import strategies
 from dal_core.experiment import Experiment
-from dal_core.grid import Grid
 from dal_core.strategies import registry
-from dal_core.strategies.carrying import own_strategies
+from dal_lab.runs.grid import Grid
+from dal_lab.runs.own_strategies import own_strategies
 
 SMALL = {"cycles": 2, "batch_size": 3, "subset_size": 50, "device": "cpu", "options": {"epochs": 2}}
 
@@ -32,7 +32,7 @@ STRATEGY = """
 """
 USE = """
     from dal_core.experiment import Experiment, run
-    from dal_core.grid import Grid
+    from dal_lab.runs.grid import Grid
 
     SMALL = {"cycles": 2, "batch_size": 3, "subset_size": 50, "device": "cpu", "options": {"epochs": 2}}
     experiments = [Experiment(strategy="closest_to_origin", seed=seed, **SMALL) for seed in range(3)]
@@ -48,8 +48,8 @@ ORACLE = """
     from __future__ import annotations
     import torch
     from dal_core.experiment import Experiment, run
-    from dal_core.grid import Grid
-    from dal_core.pool import OracleSnapshot as Truth
+    from dal_lab.runs.grid import Grid
+    from dal_core.snapshot import OracleSnapshot as Truth
     from dal_core.strategies import register
 
     @register("first_class")

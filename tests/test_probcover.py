@@ -4,8 +4,8 @@ from samples import seeded, snapshot_of, unit_points
 
 from dal_core import strategies
 from dal_core.strategies import probcover
-from dal_core.strategies.clustering import k_means
 from dal_core.strategies.probcover import probcover_select, pure_radius
+from dal_core.strategies.shared.clustering import k_means
 
 
 def textbook_probcover(unlabelled, labelled, radius):

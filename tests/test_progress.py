@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from dal_core import progress as progress_module
-from dal_core.progress import progress
+from dal_lab.runs import progress as progress_module
+from dal_lab.runs.progress import progress
 
 
 class Terminal(io.StringIO):

@@ -13,10 +13,10 @@ import nbformat
 import pandas as pd
 import pytest
 
-from dal_core.report.artefacts import ManifestError, Report, check_manifest, read_manifest
-from dal_core.report.notebook_page import WIDGET, formula
-from dal_core.report.readable_tables import table_of
-from dal_core.report.site import PROVENANCE, duration, write_site
+from dal_lab.companion.artefacts import ManifestError, Report, check_manifest, read_manifest
+from dal_lab.companion.site.index import PROVENANCE, duration, write_site
+from dal_lab.companion.site.notebook_page import WIDGET, formula
+from dal_lab.companion.tables import table_of
 
 STEMS = ["01_laplace_updates", "02_fast_fishing", "03_boss", "04_refine"]
 

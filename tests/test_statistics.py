@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from dal_core.report.statistics import difference_to, in_percent, mean_over_seeds, paired_difference, verdict
+from dal_lab.companion.statistics import difference_to, in_percent, mean_over_seeds, paired_difference, verdict
 
 
 def rows():

@@ -8,10 +8,10 @@ import torch
 
 from dal_core import strategies
 from dal_core.laplace import LIKELIHOODS, covariance_matrix, precision_matrix, second_order_update
-from dal_core.pool import OracleSnapshot, Snapshot
+from dal_core.snapshot import OracleSnapshot, Snapshot
 from dal_core.strategies import registry, uncertainty
-from dal_core.strategies.sequential import Updates, select_sequentially
 from dal_core.strategies.uncertainty import entropy_scores, highest, least_confident_scores, margin_scores
+from dal_core.updates import Updates, select_sequentially
 
 N, M, K, D = 11, 7, 3, 5
 UNCERTAINTY = ("margin", "entropy", "least_confident")

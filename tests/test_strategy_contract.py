@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from dal_core import datasets, strategies
+from dal_core import strategies
 from dal_core.experiment import Experiment, run
-from dal_core.heads import PROTOCOLS, Head
-from dal_core.pool import LabelledSet, OracleSnapshot, Snapshot
-from dal_core.strategies.sequential import Updates, select_sequentially
+from dal_core.models.heads import PROTOCOLS, Head
+from dal_core.snapshot import LabelledSet, OracleSnapshot, Snapshot
+from dal_core.updates import Updates, select_sequentially
+from dal_lab.sources import catalogue
 
 ORDINARY = strategies.names(oracle=False)
 ORACLES = strategies.names(oracle=True)
@@ -222,10 +223,10 @@ def test_true_labels_matter_to_oracles_alone(name, monkeypatch):
         strategy=name, cycles=1, subset_size=60, device="cpu", allow_oracle=name in ORACLES, options=options
     )
     initial, picked = run(experiment)["acquired"]
-    bank = datasets.load("digits")
+    bank = catalogue.load("digits")
     poisoned = (bank.train_labels * 3 + 1) % 10
     poisoned[initial] = bank.train_labels[initial]
-    monkeypatch.setattr(datasets, "load", lambda *_, **__: dataclasses.replace(bank, train_labels=poisoned))
+    monkeypatch.setattr(catalogue, "load", lambda *_, **__: dataclasses.replace(bank, train_labels=poisoned))
     again_initial, again_picked = run(experiment)["acquired"]
     assert again_initial == initial
     assert (again_picked == picked) == (name in ORDINARY)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from samples import points, seeded
 
-from dal_core.strategies.clustering import k_means, most_typical
+from dal_core.strategies.shared.clustering import k_means, most_typical
 from dal_core.strategies.typiclust import typiclust_select
 
 

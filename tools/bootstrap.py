@@ -1,6 +1,6 @@
 """Set up an environment for the project once, then run a command in it. Standard library only.
 
-    python3 tools/bootstrap.py run_all [ARG ...]    python -m dal_core notebooks [ARG ...]
+    python3 tools/bootstrap.py run_all [ARG ...]    python -m dal_lab notebooks [ARG ...]
     python3 tools/bootstrap.py tests [ARG ...]      ruff, mypy and pytest; with arguments only pytest [ARG ...]
 
 An environment in which dal_core is installed (conda, Colab, Binder, an activated one) is used as it is, and gets
@@ -104,10 +104,10 @@ def probe(names):
     import sysconfig
     from importlib import metadata, util
 
-    # Only an installed dal_core counts, and not a folder of that name that PYTHONPATH happens to show.
+    # Only installed packages count, and not folders of these names that PYTHONPATH happens to show.
     path, hidden = sys.path[:], os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:] = [entry for entry in path if entry not in hidden]
-    package = util.find_spec("dal_core")
+    packages = [util.find_spec(name) for name in ("dal_core", "dal_lab")]
     sys.path[:] = path
 
     versions, below = {}, []
@@ -122,7 +122,7 @@ def probe(names):
     managed = not isolated and os.path.exists(os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED"))
     return {
         "python": list(sys.version_info[:2]),
-        "dal_core": package is not None and package.origin is not None,
+        "dal_core": all(package is not None and package.origin is not None for package in packages),
         "versions": versions,
         "below_torch": sorted({name_of(line) for line in below}),
         "site": site,
@@ -450,7 +450,7 @@ def command_env():
 def run_all(python, arguments):
     """Become the command in the caller's working directory; -P, so that nothing in that directory is imported."""
     env = dict(command_env(), DAL_PROGRAM=SCRIPTS["run_all"], DAL_ROOT=ROOT)
-    os.execve(python, [python, "-P", "-m", "dal_core", "notebooks", *arguments], env)
+    os.execve(python, [python, "-P", "-m", "dal_lab", "notebooks", *arguments], env)
 
 
 def tests(python, arguments):

@@ -17,8 +17,8 @@ from benchmarks.case import Case
 from benchmarks.data import Size, forgotten, in_float64, size_of
 from benchmarks.timing import check_picks
 from dal_core import strategies
-from dal_core.pool import Snapshot
 from dal_core.randomness import generator_for
+from dal_core.snapshot import Snapshot
 
 SIZE = Size(2000, 100, 50)
 CHECKED = 500  # samples on which both have to pick the same, in float64

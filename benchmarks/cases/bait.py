@@ -12,8 +12,8 @@ from benchmarks.case import Case, Goal
 from benchmarks.data import Size, in_float64, size_of, snapshot
 from benchmarks.memory import peak_of
 from benchmarks.timing import check_picks
-from dal_core.pool import Snapshot
-from dal_core.strategies.bait import bait_select
+from dal_core.snapshot import Snapshot
+from dal_core.strategies.bait.select import bait_select
 
 BINARY, LARGE = Size(5000, 300, 100), Size(100_000, 300, 100)
 CHECKED, CHECKED_BATCH = 400, 20  # samples on which both ways have to pick the same, in float64

@@ -12,11 +12,11 @@ from benchmarks.case import Case, Goal
 from benchmarks.data import NUM_CLASSES, Size, clustered, in_float64, size_of
 from benchmarks.timing import check_picks
 from dal_core import strategies
-from dal_core.pool import Snapshot
 from dal_core.randomness import generator_for
-from dal_core.strategies.calibration import held_out_temperature
-from dal_core.strategies.clustering import k_means
-from dal_core.strategies.coverage import nearest_pair_gamma
+from dal_core.snapshot import Snapshot
+from dal_core.strategies.herding import nearest_pair_gamma
+from dal_core.strategies.shared.clustering import k_means
+from dal_core.strategies.shared.temperature import held_out_temperature
 from dal_core.strategies.uncertainty import margin_scores
 
 CHECKED, CHECKED_BATCH = 500, 20  # samples on which both ways have to pick the same, in float64

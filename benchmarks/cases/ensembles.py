@@ -19,9 +19,9 @@ from dal_core import strategies
 from dal_core.ensembles.filtering import Filtered, progressive_filter, shared_options
 from dal_core.ensembles.members import STRATEGIES
 from dal_core.ensembles.refine import refine
-from dal_core.heads import PROTOCOLS, Head
-from dal_core.pool import Snapshot
+from dal_core.models.heads import PROTOCOLS, Head
 from dal_core.randomness import generator_for
+from dal_core.snapshot import Snapshot
 
 BANKING = Size(n=9600, m=377, b=50)
 FILTERED = dataclasses.replace(BANKING, n=2000)

@@ -13,8 +13,8 @@ from benchmarks import laplacetorch
 from benchmarks.case import Case
 from benchmarks.data import Size, clustered
 from benchmarks.timing import check_agreement
-from dal_core.heads import Head
 from dal_core.laplace import covariance_matrix, mean_field_logits, precision_matrix, predictive_variance
+from dal_core.models.heads import Head
 from dal_core.randomness import generator_for
 
 TOLERANCE = 1e-9  # relative to the largest entry, in float64

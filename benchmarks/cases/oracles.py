@@ -17,8 +17,8 @@ from dal_core import strategies
 from dal_core.laplace import covariance_matrix, precision_matrix
 from dal_core.oracles.boss import STRATEGIES, boss, propose
 from dal_core.oracles.judging import Judgement, judge
-from dal_core.pool import OracleSnapshot
 from dal_core.randomness import generator_for, generators_from, integer_seed
+from dal_core.snapshot import OracleSnapshot
 
 BANKING = Size(n=9600, m=377, b=50, test=3080)
 BRIEF = dataclasses.replace(BANKING, n=2000, b=10)

@@ -12,11 +12,11 @@ from benchmarks.data import Size, forgotten, in_float64, oracle_snapshot, size_o
 from benchmarks.timing import check_agreement, check_picks
 from dal_core import strategies
 from dal_core.laplace import covariance_matrix, precision_matrix, predictive_variance, sample_weights
-from dal_core.pool import Snapshot
 from dal_core.randomness import generator_for
-from dal_core.strategies.mixing import diverse_picks
-from dal_core.strategies.posterior import mutual_information
-from dal_core.strategies.sequential import Updates, select_sequentially
+from dal_core.snapshot import Snapshot
+from dal_core.strategies.alfamix import diverse_picks
+from dal_core.strategies.bald import mutual_information
+from dal_core.updates import Updates, select_sequentially
 
 STANDARD = Size(n=5000, m=300, b=100)
 CHECKED, CHECKED_BATCH = 500, 20  # samples on which both ways have to pick the same, in float64

@@ -15,7 +15,6 @@ from benchmarks import textbook
 from benchmarks.case import Case, Goal
 from benchmarks.data import Size, clustered
 from benchmarks.timing import check_agreement
-from dal_core.heads import PROTOCOLS, Head, Training, train_head, train_heads
 from dal_core.laplace import (
     covariance_matrix,
     first_order_update,
@@ -28,6 +27,7 @@ from dal_core.laplace import (
     second_order_update,
     second_order_weights,
 )
+from dal_core.models.heads import PROTOCOLS, Head, Training, train_head, train_heads
 from dal_core.randomness import choose, generator_for
 
 BANKING = Size(n=2000, m=377, b=100)

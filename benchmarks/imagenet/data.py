@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dal_core.pool import LabelledSet, OracleSnapshot
+from dal_core.snapshot import LabelledSet, OracleSnapshot
 
 DIRECTIONS = 32  # that the class centres lie in
 NOISE = 3.0  # of a feature on average, where a centre's entries have variance 1

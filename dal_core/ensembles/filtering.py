@@ -17,11 +17,11 @@ from torch import Tensor
 
 from dal_core.checks import check_batch_size, check_number, check_whole
 from dal_core.ensembles.members import STRATEGIES, ask, check_ensemble
-from dal_core.pool import Snapshot
 from dal_core.randomness import choose, fixed_threads, generators_from
+from dal_core.snapshot import Snapshot
 from dal_core.strategies import registry
-from dal_core.strategies.calibration import held_out_temperature
-from dal_core.strategies.coverage import nearest_pair_gamma
+from dal_core.strategies.herding import nearest_pair_gamma
+from dal_core.strategies.shared.temperature import held_out_temperature
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

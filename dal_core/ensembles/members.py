@@ -10,8 +10,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dal_core.checks import check_choice, shown
-from dal_core.heads import Head
-from dal_core.pool import Snapshot
+from dal_core.models.heads import Head
+from dal_core.snapshot import Snapshot
 from dal_core.strategies import registry
 
 STRATEGIES = (

@@ -10,7 +10,7 @@ from torch import Tensor
 from dal_core.checks import check_choice
 from dal_core.ensembles.filtering import Filtered, progressive_filter, shared_options
 from dal_core.ensembles.members import STRATEGIES, check_ensemble
-from dal_core.pool import Snapshot
+from dal_core.snapshot import Snapshot
 from dal_core.strategies import registry
 
 

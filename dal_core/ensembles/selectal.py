@@ -15,9 +15,9 @@ from torch import Tensor
 
 from dal_core.checks import check_batch_size, check_number, check_whole
 from dal_core.ensembles.members import drawn_layer
-from dal_core.heads import train_heads
-from dal_core.pool import Snapshot
+from dal_core.models.heads import train_heads
 from dal_core.randomness import choose, generators_from, integer_seed
+from dal_core.snapshot import Snapshot
 from dal_core.strategies import registry
 
 REGIMES = {"random": "random", "low": "typiclust", "high": "badge"}  # budget, and the strategy for it

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dal_core.checks import check_batch_size, check_number
 from dal_core.ensembles.members import STRATEGIES, check_ensemble, proposals
-from dal_core.pool import Snapshot
 from dal_core.randomness import generators_from, integer_seed
+from dal_core.snapshot import Snapshot
 from dal_core.strategies import registry
 
 

@@ -5,7 +5,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dal_core.checks import check_whole
-from dal_core.pool import Snapshot
+from dal_core.snapshot import Snapshot
 from dal_core.strategies.registry import register
 from dal_core.strategies.typiclust import typiclust
 from dal_core.strategies.uncertainty import margin

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from dal_core.checks import check_batch_size, check_choice, check_whole, shown
 from dal_core.oracles.judging import Judgement, best_of, current_loss, judge, judged_by
-from dal_core.pool import OracleSnapshot
 from dal_core.randomness import choose, generators_from
+from dal_core.snapshot import OracleSnapshot
 from dal_core.strategies import registry
 
 STRATEGIES = (

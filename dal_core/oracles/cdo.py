@@ -10,10 +10,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dal_core.checks import check_batch_size, check_choice, check_whole
-from dal_core.heads import Head
+from dal_core.models.heads import Head
 from dal_core.oracles.judging import best_of, initial_head, judged_by, mean_losses, trained_heads
-from dal_core.pool import OracleSnapshot
 from dal_core.randomness import choose, generators_from, integer_seed
+from dal_core.snapshot import OracleSnapshot
 from dal_core.strategies.registry import register
 from dal_core.strategies.uncertainty import margin_scores
 

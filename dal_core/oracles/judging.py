@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dal_core.checks import check_choice, check_positive, check_whole
-from dal_core.heads import Head, train_heads
 from dal_core.laplace import covariance_matrix, precision_matrix, second_order_weights
-from dal_core.pool import LabelledSet, OracleSnapshot
+from dal_core.models.heads import Head, train_heads
 from dal_core.randomness import integer_seed
+from dal_core.snapshot import LabelledSet, OracleSnapshot
 
 LOSSES = ("zero_one", "cross_entropy", "brier")
 LOOK_AHEADS = ("true", "pseudo", "monte_carlo")

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from dal_core.checks import check_memory, check_whole
 from dal_core.oracles.judging import Judgement, best_of, judge
-from dal_core.pool import OracleSnapshot, Snapshot
-from dal_core.strategies.clustering import k_means
+from dal_core.snapshot import OracleSnapshot, Snapshot
 from dal_core.strategies.registry import register
+from dal_core.strategies.shared.clustering import k_means
 from dal_core.strategies.uncertainty import margin_scores
 
 

@@ -1,17 +1,8 @@
 """Selection strategies; importing the package registers them all."""
 
-from dal_core.strategies import (
-    bait,
-    class_aware,
-    coverage,
-    falcun,
-    gradient,
-    mixing,
-    posterior,
-    probcover,
-    typiclust,
-    uncertainty,
-)
+from dal_core.oracles import typiclass
+from dal_core.strategies import alfamix, badge, bald, falcun, herding, probcover, typiclust, uncertainty
+from dal_core.strategies.bait import select
 from dal_core.strategies.registry import (
     ACQUISITION_SIZE,
     MEMORY,
@@ -32,24 +23,24 @@ __all__ = [
     "ACQUISITION_SIZE",
     "MEMORY",
     "RECORD",
-    "bait",
-    "class_aware",
-    "coverage",
+    "alfamix",
+    "badge",
+    "bald",
     "falcun",
     "get",
-    "gradient",
+    "herding",
     "members",
-    "mixing",
     "names",
     "needs_oracle",
     "option_names",
     "plans_ahead",
-    "posterior",
     "probcover",
     "query",
     "records",
     "register",
     "remembers",
+    "select",
+    "typiclass",
     "typiclust",
     "uncertainty",
 ]

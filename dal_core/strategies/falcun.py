@@ -5,10 +5,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dal_core.checks import check_batch_size, check_finite, check_number
-from dal_core.pool import Snapshot
-from dal_core.strategies.gradient import draw_in_proportion
-from dal_core.strategies.positions import index_of
+from dal_core.snapshot import Snapshot
+from dal_core.strategies.badge import draw_in_proportion
 from dal_core.strategies.registry import register
+from dal_core.strategies.shared.positions import index_of
 from dal_core.strategies.uncertainty import margin_scores
 
 

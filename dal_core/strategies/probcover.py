@@ -5,10 +5,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dal_core.checks import check_alike, check_batch_size, check_finite, check_number, check_positive
-from dal_core.pool import Snapshot
 from dal_core.randomness import choose
-from dal_core.strategies.clustering import k_means
+from dal_core.snapshot import Snapshot
 from dal_core.strategies.registry import register
+from dal_core.strategies.shared.clustering import k_means
 
 BLOCK_BYTES = 64 * 2**20  # of products held at a time
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dal_core.checks import check_batch_size, check_choice, check_generator, check_text, shown, suggestion
-from dal_core.pool import OracleSnapshot, Snapshot
+from dal_core.snapshot import OracleSnapshot, Snapshot
 
 Strategy = Callable[..., Tensor]
 PACKAGE = __name__.split(".")[0]

@@ -7,10 +7,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dal_core.checks import check_alike, check_batch_size, check_finite, check_whole
-from dal_core.pool import Snapshot
-from dal_core.strategies.clustering import k_means, most_typical
-from dal_core.strategies.positions import taken_out
+from dal_core.snapshot import Snapshot
 from dal_core.strategies.registry import register
+from dal_core.strategies.shared.clustering import k_means, most_typical
+from dal_core.strategies.shared.positions import taken_out
 
 
 @register("typiclust")

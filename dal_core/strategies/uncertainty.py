@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dal_core.pool import Snapshot
 from dal_core.randomness import choose
+from dal_core.snapshot import Snapshot
 from dal_core.strategies.registry import register
 
 BLOCK_ROWS = 65536  # instances whose probabilities are copied at a time

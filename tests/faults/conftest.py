@@ -4,7 +4,7 @@ import pytest
 from faulty import Commands
 from small_grid import STRATEGIES, experiments, table
 
-from dal_core.grid import Grid
+from dal_lab.runs.grid import Grid
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ import pytest
 import torch
 from small_grid import assert_same, extracted, grid_command, hidden, stored, table, write_notebook
 
-import dal_core.store
-from dal_core import datasets
-from dal_core.__main__ import main
-from dal_core.features import FeatureBank
-from dal_core.files import UNSEALED, is_intact, sealed
-from dal_core.report.artefacts import ManifestError, Report, check_manifest
-from dal_core.report.notebook_page import read_notebook
+import dal_lab.runs.store
+from dal_core.data import FeatureBank
+from dal_lab.__main__ import main
+from dal_lab.companion.artefacts import ManifestError, Report, check_manifest
+from dal_lab.companion.site.notebook_page import read_notebook
+from dal_lab.runs.files import UNSEALED, is_intact, sealed
+from dal_lab.sources import catalogue
 
 pytestmark = pytest.mark.faults
 
@@ -80,7 +80,7 @@ def test_a_result_is_read_as_it_was_written_or_not_at_all(one_run):
 def unsealed(content):
     """As files were written before they had a seal."""
     table, out = pq.read_table(pa.BufferReader(content)), io.BytesIO()
-    metadata = {name: text for name, text in table.schema.metadata.items() if name != dal_core.store.SEAL}
+    metadata = {name: text for name, text in table.schema.metadata.items() if name != dal_lab.runs.store.SEAL}
     pq.write_table(table.replace_schema_metadata(metadata), out, write_page_checksum=True)
     return out.getvalue()
 
@@ -170,9 +170,9 @@ def test_a_damaged_bank_is_refused_in_a_line_that_names_it(tmp_path, bank, unche
     cases, refused, same = list(damages(path.read_bytes(), 900)), 0, 0
     for damaged in cases:
         path.write_bytes(damaged)
-        datasets._load.cache_clear()
+        catalogue._load.cache_clear()
         try:
-            found = datasets.load("made", data_dir=tmp_path)
+            found = catalogue.load("made", data_dir=tmp_path)
         except ValueError as error:
             refused += str(path) in str(error)
         else:
@@ -224,7 +224,7 @@ def test_what_is_left_of_an_unfinished_bank_goes_with_its_parts(tmp_path, raw, m
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dal_core.features.save_file", killed)
+        patch.setattr("dal_core.data.save_file", killed)
         assert main(raw) == 130
     assert [path.name for path in hidden(tmp_path / "disk")] == [".tmpAbCdEf"]
     assert main(raw) == 0

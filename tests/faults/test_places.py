@@ -22,11 +22,11 @@ from small_grid import (
     write_notebook,
 )
 
-from dal_core.__main__ import main
 from dal_core.experiment import Experiment, run
-from dal_core.files import check_writable, write_atomically
-from dal_core.report.artefacts import check_manifest
-from dal_core.report.notebooks import execute, run_all
+from dal_lab.__main__ import main
+from dal_lab.companion.artefacts import check_manifest
+from dal_lab.companion.notebooks import execute, run_all
+from dal_lab.runs.files import check_writable, write_atomically
 
 pytestmark = pytest.mark.faults
 
@@ -347,7 +347,7 @@ def test_a_folder_is_tried_before_it_is_relied_on(tmp_path):
 
 
 def test_a_damaged_note_of_a_revision_is_asked_for_again(tmp_path, monkeypatch):
-    from dal_core import encoders
+    from dal_lab.sources import encoders
 
     asked = []
     monkeypatch.setattr(encoders, "_commit", lambda encoder: asked.append(encoder) or "a" * 40)

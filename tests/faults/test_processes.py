@@ -28,13 +28,13 @@ from small_grid import (
     write_notebook,
 )
 
-import dal_core.grid
-from dal_core import datasets
-from dal_core.__main__ import main
-from dal_core.features import FeatureBank
-from dal_core.files import remove_leftovers
-from dal_core.grid import Grid
-from dal_core.report.notebooks import execute
+import dal_lab.runs.grid
+from dal_core.data import FeatureBank
+from dal_lab.__main__ import main
+from dal_lab.companion.notebooks import execute
+from dal_lab.runs.files import remove_leftovers
+from dal_lab.runs.grid import Grid
+from dal_lab.sources import catalogue
 
 pytestmark = pytest.mark.faults
 
@@ -199,7 +199,7 @@ def falling_clock(monkeypatch):
 
     monkeypatch.setattr(time, "time", lambda: Falling.now(UTC).timestamp())
     monkeypatch.setattr("tqdm.std.time", time.time)
-    monkeypatch.setattr(dal_core.grid, "datetime", Falling)
+    monkeypatch.setattr(dal_lab.runs.grid, "datetime", Falling)
 
 
 @pytest.mark.usefixtures("falling_clock")
@@ -240,11 +240,11 @@ def test_a_file_of_features_that_is_replaced_under_the_same_time_is_read_anew(tm
     path, draw = tmp_path / "mine.npz", np.random.default_rng(0)
     labels = np.arange(20) % 2
     np.savez(path, x=draw.normal(size=(20, 3)), y=labels)
-    first, moment = datasets.read_features(path), path.stat().st_mtime_ns
-    assert datasets.read_features(path) is first
+    first, moment = catalogue.read_features(path), path.stat().st_mtime_ns
+    assert catalogue.read_features(path) is first
     np.savez(path, x=draw.normal(size=(20, 3)), y=labels)
     os.utime(path, ns=(moment, moment))
-    assert datasets.read_features(path).digest != first.digest
+    assert catalogue.read_features(path).digest != first.digest
 
 
 def test_parts_of_an_extraction_count_whatever_their_time(tmp_path, raw, monkeypatch, falling_clock):
@@ -258,7 +258,7 @@ def test_parts_of_an_extraction_count_whatever_their_time(tmp_path, raw, monkeyp
     assert len(parts) == 2
     for path, moment in zip(parts, (0, 2**32), strict=True):
         os.utime(path, (moment, moment))
-    monkeypatch.setattr("dal_core.extraction.load_encoder", lambda *_: pytest.fail("it is encoded anew"))
+    monkeypatch.setattr("dal_lab.sources.extraction.load_encoder", lambda *_: pytest.fail("it is encoded anew"))
     assert main(raw) == 0
 
 

@@ -1,0 +1,164 @@
+"""FeatureBank: the features, labels and provenance of one data set, checked once when it is made."""
+
+import dataclasses
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dal_core.checks import check_finite, check_labels, check_tensor, one_line, printable, shown
+from dal_lab.runs.files import is_file, write_atomically
+
+FORMAT = "dal_core.FeatureBank.1"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FeatureBank:
+    """Features of a train split (the pool) and a test split, with integer labels.
+
+    Args:
+        train_features: float32 or float64, one row an instance of the pool.
+        train_labels: int64 class labels of the pool, 0..k-1.
+        test_features: same dtype and width as `train_features`.
+        test_labels: int64 class labels of the test split.
+        class_names: k names, in label order.
+        provenance: where the data come from and what was done to them; JSON values only.
+
+    Raises:
+        ValueError: naming the array, what was found and what was expected, when shapes disagree, a split is
+            empty, labels are not integers in range, or a value is NaN or infinite.
+    """
+
+    train_features: Float[Tensor, "n d"]
+    train_labels: Int[Tensor, " n"]
+    test_features: Float[Tensor, "n_test d"]
+    test_labels: Int[Tensor, " n_test"]
+    class_names: tuple[str, ...]
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.class_names, tuple) or not all(isinstance(name, str) for name in self.class_names):
+            raise ValueError(f"class_names is {shown(self.class_names)}; a tuple of texts was expected")
+        if not isinstance(self.provenance, dict):
+            raise ValueError(f"provenance is {shown(self.provenance)}; a dictionary was expected")
+        if len(self.class_names) < 2:
+            raise ValueError(f"class_names has {len(self.class_names)} entries; at least 2 classes were expected")
+        for split in ("train", "test"):
+            features, labels = getattr(self, f"{split}_features"), getattr(self, f"{split}_labels")
+            self._check_split(split, features, labels)
+        train, test = self.train_features, self.test_features
+        if test.shape[1] != train.shape[1]:
+            raise ValueError(
+                f"test_features has {test.shape[1]} columns; {train.shape[1]} were expected, as in train_features"
+            )
+        if test.dtype != train.dtype:
+            raise ValueError(f"test_features has dtype {test.dtype}; {train.dtype} was expected, as in train_features")
+
+    def _check_split(self, split: str, features: Tensor, labels: Tensor) -> None:
+        name = f"{split}_features"
+        check_tensor(name, features)
+        check_tensor(f"{split}_labels", labels)
+        if features.ndim != 2 or 0 in features.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(features.shape)}; a non-empty matrix with one row an instance was expected"
+            )
+        if features.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"{name} has dtype {features.dtype}; float32 or float64 was expected")
+        if labels.shape != features.shape[:1]:
+            raise ValueError(
+                f"{split}_labels has shape {tuple(labels.shape)}; ({len(features)},) was expected, one a row of {name}"
+            )
+        check_labels(f"{split}_labels", labels, self.num_classes)
+        check_finite(**{name: features})
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def num_features(self) -> int:
+        return self.train_features.shape[1]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all arrays (dtype, shape, bytes) and class names: what identifies the data in a result's key."""
+        digest = hashlib.sha256(json.dumps(self.class_names).encode())
+        for name, tensor in self._tensors().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def to(self, device: torch.device | str) -> "FeatureBank":
+        """The same bank with its arrays on `device`."""
+        return FeatureBank(
+            self.train_features.to(device),
+            self.train_labels.to(device),
+            self.test_features.to(device),
+            self.test_labels.to(device),
+            self.class_names,
+            self.provenance,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the bank as one safetensors file, with class names, provenance and digest in its header."""
+        header = {
+            "format": FORMAT,
+            "class_names": json.dumps(self.class_names),
+            "provenance": json.dumps(self.provenance, sort_keys=True),
+            "digest": self.digest,
+        }
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in self._tensors().items()}
+        with write_atomically(path) as temporary:
+            save_file(tensors, temporary, metadata=header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "FeatureBank":
+        """Read a bank that `save` wrote.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is not a whole, unchanged FeatureBank.
+        """
+        place = printable(path)
+        if not is_file(path):
+            raise FileNotFoundError(f"no feature file at {place}")
+        try:
+            return cls._read(str(path), place)
+        except SafetensorError as error:
+            raise ValueError(f"{place} is not a whole safetensors file: {one_line(error)}") from error
+        except ValueError as error:
+            if place in str(error):
+                raise
+            raise ValueError(f"{place}: {one_line(error)}") from error
+
+    @classmethod
+    def _read(cls, path: str, place: str) -> "FeatureBank":
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise ValueError(f"{place} has format {shown(header.get('format'))}; {FORMAT!r} was expected")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        if missing := [name for name in ("class_names", "provenance", "digest") if name not in header]:
+            raise ValueError(f"{place} is damaged: its header lacks {', '.join(missing)}")
+        expected = {field.name for field in dataclasses.fields(cls)} - {"class_names", "provenance"}
+        if set(tensors) != expected:
+            raise ValueError(f"{place} holds the arrays {shown(sorted(tensors))}; {sorted(expected)} were expected")
+        try:
+            names, provenance = json.loads(header["class_names"]), json.loads(header["provenance"])
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{place} is damaged: its header is not whole JSON: {error}") from error
+        bank = cls(**tensors, class_names=tuple(names) if isinstance(names, list) else names, provenance=provenance)
+        if bank.digest != header.get("digest"):
+            raise ValueError(f"{place} is damaged: its arrays do not have the digest that its header states")
+        return bank
+
+    def _tensors(self) -> dict[str, Tensor]:
+        names = ("train_features", "train_labels", "test_features", "test_labels")
+        return {name: getattr(self, name) for name in names}

@@ -1,0 +1,1 @@
+"""Models that runs train, and how they are trained."""

@@ -1,0 +1,1 @@
+"""BAIT and its approximations (paper 2)."""

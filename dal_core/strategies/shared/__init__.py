@@ -1,0 +1,1 @@
+"""What several strategies share: clustering, greedy picking, temperature scaling."""

@@ -1,0 +1,234 @@
+"""Run the notebooks as a batch: parameters checked before, cells checked after, manifest checked at the end."""
+
+import contextlib
+import dataclasses
+import os
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from jupyter_client.manager import AsyncKernelManager
+
+from dal_core.checks import printable
+from dal_core.devices import device_in_words
+from dal_lab.companion.artefacts import ManifestError, check_manifest
+from dal_lab.companion.parameters import check_values
+from dal_lab.companion.site.index import PROVENANCE, title_of, write_site
+from dal_lab.runs.files import remove_leftovers, write_atomically
+from dal_lab.runs.provenance import git_commit, versions
+
+# What a preset runs on is written in each notebook's settings cell; this is the list and what it is for.
+PRESETS = {
+    "quick": "bundled real data, a few seeds, minutes on a laptop",
+    "real": "Letter, Banking77, CLINC150, the published protocol; an hour or so, needs --data-dir or a network",
+    "paper": "the papers' own image, text and audio sets, features extracted on the way; needs a GPU and a network",
+    "tiny": "every cell in seconds, for the tests; its numbers mean nothing",
+}
+
+
+class UsageError(ValueError):
+    """The caller asked for something that does not exist."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Notebook:
+    """A notebook of the project, found by the number at the start of its name."""
+
+    path: Path
+
+    @property
+    def number(self) -> str:
+        return self.path.stem.split("_")[0]
+
+    @property
+    def title(self) -> str:
+        """The first heading."""
+        return title_of(nbformat.read(self.path, as_version=4)) or self.path.stem
+
+    def parameters(self) -> dict[str, str]:
+        """Names and defaults of what its parameters cell offers."""
+        return {name: str(about["default"]) for name, about in papermill.inspect_notebook(str(self.path)).items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a notebook."""
+
+    notebook: Notebook
+    executed: Path
+    seconds: float
+    error: str | None = None
+
+
+def find(folder: Path) -> list[Notebook]:
+    """The notebooks in `folder`, by number."""
+    return [Notebook(path) for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))]
+
+
+def choose(notebooks: Sequence[Notebook], only: str | None) -> list[Notebook]:
+    """Those whose number is in the comma-separated `only`; all for None.
+
+    Raises:
+        UsageError: if a number does not exist, with those that do.
+    """
+    if only is None:
+        return list(notebooks)
+    wanted = [number.strip() for number in only.split(",")]
+    known = {notebook.number for notebook in notebooks}
+    if unknown := [number for number in wanted if number not in known]:
+        raise UsageError(f"there is no notebook {', '.join(map(repr, unknown))}; there is {', '.join(sorted(known))}")
+    return [notebook for notebook in notebooks if notebook.number in wanted]
+
+
+def check_parameters(notebook: Notebook, parameters: dict[str, Any]) -> None:
+    """Refuse parameters that the notebook's parameters cell does not know: papermill alone would only warn.
+
+    Nor does papermill look at their values.
+
+    Raises:
+        UsageError: naming them, with the list of what exists, or what was expected.
+    """
+    known = notebook.parameters()
+    if unknown := [name for name in parameters if name not in known]:
+        names = ", ".join(map(printable, unknown))
+        raise UsageError(f"{notebook.path.name} has no parameter {names}; it has {', '.join(known)}")
+    try:
+        check_values(parameters)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def execute(notebook: Notebook, executed: Path, parameters: dict[str, Any]) -> Outcome:
+    """Execute a notebook in its own folder and keep it as `executed`.
+
+    One that fails, or has a cell that did not run, is kept beside it as `<name>.failed.ipynb` and counts as failed.
+
+    Raises:
+        UsageError: if a parameter is unknown.
+    """
+    check_parameters(notebook, parameters)
+    start, error = time.perf_counter(), None
+    failed = executed.with_suffix(".failed.ipynb")
+    with write_atomically(failed) as temporary, _kernel_environment():
+        try:
+            papermill.execute_notebook(
+                str(notebook.path), str(temporary), parameters,
+                cwd=str(notebook.path.parent), progress_bar=False, stderr_file=sys.stderr, kernel_name="python3",
+                kernel_manager_class=LocalKernelManager,
+            )  # fmt: skip
+        except papermill.PapermillExecutionError as failure:
+            error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
+        _record(temporary, parameters, time.perf_counter() - start)
+    error = error or _fault(failed)
+    if error is None:
+        failed.replace(executed)
+    else:
+        executed.unlink(missing_ok=True)  # of an earlier run: it would pass for this one's
+    return Outcome(notebook, failed if error else executed, time.perf_counter() - start, error)
+
+
+def _record(path: Path, parameters: dict[str, Any], seconds: float) -> None:
+    """Keep with an executed notebook what it was executed on and with, and for how long; papermill has put in when."""
+    executed = nbformat.read(path, as_version=4)
+    device = device_in_words(str(parameters.get("device", "auto")))
+    executed.metadata[PROVENANCE] = {"device": device, "versions": versions(), "commit": git_commit()}
+    executed.metadata.setdefault("papermill", {})["duration"] = seconds  # its own is negative if a clock was put back
+    nbformat.write(executed, path)
+
+
+def _fault(path: Path) -> str | None:
+    """Why an executed notebook does not count, or None if it does."""
+    for position, cell in enumerate(nbformat.read(path, as_version=4).cells):
+        if cell.cell_type != "code" or not cell.source.strip():
+            continue
+        if cell.execution_count is None:
+            return f"cell {position} was not executed"
+        if any(output.output_type == "error" for output in cell.outputs):
+            return f"cell {position} ended with an error"
+    return None
+
+
+class LocalKernelManager(AsyncKernelManager):
+    """Talks to its kernel through sockets in a folder instead of network ports, which nobody else can listen on."""
+
+    def __init__(self, **options: Any) -> None:
+        # By default the sockets of all kernels have the same names in the working folder, and mix up their messages.
+        sockets = Path(os.environ["JUPYTER_RUNTIME_DIR"], uuid.uuid4().hex[:8])
+        super().__init__(**options, transport="ipc", ip=str(sockets))
+
+
+@contextlib.contextmanager
+def _kernel_environment() -> Iterator[None]:
+    """The kernel is this Python, whatever kernels the user has registered, and reports progress in plain lines."""
+    # The names of sockets are limited to about 100 characters, which a folder below the home may exceed.
+    place = "/tmp" if Path("/tmp").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="dal-", dir=place) as sockets:
+        settings = {
+            "JUPYTER_PREFER_ENV_PATH": "1",
+            "JUPYTER_RUNTIME_DIR": sockets,
+            "DAL_PROGRESS": "plain",
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        }
+        with _environment(settings):
+            yield
+
+
+@contextlib.contextmanager
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    """Environment variables for the time of the block."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def run_all(
+    notebooks: Sequence[Notebook], *, preset: str, executed: Path, figures: Path, parameters: dict[str, Any]
+) -> bool:
+    """Run the notebooks one after another, print what became of them and where things are; True if all is well.
+
+    A notebook that fails does not stop the others. Kernels never run side by side; the parallelism is in the grid.
+    """
+    parameters = {"preset": preset, "output_dir": str(figures), **parameters}
+    for notebook in notebooks:
+        check_parameters(notebook, parameters)
+    remove_leftovers(figures / preset)
+    outcomes = []
+    for notebook in notebooks:
+        print(f"{notebook.number}  {notebook.title}", flush=True)
+        outcomes.append(execute(notebook, executed / preset / notebook.path.name, parameters))
+        print(f"    {_summary(outcomes[-1])}", flush=True)
+    well = all(outcome.error is None for outcome in outcomes)
+    page = None
+    try:
+        sources = [each.path for folder in {each.path.parent for each in notebooks} for each in find(folder)]
+        page = write_site(figures / preset, executed / preset, sources, preset=preset, about=PRESETS.get(preset, ""))
+        check_manifest(figures / preset)
+    except ManifestError as error:
+        print(f"error: {error}", file=sys.stderr)
+        well = False
+    print(f"figures and tables:  {figures / preset}")
+    print(f"executed notebooks:  {executed / preset}")
+    if page is not None:
+        print(f"to read in a browser: {page}")
+    if failed := [outcome.notebook.number for outcome in outcomes if outcome.error is not None]:
+        print(f"{len(failed)} of {len(outcomes)} notebooks failed:  {', '.join(failed)}")
+    return well
+
+
+def _summary(outcome: Outcome) -> str:
+    if outcome.error is None:
+        return f"done in {outcome.seconds:.0f} s"
+    return f"FAILED after {outcome.seconds:.0f} s: {outcome.error} (see {outcome.executed})"

@@ -1,0 +1,80 @@
+"""What a maintainer does after a run: outputs into the committed notebooks, measured numbers into the README.
+
+The README quotes numbers only between markers that name the table they come from:
+
+    <!-- table figures/quick/01_updating_study.md -->
+    ...replaced by the table...
+    <!-- end -->
+"""
+
+import re
+from pathlib import Path
+
+import jupytext
+import nbformat
+
+from dal_lab.companion.site.notebook_page import leave_out_widgets
+from dal_lab.runs.files import write_atomically, write_text
+
+_QUOTED = re.compile(r"(<!-- table (?P<path>\S+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+
+
+def publish_notebooks(folder: Path, executed: Path) -> list[Path]:
+    """Give the notebooks in `folder` their text form's cells and the outputs of the executed copies.
+
+    The cell that papermill injects, progress on stderr, and controls of a live notebook are left out. Returns the
+    notebooks written.
+
+    Raises:
+        ValueError: if an executed copy has other cells than the text form: run the notebooks again.
+    """
+    written = []
+    for text in sorted(folder.glob("[0-9][0-9]_*.py")):
+        source = executed / f"{text.stem}.ipynb"
+        if not source.is_file():
+            raise FileNotFoundError(f"no executed notebook at {source}; run the quick preset first")
+        run = nbformat.read(source, as_version=4)
+        run.cells = [cell for cell in run.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+        leave_out_widgets(run)
+        fresh = jupytext.read(text)
+        if [cell.source for cell in run.cells] != [cell.source for cell in fresh.cells]:
+            raise ValueError(f"{source} has other cells than {text}; run the quick preset again")
+        count = 0
+        for number, (cell, done) in enumerate(zip(fresh.cells, run.cells, strict=True)):
+            cell["id"] = f"cell-{number:02}"  # the same in every run, for readable differences
+            if cell.cell_type == "code":
+                count += 1  # as without the injected cell
+                cell.execution_count = count
+                cell.outputs = [output for output in done.outputs if output.get("name") != "stderr"]
+                for output in cell.outputs:
+                    if output.output_type == "execute_result":
+                        output["execution_count"] = count
+        fresh.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        fresh.nbformat, fresh.nbformat_minor = 4, 5
+        path = text.with_suffix(".ipynb")
+        with write_atomically(path) as temporary:
+            nbformat.write(fresh, temporary)
+        written.append(path)
+    return written
+
+
+def rendered(readme: str, root: Path) -> str:
+    """The README's text with each quoted table as it stands in its file now.
+
+    Raises:
+        ValueError: if a table is quoted that does not exist.
+    """
+
+    def table(match: re.Match[str]) -> str:
+        path = root / match["path"]
+        if not path.is_file():
+            raise ValueError(f"README.md quotes {match['path']}, which does not exist")
+        return f"{match[1]}\n{path.read_text(encoding='utf-8').strip()}\n\n{match[3]}"
+
+    return _QUOTED.sub(table, readme)
+
+
+def render_readme(root: Path) -> None:
+    """Put the tables that README.md quotes into it."""
+    path = root / "README.md"
+    write_text(path, rendered(path.read_text(encoding="utf-8"), root))

@@ -1,0 +1,1 @@
+"""Runs: configured, planned, computed on one or many machines, stored, and found again."""

@@ -1,0 +1,86 @@
+"""Strategies that a user registered in a script, a notebook or a module, on their way to a worker process."""
+
+import dataclasses
+import pickle
+import sys
+import uuid
+from collections.abc import Collection
+from pathlib import Path
+
+import joblib
+
+from dal_core.snapshot import OracleSnapshot, Snapshot
+from dal_core.strategies import registry
+
+PROCESS = uuid.uuid4().hex  # a process id may be one of another machine's, too
+
+
+@dataclasses.dataclass(frozen=True)
+class _Carried:
+    name: str
+    module: str
+    oracle: bool
+    required: bool
+    source: str
+    pickled: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnStrategies:
+    """What a worker needs to know the strategies that are not the package's."""
+
+    carried: tuple[_Carried, ...]
+    path: tuple[str, ...]  # where modules are looked for
+    process: str  # that they come from
+
+    def register(self) -> None:
+        """Make them known in this process, if it is another; what an earlier call made known is forgotten.
+
+        Raises:
+            ValueError: if one that is required cannot be restored.
+        """
+        if self.process == PROCESS:
+            return
+        sys.path.extend(place for place in self.path if place not in sys.path)
+        registry.forget_own()
+        for each in self.carried:
+            try:
+                strategy = pickle.loads(each.pickled)  # noqa: S301 - from the process that started this one
+            except Exception as error:
+                if each.required:
+                    raise _stays(each.name, each.module, error) from error
+                continue
+            # Annotations that are strings do not bring along what they name.
+            strategy.__annotations__ = {"snapshot": OracleSnapshot if each.oracle else Snapshot}
+            registry.adopt(each.name, strategy, each.source)
+
+
+def own_strategies(required: Collection[str]) -> OwnStrategies:
+    """The strategies of this process that are not the package's, for `OwnStrategies.register` in another.
+
+    A function of a script or notebook travels with its code, one of a module by its name. What cannot be sent stays
+    behind, unless it is among the names in `required`.
+
+    Raises:
+        ValueError: if one that is required cannot be sent.
+    """
+    carried = []
+    for name, strategy in registry.own().items():
+        try:
+            # joblib's way to pickle functions that no module holds
+            pickled = pickle.dumps(joblib.wrap_non_picklable_objects(strategy, keep_wrapper=False))
+        except Exception as error:
+            if name in required:
+                raise _stays(name, strategy.__module__, error) from error
+            continue
+        oracle = registry.needs_oracle(name)
+        source = registry.own_source(name)
+        carried.append(_Carried(name, strategy.__module__, oracle, name in required, source, pickled))
+    return OwnStrategies(tuple(carried), tuple(place or str(Path.cwd()) for place in sys.path), PROCESS)
+
+
+def _stays(name: str, module: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"strategy {name!r} of the module {module!r} does not reach worker processes "
+        f"({type(error).__name__}: {error}); put it into a file of its own that can be imported, or compute with jobs=1"
+    )

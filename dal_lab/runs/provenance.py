@@ -1,0 +1,38 @@
+"""Where a result or a figure comes from."""
+
+import platform
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+import dal_core
+
+PACKAGE = Path(__file__).resolve().parent.parent
+# What numbers and figures depend on. A run rewrites figures and notebook outputs, which does not make the code dirty.
+CODE = ("dal_core", "dal_lab", "notebooks/*.py", "pyproject.toml")
+
+
+@lru_cache(maxsize=1)
+def git_commit() -> str:
+    """The commit of the code in use, with `-dirty` when the code differs from it; "unknown" outside a checkout."""
+    root = PACKAGE.parent
+    try:
+        commit = _git(root, "rev-parse", "--verify", "HEAD")
+        changes = _git(root, "status", "--porcelain", "--", *CODE)
+        tracked = _git(root, "ls-files", "--", str(PACKAGE))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    # An installed copy below some other project's checkout has nothing to do with that project's commits.
+    return "unknown" if not tracked else commit + ("-dirty" if changes else "")
+
+
+def versions() -> dict[str, str]:
+    """Versions that numbers may depend on."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "dal_core": dal_core.__version__}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()

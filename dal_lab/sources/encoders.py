@@ -1,0 +1,313 @@
+"""Frozen encoders: images, texts and sounds to features, with a model of the Hugging Face hub or of a local folder."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from dal_core.checks import check_choice, printable
+from dal_lab.runs.files import is_file, write_text
+from dal_lab.sources.raw import KINDS
+
+POOLINGS = ("cls", "mean", "pooler")
+HUB_TIMEOUT = 10  # seconds
+LONGEST_TEXT = 512  # tokens, where neither the table nor the tokenizer says less
+MODEL_FILES = (".json", ".txt", ".model", ".safetensors")  # what of a local folder its features depend on
+
+
+class EncoderUnavailableError(OSError):
+    """The encoder's weights are neither on this machine nor to be had from the network."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """What turns instances into features.
+
+    Args:
+        model: an identifier of the Hugging Face hub, or a local folder with a model in safetensors.
+        kind: image, text or audio; None: whatever the data set holds.
+        pooling: from the hidden states of the tokens to one vector: "cls" (the first token), "mean" (over tokens that
+            are not padding), "pooler" (the model's own `pooler_output`). None: mean for texts, else pooler.
+        normalise: divide each vector by its length.
+        max_tokens: longer texts are cut.
+        revision: commit, branch or tag; None for the main branch as it was when it was first used here.
+    """
+
+    model: str
+    kind: str | None = None
+    pooling: str | None = None
+    normalise: bool = False
+    max_tokens: int | None = None
+    revision: str | None = None
+
+    def described(self, kind: str) -> dict[str, Any]:
+        """All that features of instances of `kind` depend on but the model's files, as JSON values."""
+        folder = Path(self.model)
+        model = folder.name if folder.is_dir() else self.model  # a folder is known by its files, wherever it lies
+        return dataclasses.asdict(self) | {"model": model, "kind": kind, "pooling": self.pooling_of(kind)}
+
+    def pooling_of(self, kind: str) -> str:
+        """The pooling for instances of `kind`."""
+        return self.pooling or ("mean" if kind == "text" else "pooler")
+
+
+ENCODERS = {
+    "dinov2": Encoder("facebook/dinov2-small", "image", "cls"),
+    "dinov2_registers": Encoder("facebook/dinov2-with-registers-small", "image", "cls"),
+    "dinov3": Encoder("facebook/dinov3-vits16-pretrain-lvd1689m", "image", "cls"),
+    "clip": Encoder("openai/clip-vit-base-patch32", "image", "pooler"),
+    "swinv2": Encoder("microsoft/swinv2-tiny-patch4-window8-256", "image", "pooler"),
+    "bert": Encoder("google-bert/bert-base-uncased", "text", "cls"),
+    # 256 tokens are what all-MiniLM-L6-v2 was trained for.
+    "minilm": Encoder("sentence-transformers/all-MiniLM-L6-v2", "text", "mean", normalise=True, max_tokens=256),
+    "ast": Encoder("MIT/ast-finetuned-audioset-10-10-0.4593", "audio", "pooler"),
+}
+
+
+def encoder_of(text: str, kind: str) -> Encoder:
+    """The encoder that `text` names: a name, hub identifier or folder, with `@<revision>` and `:<pooling>` after it.
+
+    Examples: "dinov2", "dinov2:mean", "facebook/dinov2-base:cls", "org/model@v1.0:mean", "/models/mine".
+
+    Raises:
+        ValueError: for a named encoder that does not read instances of `kind`, and for an unknown pooling.
+    """
+    rest, separator, pooling = text.rpartition(":")
+    if separator and "/" not in pooling:
+        check_choice(f"the pooling of encoder {text!r}", pooling, POOLINGS)
+    else:
+        rest, pooling = text, ""
+    name, _, revision = (rest, "", "") if Path(rest).is_dir() else rest.partition("@")
+    encoder = ENCODERS.get(name, Encoder(name))
+    if encoder.kind not in (None, kind):
+        fitting = [known for known, each in ENCODERS.items() if each.kind == kind]
+        raise ValueError(f"encoder {text!r} reads {KINDS[encoder.kind or kind]}; one for {KINDS[kind]} was expected: "
+                         f"{', '.join(fitting)}, or a model of the hub")  # fmt: skip
+    return dataclasses.replace(encoder, pooling=pooling or encoder.pooling, revision=revision or encoder.revision)
+
+
+def resolved_revision(encoder: Encoder, cache: Path, *, renew: bool = False) -> str:
+    """What tells this model's files apart from others: a commit of the hub, or the digest of a local folder.
+
+    The commit of a model that is named without one is asked for once and kept in `cache`: features stay comparable,
+    and are found again without a network. `renew` asks anew.
+
+    Raises:
+        EncoderUnavailableError: if the model is not to be had; one line that says why, and the way out.
+    """
+    folder = Path(encoder.model)
+    if folder.is_dir():
+        files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES)
+        digests = [(path.name, _digest(path)) for path in files]
+        return f"files {hashlib.sha256(json.dumps(digests).encode()).hexdigest()}"
+    name = encoder.model if encoder.revision is None else f"{encoder.model}@{encoder.revision}"
+    kept = cache / "revisions" / f"{name.replace('/', '--')}.txt"
+    if is_file(kept) and not renew:
+        commit = kept.read_text(encoding="ascii", errors="replace").strip()
+        if re.fullmatch("[0-9a-f]{40}", commit):  # else the file is damaged
+            return commit
+    commit = _commit(encoder)
+    write_text(kept, commit + "\n")
+    return commit
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _commit(encoder: Encoder) -> str:
+    _transformers(encoder)
+    import huggingface_hub
+
+    try:
+        hub = huggingface_hub.HfApi()
+        commit = hub.model_info(encoder.model, revision=encoder.revision, timeout=HUB_TIMEOUT).sha
+        hub.auth_check(encoder.model)  # what a gated model is called everybody may know, its files only some may have
+    except Exception as error:  # of the hub, or of whatever library it is asked with
+        if (local := _commit_in_cache(encoder)) is not None:
+            return local
+        raise _unavailable(encoder, _refusal(encoder, error)) from error
+    return str(commit)
+
+
+def _commit_in_cache(encoder: Encoder) -> str | None:
+    """The commit of the model in the hub's own cache on this machine."""
+    import huggingface_hub
+
+    try:
+        path = huggingface_hub.hf_hub_download(
+            encoder.model, "config.json", revision=encoder.revision, local_files_only=True
+        )
+    except (OSError, ValueError):
+        return None
+    return Path(path).parent.name  # <cache>/snapshots/<commit>/config.json
+
+
+def _refusal(encoder: Encoder, error: Exception) -> str:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return (
+            "is gated: accept its licence on its page of the Hugging Face hub, then log in with `hf auth login` "
+            "or set HF_TOKEN"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"has no revision {encoder.revision!r}"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "does not exist on the Hugging Face hub, or is private"
+    return f"is neither in the local model cache nor to be had from the network ({_first_line(error)})"
+
+
+def _unavailable(encoder: Encoder, what: str) -> EncoderUnavailableError:
+    return EncoderUnavailableError(
+        f"encoder {encoder.model!r} {what}; a local model folder as the encoder will do, too, "
+        "or prepared features in --data-dir"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return printable((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def _transformers(encoder: Encoder) -> Any:
+    """The library, imported where it is needed: that takes seconds, and most runs need no encoder."""
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        raise EncoderUnavailableError(
+            f"encoder {encoder.model!r} needs the package transformers, which is not installed; "
+            "`pip install dal-core[encoders]` installs it"
+        ) from error
+    return transformers
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """From instances of one kind to what the model takes; pickled into the processes that read the data."""
+
+    kind: str
+    processor: Any
+    max_tokens: int
+
+    def __call__(self, instances: list[Any]) -> dict[str, Tensor]:
+        if self.kind == "image":
+            return dict(self.processor(images=[image.convert("RGB") for image in instances], return_tensors="pt"))
+        if self.kind == "audio":
+            rate = self.processor.sampling_rate
+            waves = [resampled(wave, found, rate) for wave, found in instances]
+            return dict(self.processor(waves, sampling_rate=rate, padding=True, return_tensors="pt"))
+        return dict(
+            self.processor(instances, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
+        )
+
+
+def resampled(wave: Shaped[np.ndarray, " samples"], rate: int, wanted: int) -> np.ndarray:
+    """A waveform at another rate (hertz), by polyphase filtering.  [samples'] float32"""
+    if rate == wanted:
+        return wave
+    from scipy.signal import resample_poly
+
+    divisor = np.gcd(rate, wanted)
+    return resample_poly(wave, wanted // divisor, rate // divisor).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoadedEncoder:
+    """A model that is ready: `prepare` instances, then `encode` what that returns."""
+
+    prepare: Callable[[list[Any]], dict[str, Tensor]]
+    model: torch.nn.Module
+    pooling: str
+    normalise: bool
+    device: torch.device
+
+    @property
+    def precision(self) -> torch.dtype:
+        """What the model computes in: half the bits on CUDA, where that is several times faster."""
+        if self.device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+    @torch.inference_mode()
+    def encode(self, inputs: dict[str, Tensor]) -> Float[Tensor, "b d"]:
+        """Features in float32, on the encoder's device.
+
+        Raises:
+            ValueError: if the model has no output of the kind that the pooling takes.
+        """
+        moved = {name: each.to(self.device, non_blocking=True) for name, each in inputs.items()}
+        mixed = torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+        with mixed:
+            outputs = self.model(**moved)
+        features = pooled(outputs, moved.get("attention_mask"), self.pooling)
+        return torch.nn.functional.normalize(features, dim=1) if self.normalise else features
+
+
+def pooled(outputs: Any, mask: Shaped[Tensor, "b tokens"] | None, pooling: str) -> Float[Tensor, "b d"]:
+    """One vector an instance from a model's outputs, in float32.
+
+    Raises:
+        ValueError: if the outputs lack what `pooling` takes.
+    """
+    check_choice("pooling", pooling, POOLINGS)
+    wanted = "pooler_output" if pooling == "pooler" else "last_hidden_state"
+    states = getattr(outputs, wanted, None)
+    if states is None:
+        others = [each for each in POOLINGS if (each == "pooler") != (pooling == "pooler")]
+        raise ValueError(
+            f"pooling is {pooling!r}, but the model returns no {wanted}; {' or '.join(others)} was expected"
+        )
+    states = states.float()
+    if pooling == "pooler":
+        return states.flatten(1)  # convolutional models keep two axes of length 1
+    if pooling == "cls":
+        return states[:, 0]
+    if mask is None:
+        return states.mean(dim=1)
+    weights = mask.unsqueeze(-1).to(states.dtype)  # [b, tokens, 1]
+    return (states * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def load_encoder(encoder: Encoder, kind: str, revision: str, device: torch.device) -> LoadedEncoder:
+    """Load the model for instances of `kind`, from the files that `revision` (of `resolved_revision`) stands for.
+
+    Weights are read from safetensors only, since a pickle could run code, and no code of the hub is run.
+
+    Raises:
+        EncoderUnavailableError: if the model is not to be had, or has no weights in safetensors.
+    """
+    transformers = _transformers(encoder)
+    processors = {"image": "AutoImageProcessor", "text": "AutoTokenizer", "audio": "AutoFeatureExtractor"}
+    place = {} if Path(encoder.model).is_dir() else {"revision": revision}
+    try:
+        processor = getattr(transformers, processors[kind]).from_pretrained(encoder.model, **place)
+        model = _model(transformers, encoder, place)
+    except (OSError, ValueError, KeyError) as error:
+        what = f"cannot be loaded as one for {KINDS[kind]} ({_first_line(error)})"
+        raise _unavailable(encoder, what) from error
+    # Of a model for images and texts, the tower that reads what we have.
+    tower = getattr(model, {"image": "vision_model", "text": "text_model"}.get(kind, ""), model)
+    longest = min(getattr(processor, "model_max_length", LONGEST_TEXT), LONGEST_TEXT)
+    preparation = Preparation(kind, processor, encoder.max_tokens or longest)
+    return LoadedEncoder(preparation, tower.to(device), encoder.pooling_of(kind), encoder.normalise, device)
+
+
+def _model(transformers: Any, encoder: Encoder, place: dict[str, str]) -> torch.nn.Module:
+    options = {"use_safetensors": True, "trust_remote_code": False, "dtype": torch.float32}
+    try:
+        return transformers.AutoModel.from_pretrained(encoder.model, **place, **options).eval()
+    except OSError:
+        if not place or encoder.revision is not None:
+            raise
+        # Some older models of the hub have their weights in safetensors in a reference beside the main branch, which
+        # the library looks for only when it is asked for the main branch.
+        return transformers.AutoModel.from_pretrained(encoder.model, revision="main", **options).eval()

@@ -1,0 +1,1 @@
+"""Experiments of the papers that are no plain active learning runs, a file each."""

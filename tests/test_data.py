@@ -1,0 +1,159 @@
+"""FeatureBank refuses what does not fit, and comes back from disk unchanged or not at all."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dal_core.data import FORMAT, FeatureBank
+
+N, N_TEST, D, K = 11, 7, 5, 3
+
+
+def arrays(dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return {
+        "train_features": torch.randn(N, D, generator=draw, dtype=dtype),
+        "train_labels": torch.arange(N) % K,
+        "test_features": torch.randn(N_TEST, D, generator=draw, dtype=dtype),
+        "test_labels": torch.arange(N_TEST) % K,
+    }
+
+
+def make(dtype: torch.dtype = torch.float32, **changes) -> FeatureBank:
+    values = {"class_names": ("ä", "b", "c"), "provenance": {"source": "test", "scale": 2.5}}
+    return FeatureBank(**(arrays(dtype) | values | changes))
+
+
+def with_value(name: str, place: tuple[int, ...], value: float) -> dict[str, torch.Tensor]:
+    tensor = arrays()[name].clone()
+    tensor[place] = value
+    return {name: tensor}
+
+
+def test_sizes():
+    bank = make()
+    assert (bank.num_classes, bank.num_features) == (K, D)
+
+
+def test_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make().train_labels = torch.zeros(N, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_names": ("only",)}, "class_names has 1 entries; at least 2 classes"),
+        (
+            {"train_features": torch.zeros(0, D), "train_labels": torch.zeros(0, dtype=torch.int64)},
+            r"train_features has shape \(0, 5\); a non-empty matrix",
+        ),
+        ({"test_features": torch.zeros(N_TEST, D).double()}, "test_features has dtype torch.float64; torch.float32"),
+        ({"train_features": torch.zeros(N, D).half()}, "train_features has dtype torch.float16; float32 or float64"),
+        (with_value("train_labels", (4,), K), "train_labels holds labels from 0 to 3; 0 to 2 was expected"),
+        (with_value("test_labels", (4,), -1), "test_labels holds labels from -1 to 2; 0 to 2 was expected"),
+        (with_value("train_features", (2, 3), torch.nan), r"train_features holds 1 values .* the first at \(2, 3\)"),
+        (with_value("test_features", (6, 0), torch.inf), r"test_features holds 1 values .* the first at \(6, 0\)"),
+    ],
+)
+def test_refuses_what_does_not_fit(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make(**changes)
+
+
+def test_digest_is_the_same_for_the_same_data_whatever_their_provenance():
+    assert make().digest == make(provenance={"source": "elsewhere"}).digest
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        with_value("train_features", (0, 0), 9.0),
+        with_value("train_labels", (0,), 2),
+        with_value("test_features", (0, 0), 9.0),
+        with_value("test_labels", (0,), 2),
+        {"class_names": ("ä", "b", "d")},
+        {"train_features": arrays()["train_features"].double(), "test_features": arrays()["test_features"].double()},
+    ],
+)
+def test_digest_tells_different_data_apart(changes):
+    assert make(**changes).digest != make().digest
+
+
+def test_to_keeps_every_array_in_its_place():
+    bank, moved = make(), make().to("cpu")
+    assert moved.digest == bank.digest
+    assert moved.provenance == bank.provenance
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_comes_back_from_disk_unchanged(tmp_path, dtype):
+    bank, path = make(dtype), tmp_path / "new" / "bank.safetensors"
+    bank.save(path)
+    loaded = FeatureBank.load(path)
+    for name in arrays():
+        torch.testing.assert_close(getattr(loaded, name), getattr(bank, name), atol=0, rtol=0)
+    assert loaded.class_names == ("ä", "b", "c")
+    assert loaded.provenance == {"source": "test", "scale": 2.5}
+    assert loaded.digest == bank.digest
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_non_contiguous_arrays_are_saved_by_value(tmp_path):
+    wide = torch.randn(D, N)
+    bank = make(train_features=wide.mT)
+    bank.save(tmp_path / "bank.safetensors")
+    assert torch.equal(FeatureBank.load(tmp_path / "bank.safetensors").train_features, wide.mT)
+
+
+def test_absent_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no feature file at .*absent\.safetensors"):
+        FeatureBank.load(tmp_path / "absent.safetensors")
+
+
+@pytest.mark.parametrize("kept", [0, 5, 60, -1], ids=lambda kept: f"first {kept} bytes")
+def test_truncated_file_is_refused(tmp_path, kept):
+    path = tmp_path / "bank.safetensors"
+    make().save(path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=r"bank\.safetensors is not a whole safetensors file"):
+        FeatureBank.load(path)
+
+
+def test_changed_byte_is_noticed(tmp_path):
+    path = tmp_path / "bank.safetensors"
+    make().save(path)
+    content = bytearray(path.read_bytes())
+    place = content.rindex(arrays()["train_features"].numpy().tobytes())
+    content[place] ^= 1  # the last bit of a mantissa
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"bank\.safetensors is damaged: .* digest"):
+        FeatureBank.load(path)
+
+
+def test_changed_class_names_are_noticed(tmp_path):
+    path = tmp_path / "bank.safetensors"
+    make().save(path)
+    header = {"format": FORMAT, "class_names": '["x", "y", "z"]', "provenance": "{}", "digest": make().digest}
+    save_file(load_file(path), path, metadata=header)
+    with pytest.raises(ValueError, match="is damaged"):
+        FeatureBank.load(path)
+
+
+def test_other_safetensors_files_are_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match=r"model\.safetensors has format None; 'dal_core\.FeatureBank\.1'"):
+        FeatureBank.load(path)
+
+
+def test_missing_array_is_named(tmp_path):
+    path = tmp_path / "bank.safetensors"
+    tensors = {name: tensor for name, tensor in arrays().items() if name != "test_labels"}
+    header = {"format": FORMAT, "class_names": json.dumps(["a", "b", "c"]), "provenance": "{}", "digest": ""}
+    save_file(tensors, path, metadata=header)
+    with pytest.raises(ValueError, match=r"holds the arrays \['test_features', .*'test_labels', .*were expected"):
+        FeatureBank.load(path)
