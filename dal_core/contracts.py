@@ -245,23 +245,26 @@ def _without_gradient(result: Any) -> Any:
 
 
 def _floats_in(result: Any) -> Iterator[Tensor]:
-    if isinstance(result, Tensor):
-        yield from [result] if result.is_floating_point() else []
-    elif isinstance(result, tuple | list) or dataclasses.is_dataclass(result):
-        for each in result if isinstance(result, tuple | list) else vars(result).values():
-            yield from _floats_in(each)
+    if isinstance(result, Tensor) and result.is_floating_point():
+        yield result
+    parts = result if isinstance(result, tuple | list) else ()
+    if dataclasses.is_dataclass(type(result)):
+        parts = [getattr(result, each.name) for each in dataclasses.fields(result)]
+    for each in parts:
+        yield from _floats_in(each)
 
 
 def _look(floats: dict[str, Tensor]) -> None:
     """Refuse NaN, infinity, and numbers whose squares overflow: distances of them are infinite, and picks arbitrary."""
     for name, tensor in floats.items():
         size = tensor.numel()
-        if size <= LONGEST_DOT and tensor.is_contiguous():
-            flat = tensor.view(-1)
+        dense = tensor if tensor.ndim < 2 or tensor.is_contiguous() else tensor.mT
+        if size <= LONGEST_DOT and dense.is_contiguous():
+            flat = dense.view(-1)
             if math.isfinite(torch.dot(flat, flat).item()):
                 continue
         if size:
-            lowest, highest = (each.item() for each in tensor.aminmax())
+            lowest, highest = tensor.amin().item(), tensor.amax().item()  # aminmax copies what is not contiguous.
             largest, dtype = max(-lowest, highest), tensor.dtype
             if not math.isfinite(largest):
                 check_finite(**{name: tensor})
@@ -288,7 +291,9 @@ def _check_of(annotation: Any) -> _Check:
     if isinstance(annotation, TypeVar):
         return _check_of(annotation.__bound__)
     if _is_array(annotation):
-        return functools.partial(_array, annotation.dtype.__name__, annotation.dim_str.split())
+        axes = annotation.dim_str.split()
+        spread = next((i for i, axis in enumerate(axes) if axis[0] in "*."), None)
+        return functools.partial(_array, annotation.dtype.__name__, axes, spread)
     if annotation in (int, float) or (origin is Annotated and parts[0] in (int, float)):
         return functools.partial(_number, parts[0] if parts else annotation, parts[1:])
     if origin is Annotated:
@@ -297,17 +302,17 @@ def _check_of(annotation: Any) -> _Check:
         return functools.partial(_union, [_check_of(each) for each in parts])
     if origin is Literal:
         return functools.partial(_choice, parts)
-    if origin in (list, tuple, Sequence):
+    if origin in (list, tuple, Sequence) and parts:
         fixed = origin is tuple and parts[-1] is not ...
         return functools.partial(_sequence, origin, fixed, [_check_of(each) for each in parts if each is not ...])
-    if origin in (dict, Mapping):
+    if origin in (dict, Mapping) and parts:
         return functools.partial(_mapping, _check_of(parts[0]), _check_of(parts[1]))
     kind = origin or annotation
     answers = isinstance(kind, type) and getattr(kind, "_is_runtime_protocol", not getattr(kind, "_is_protocol", False))
     return functools.partial(_instance, kind) if answers else _unchanged
 
 
-def _array(kind: str, axes: Sequence[str], name: str, value: Any, seen: _Seen) -> Tensor:
+def _array(kind: str, axes: list[str], spread: int | None, name: str, value: Any, seen: _Seen) -> Tensor:
     """`*s` and `...` stand for any number of axes, `_` for one of any size; other names have one size everywhere."""
     value = _tensor(name, value, seen)
     if kind == "Float":
@@ -319,7 +324,6 @@ def _array(kind: str, axes: Sequence[str], name: str, value: Any, seen: _Seen) -
             check_labels(name, value, 0)
         raise ValueError(f"{name} has dtype {value.dtype}; {kind.lower().replace('int', 'int64')} was expected")
     sizes: list[Any] = list(value.shape)
-    spread = next((i for i, axis in enumerate(axes) if axis[0] in "*."), None)
     if spread is not None and len(sizes) >= len(axes) - 1:
         end = spread + len(sizes) - len(axes) + 1
         sizes[spread:end] = [tuple(sizes[spread:end])]
@@ -338,9 +342,9 @@ def _array(kind: str, axes: Sequence[str], name: str, value: Any, seen: _Seen) -
 
 def _tensor(name: str, value: Any, _: _Seen) -> Tensor:
     """The tensor without its gradient, since threads do not inherit no_grad, and one that heads can be trained on."""
-    if isinstance(value, np.ndarray):
-        raise ValueError(f"{name} is a ndarray; a tensor was expected: torch.from_numpy makes one of it")
-    checks.check_tensor(name, value)
+    if not isinstance(value, Tensor):
+        way_out = ": torch.from_numpy makes one of it" if isinstance(value, np.ndarray) else ""
+        raise ValueError(f"{name} is a {type(value).__name__}; a tensor was expected{way_out}")
     if value.layout is not torch.strided:
         raise ValueError(f"{name} has layout {value.layout}; a dense tensor was expected")
     if value.is_inference() and not torch.is_inference_mode_enabled():
@@ -408,15 +412,15 @@ def _real(value: Any) -> float | None:
 
 
 def _union(forms: Sequence[_Check], name: str, value: Any, seen: _Seen) -> Any:
-    refusals = []
+    """Take the first form that fits; None is no form of a refusal, as nobody gives it by mistake for a value."""
     if value is None and _none in forms:
         return None
+    refusals = []
     for form in forms:
-        if form is not _none:
-            try:
-                return form(name, value, seen)
-            except ValueError as refusal:
-                refusals.append(str(refusal))
+        try:
+            return form(name, value, seen)
+        except ValueError as refusal:
+            refusals += [str(refusal)] if form is not _none else []
     others = dict.fromkeys(each.partition("; ")[2] for each in refusals[1:] if each != refusals[0])
     raise ValueError("; or ".join((refusals[0], *others)))
 
@@ -445,7 +449,7 @@ def _instance(kind: type, name: str, value: Any, seen: _Seen) -> Any:
     if not isinstance(value, kind):
         found = "None" if value is None else f"a {type(value).__name__}"
         raise ValueError(f"{name} is {found}; a {kind.__name__} was expected")
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(type(value)):
         seen.objects.append(value)
     return value
 

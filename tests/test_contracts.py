@@ -59,7 +59,8 @@ class View:
     labels: Annotated[Int[Tensor, " m"], Below("k")]
     weight: Float[Tensor, "k d"]
     bias: Float[Tensor, " k"] | None = None
-    cycle: Size = 0
+    cycle: "Size" = 0
+    trace: "Never" = None  # noqa: F821  # A name that cannot be resolved is no check.
 
     def __post_init__(self):
         check_fields(self)
@@ -103,6 +104,7 @@ REFUSED = [
     (Matrix, NAN, "x holds 1 values that are NaN or infinite, the first at (2, 1)"),
     (Matrix, INFINITE, "x holds 1 values that are NaN or infinite, the first at (3, 0)"),
     (Matrix, NAN.mT, "x holds 1 values that are NaN or infinite, the first at (1, 2)"),
+    (Matrix, torch.cat((X, NAN), dim=1)[:, ::2], "x holds 1 values that are NaN or infinite, the first at (2, 3)"),
     (Matrix | None, -NAN.double(), "x holds 1 values that are NaN or infinite, the first at (2, 1)"),
     (Matrix, X * -1e30, "x holds values up to 1.08e+30, whose squares overflow; smaller numbers or float64"),
     (Matrix, X.double() * 1e200, "x holds values up to 1.08e+200, whose squares overflow; smaller numbers were"),
@@ -247,6 +249,7 @@ W = torch.ones(3, D)
         (lambda: Options(rate=0), "rate is 0.0; a finite number above 0 was expected"),
         (lambda: Options(optimiser="sdg"), "did you mean 'sgd'?"),
         (lambda: View(X, Y + 1, W), "labels holds labels from 1 to 3; 0 to 2 was expected"),
+        (lambda: View(X, Y, W, cycle=-1), "cycle is -1; a whole number of at least 0 was expected"),
         (lambda: View(X, Y, W, bias=W[0]), "bias has shape (5,); (k) with k = 3 as in weight was expected"),
         (lambda: View(NAN, Y, W), "features holds 1 values that are NaN or infinite, the first at (2, 1)"),
     ],
@@ -320,7 +323,7 @@ def test_a_decomposition_that_fails_on_nan_names_the_argument():
 
 
 def test_results_that_are_dataclasses_and_tuples_are_looked_at():
-    @dataclasses.dataclass(frozen=True)
+    @dataclasses.dataclass(frozen=True, slots=True)
     class State:
         weight: Float[Tensor, "k d"]
         likelihood: str = "gaussian"
@@ -373,6 +376,13 @@ def test_fields_are_plain_numbers_and_keep_the_rest():
     assert options == Options(0.5, 2, "sgd", True)
     assert [type(each) for each in vars(options).values()] == [float, int, str, bool]
     assert View(X, Y, W).features is X
+
+
+@pytest.mark.parametrize("large", [torch.ones(2000, 1000).mT, torch.ones(2000, 1000)[:, ::2]], ids=["mT", "columns"])
+def test_looking_for_large_values_copies_nothing(large):
+    with torch.profiler.profile(profile_memory=True) as profile:
+        taking(Matrix)(large)
+    assert max(each.self_cpu_memory_usage for each in profile.key_averages()) < 1000  # bytes
 
 
 def test_a_list_that_a_function_appends_to_stays_the_same():
