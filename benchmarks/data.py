@@ -9,7 +9,8 @@ import math
 import torch
 from torch import Tensor
 
-from dal_core.models.heads import PROTOCOLS, Head, train_head
+from dal_core.models.heads import Head
+from dal_core.models.training import PROTOCOLS, train_head
 from dal_core.randomness import generator_for
 from dal_core.snapshot import LabelledSet, OracleSnapshot, Snapshot
 

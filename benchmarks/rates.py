@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from dal_core.experiment import now
+from dal_core.loop import now
 
 FLOAT = 4  # bytes
 BUFFER_BYTES = {"cpu": 256 * 2**20, "cuda": 2 * 2**30}  # far beyond any cache

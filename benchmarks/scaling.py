@@ -13,10 +13,10 @@ import torch
 
 from benchmarks import data
 from benchmarks.timing import compare
-from dal_core.experiment import run
 from dal_core.laplace import covariance_matrix, precision_matrix, second_order_update
 from dal_core.oracles.boss import boss
 from dal_core.randomness import fixed_threads, generator_for
+from dal_lab.runs.study import run
 from dal_lab.studies.scaling import ScalingStudy, slope
 
 AXES = {"n": "pool size N", "d": "features D", "k": "classes K", "b": "batch size b"}

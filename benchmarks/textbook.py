@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from dal_core.models.heads import Head, Training
+from dal_core.models.heads import Head
+from dal_core.models.training import Training
 
 
 def update_gaussian(
@@ -104,7 +105,7 @@ def train_head(
 
 
 class SameShuffle(Sampler[int]):
-    """The order that `dal_core.models.heads.train_heads` draws: one permutation an epoch and nothing else."""
+    """The order that `dal_core.models.training.train_heads` draws: one permutation an epoch and nothing else."""
 
     def __init__(self, samples: Sized, generator: torch.Generator) -> None:
         self.samples, self.generator = samples, generator

@@ -4,19 +4,13 @@ import dataclasses
 import hashlib
 import json
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from dal_core.checks import check_finite, check_labels, check_tensor, one_line, printable, shown
-from dal_lab.runs.files import is_file, write_atomically
-
-FORMAT = "dal_core.FeatureBank.1"
+from dal_core.checks import check_finite, check_labels, check_tensor, shown
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,7 +84,7 @@ class FeatureBank:
     def digest(self) -> str:
         """SHA-256 of all arrays (dtype, shape, bytes) and class names: what identifies the data in a result's key."""
         digest = hashlib.sha256(json.dumps(self.class_names).encode())
-        for name, tensor in self._tensors().items():
+        for name, tensor in self.tensors().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.cpu().contiguous().numpy().data)
         return digest.hexdigest()
@@ -106,59 +100,7 @@ class FeatureBank:
             self.provenance,
         )
 
-    def save(self, path: str | Path) -> None:
-        """Write the bank as one safetensors file, with class names, provenance and digest in its header."""
-        header = {
-            "format": FORMAT,
-            "class_names": json.dumps(self.class_names),
-            "provenance": json.dumps(self.provenance, sort_keys=True),
-            "digest": self.digest,
-        }
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in self._tensors().items()}
-        with write_atomically(path) as temporary:
-            save_file(tensors, temporary, metadata=header)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "FeatureBank":
-        """Read a bank that `save` wrote.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if the file is not a whole, unchanged FeatureBank.
-        """
-        place = printable(path)
-        if not is_file(path):
-            raise FileNotFoundError(f"no feature file at {place}")
-        try:
-            return cls._read(str(path), place)
-        except SafetensorError as error:
-            raise ValueError(f"{place} is not a whole safetensors file: {one_line(error)}") from error
-        except ValueError as error:
-            if place in str(error):
-                raise
-            raise ValueError(f"{place}: {one_line(error)}") from error
-
-    @classmethod
-    def _read(cls, path: str, place: str) -> "FeatureBank":
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("format") != FORMAT:
-                raise ValueError(f"{place} has format {shown(header.get('format'))}; {FORMAT!r} was expected")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        if missing := [name for name in ("class_names", "provenance", "digest") if name not in header]:
-            raise ValueError(f"{place} is damaged: its header lacks {', '.join(missing)}")
-        expected = {field.name for field in dataclasses.fields(cls)} - {"class_names", "provenance"}
-        if set(tensors) != expected:
-            raise ValueError(f"{place} holds the arrays {shown(sorted(tensors))}; {sorted(expected)} were expected")
-        try:
-            names, provenance = json.loads(header["class_names"]), json.loads(header["provenance"])
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{place} is damaged: its header is not whole JSON: {error}") from error
-        bank = cls(**tensors, class_names=tuple(names) if isinstance(names, list) else names, provenance=provenance)
-        if bank.digest != header.get("digest"):
-            raise ValueError(f"{place} is damaged: its arrays do not have the digest that its header states")
-        return bank
-
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """The four arrays by name."""
         names = ("train_features", "train_labels", "test_features", "test_labels")
         return {name: getattr(self, name) for name in names}

@@ -36,3 +36,8 @@ def device_in_words(device: str) -> str:
     if kind == "cuda":
         return torch.cuda.get_device_name()
     return f"{kind.upper()} ({platform.machine()}, {os.cpu_count()} cores)"
+
+
+def with_float64(device: torch.device) -> torch.device:
+    """The device itself, or the CPU in place of MPS, which has no float64."""
+    return torch.device("cpu") if device.type == "mps" else device

@@ -16,7 +16,8 @@ from dal_core.checks import (
     check_shape,
     check_whole,
 )
-from dal_core.models.heads import PROTOCOLS, Head, Training
+from dal_core.models.heads import Head
+from dal_core.models.training import PROTOCOLS, Training
 from dal_core.randomness import choose
 
 S = TypeVar("S", bound="Snapshot")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dal_core import __version__
+from dal_lab.sources.bank import save_bank
 
 USAGE_ERROR = 2
 RUN_FAILED = 1
@@ -255,7 +256,7 @@ def _features(options: argparse.Namespace) -> int:
                 f"{bank.num_features} features, {bank.num_classes} classes, {skipped} skipped"
             )
             if options.output_dir is not None:
-                bank.save(path := options.output_dir / f"{file_stem(dataset, encoder)}.safetensors")
+                save_bank(bank, path := options.output_dir / f"{file_stem(dataset, encoder)}.safetensors")
                 print(f"    {path}")
     return 0
 
@@ -310,8 +311,9 @@ def _options(texts: list[str], argument: str = "--option") -> dict[str, Any]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from dal_core.experiment import Experiment, run
+    from dal_core.experiment import Experiment
     from dal_lab.runs.files import write_atomically
+    from dal_lab.runs.study import run
 
     if options.output is not None and options.output.suffix not in (".csv", ".parquet"):
         raise ValueError(f"--output is {options.output}; a name that ends in .csv or .parquet was expected")
@@ -415,7 +417,7 @@ def _project_root() -> Path:
 
 def _notebooks(options: argparse.Namespace) -> int:
     from dal_core.checks import check_choice
-    from dal_core.experiment import resolve_device
+    from dal_core.devices import resolve_device
     from dal_lab.companion import notebooks
 
     root = _project_root()

@@ -78,7 +78,8 @@ from IPython.display import Markdown, display
 from dal_core.checks import check_choice
 from dal_core.experiment import Experiment
 from dal_core.laplace import covariance_matrix, precision_matrix, second_order_update
-from dal_core.models.heads import PROTOCOLS, Head, train_head
+from dal_core.models.training import PROTOCOLS, train_head
+from dal_core.models.heads import Head
 from dal_core.randomness import fixed_threads, generator_for
 from dal_core.strategies import names as known_strategies
 from dal_lab.companion.artefacts import Report

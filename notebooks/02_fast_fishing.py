@@ -78,7 +78,8 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from dal_core.checks import check_choice
-from dal_core.experiment import Experiment, walk
+from dal_core.experiment import Experiment
+from dal_lab.runs.study import walk
 from dal_core.strategies import names as known_strategies
 from dal_lab.companion.artefacts import Report
 from dal_lab.companion.explorer import picks as explain

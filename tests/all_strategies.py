@@ -7,7 +7,8 @@ import pandas as pd
 from test_strategy_contract import OPTIONS
 
 from dal_core import strategies
-from dal_core.experiment import Experiment, run
+from dal_core.experiment import Experiment
+from dal_lab.runs.study import run
 
 
 def digest(rows: pd.DataFrame) -> str:

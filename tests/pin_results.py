@@ -11,8 +11,9 @@ from pathlib import Path
 import pandas as pd
 
 from dal_core import RESULTS_VERSION
-from dal_core.experiment import Experiment, run
+from dal_core.experiment import Experiment
 from dal_lab.runs.files import write_text
+from dal_lab.runs.study import run
 from dal_lab.studies.updating import UpdateStudy
 
 PINS = Path(__file__).with_name("pinned_results.json")

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import dal_lab.runs.grid
-from dal_core.data import FeatureBank
 from dal_core.experiment import Experiment
 from dal_lab.companion.notebooks import Notebook
 from dal_lab.runs.files import is_intact
 from dal_lab.runs.grid import Grid
+from dal_lab.sources.bank import load_bank
 
 TIMES = ["query_s", "train_s"]
 SETTINGS = {"dataset": "blobs", "cycles": 2, "device": "cpu", "options": {"epochs": 3}}
@@ -67,7 +67,7 @@ def assert_same(found, expected):
 
 def extracted(tmp_path):
     (path,) = (tmp_path / "out").iterdir()
-    return FeatureBank.load(path).digest
+    return load_bank(path).digest
 
 
 REPORTING = """

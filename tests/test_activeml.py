@@ -39,8 +39,8 @@ from benchmarks.data import snapshot
 from dal_core import strategies
 from dal_core.randomness import generator_for
 from dal_core.snapshot import Snapshot
-from dal_core.strategies.alfamix import dropout_disagreements
 from dal_core.strategies.badge import badge_embedding_norm
+from dal_core.strategies.dropquery import dropout_disagreements
 from dal_core.strategies.shared.clustering import k_means
 
 BATCH_SIZE = 11

@@ -6,12 +6,8 @@ import torch
 from dal_core import strategies
 from dal_core.snapshot import Snapshot
 from dal_core.strategies import alfamix
-from dal_core.strategies.alfamix import (
-    alfamix_candidates,
-    diverse_picks,
-    dropout_disagreements,
-    dropquery_candidates,
-)
+from dal_core.strategies.alfamix import alfamix_candidates, diverse_picks
+from dal_core.strategies.dropquery import dropout_disagreements, dropquery_candidates
 from dal_core.strategies.shared.clustering import k_means, nearest_to_means
 
 N, M, K, D = 41, 9, 3, 5

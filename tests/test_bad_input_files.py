@@ -26,6 +26,7 @@ from dal_lab.__main__ import main
 from dal_lab.companion.artefacts import MANIFEST, check_manifest, read_manifest
 from dal_lab.runs.grid import Grid
 from dal_lab.sources import catalogue
+from dal_lab.sources.bank import load_bank
 from dal_lab.sources.catalogue import load, read_features
 from dal_lab.sources.publishers import Published, banking77, clinc150, letter
 from dal_lab.sources.raw import Places
@@ -103,7 +104,7 @@ def test_arbitrary_bytes_are_no_features(ending, place, content):
     path = place / f"arbitrary{ending}"
     path.write_bytes(content)
     refused(path)
-    refusal_of(lambda: FeatureBank.load(path), path.name)
+    refusal_of(lambda: load_bank(path), path.name)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -218,7 +219,7 @@ def test_nothing_in_a_data_file_is_executed(name, write, tmp_path, capsys):
     write(path, marker)
     written = sorted(tmp_path.iterdir())
     refused(path)
-    refusal_of(lambda: FeatureBank.load(path), name)
+    refusal_of(lambda: load_bank(path), name)
     assert main(["run", f"--features={path}", *SMALL_ARGUMENTS]) == 2
     checked(capsys.readouterr().err.rstrip("\n"), name)
     if path.suffix in ENDINGS:  # a file of that name in a data folder, and in the cache
@@ -327,10 +328,10 @@ def test_odd_headers_of_banks_are_refused(changes, words, tmp_path):
     tensors |= {f"{split}_labels": torch.tensor([0, 1]) for split in ("train", "test")}
     path = tmp_path / "my.safetensors"
     save_file(tensors, path, metadata=header_of())
-    assert FeatureBank.load(path).num_classes == 2
+    assert load_bank(path).num_classes == 2
     save_file(tensors, path, metadata=header_of(**changes))
     refused(path, words)
-    refusal_of(lambda: FeatureBank.load(path), path.name, words)
+    refusal_of(lambda: load_bank(path), path.name, words)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int8, torch.bool, torch.float8_e4m3fn])

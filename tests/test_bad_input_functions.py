@@ -20,10 +20,12 @@ from dal_core.laplace import (
     second_order_update,
     second_order_weights,
 )
-from dal_core.strategies.alfamix import alfamix_candidates, dropout_disagreements
+from dal_core.strategies.alfamix import alfamix_candidates
 from dal_core.strategies.badge import badge_embedding_norm, badge_select
 from dal_core.strategies.bait.select import bait_select
-from dal_core.strategies.herding import herding_select, k_center_greedy
+from dal_core.strategies.coreset import k_center_greedy
+from dal_core.strategies.dropquery import dropout_disagreements
+from dal_core.strategies.herding import herding_select
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # as users run the package
 N, M, K, D, E, B = 23, 7, 3, 5, 4, 6

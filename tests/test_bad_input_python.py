@@ -15,8 +15,9 @@ from samples import oracle_snapshot_of, points, seeded, snapshot_of
 
 from dal_core import metrics, strategies
 from dal_core.data import FeatureBank
-from dal_core.experiment import Experiment, canonical, run, run_together
-from dal_core.models.heads import PROTOCOLS, Head, train_heads
+from dal_core.experiment import Experiment
+from dal_core.models.heads import Head
+from dal_core.models.training import PROTOCOLS, train_heads
 from dal_core.snapshot import Pool
 from dal_core.strategies import registry
 from dal_lab.companion import budgets, comparison, statistics
@@ -25,6 +26,7 @@ from dal_lab.companion.figures import curves
 from dal_lab.companion.paper_numbers import cell_by_cell, published
 from dal_lab.companion.terminal import Comparison
 from dal_lab.runs.grid import Grid
+from dal_lab.runs.study import canonical, run, run_together
 from dal_lab.sources import catalogue
 from dal_lab.studies.scaling import ScalingStudy
 from dal_lab.studies.updating import UpdateStudy, compared, tuned

@@ -3,7 +3,8 @@
 import pytest
 from joblib import Parallel, delayed
 
-from dal_core.experiment import Experiment, run
+from dal_core.experiment import Experiment
+from dal_lab.runs.study import run
 
 
 def test_covering_strategies_lead_on_banking77(shared_data):

@@ -8,7 +8,8 @@ from benchmarks.case import Goal
 from benchmarks.timing import Timing
 from dal_core.strategies.badge import badge_select
 from dal_core.strategies.bait.select import bait_select
-from dal_core.strategies.herding import herding_select, k_center_greedy
+from dal_core.strategies.coreset import k_center_greedy
+from dal_core.strategies.herding import herding_select
 
 APPROXIMATIONS = [
     {"approximation": "exact"},

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from dal_core import strategies
-from dal_core.models.heads import Head, Training
+from dal_core.models.heads import Head
+from dal_core.models.training import Training
 from dal_core.oracles import boss as module
 from dal_core.oracles.boss import CLASS_AWARE, STRATEGIES, boss, propose
 from dal_core.oracles.judging import Judgement, current_loss, judge

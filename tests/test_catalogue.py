@@ -15,6 +15,7 @@ from PIL import Image
 
 from dal_core.data import FeatureBank
 from dal_lab.sources import catalogue, extraction, open_ml
+from dal_lab.sources.bank import save_bank
 from dal_lab.sources.catalogue import DatasetUnavailableError, load
 from dal_lab.sources.encoders import LoadedEncoder, encoder_of, load_encoder
 from dal_lab.sources.extraction import Extraction
@@ -171,14 +172,14 @@ def test_archive_with_values_that_are_not_finite_is_refused(tmp_path):
 
 def test_feature_bank_comes_before_the_archive(tmp_path):
     bank = load("moons")
-    bank.save(tmp_path / "mine_coder.safetensors")
+    save_bank(bank, tmp_path / "mine_coder.safetensors")
     np.savez(tmp_path / "mine_coder.npz", **arrays())
     assert load("mine", encoder="coder", data_dir=tmp_path).digest == bank.digest
 
 
 def test_damaged_feature_bank_is_refused(tmp_path):
     path = tmp_path / "mine.safetensors"
-    load("moons").save(path)
+    save_bank(load("moons"), path)
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
@@ -381,7 +382,7 @@ def test_a_folder_of_images_that_makes_no_data_set_is_refused(tmp_path, model_fo
 def test_a_features_file_of_an_encoder_with_a_path_for_a_name(tmp_path):
     assert catalogue.file_stem("pets", "org/model@v1:mean") == "pets_org-model-v1-mean"
     bank = load("moons")
-    bank.save(tmp_path / "pets_org-model-v1-mean.safetensors")
+    save_bank(bank, tmp_path / "pets_org-model-v1-mean.safetensors")
     assert load("pets", encoder="org/model@v1:mean", data_dir=tmp_path).digest == bank.digest
 
 

@@ -9,7 +9,8 @@ import torch
 
 from benchmarks import textbook
 from dal_core import strategies
-from dal_core.models.heads import Head, Training
+from dal_core.models.heads import Head
+from dal_core.models.training import Training
 from dal_core.oracles.cdo import cdo
 from dal_core.randomness import integer_seed
 from dal_core.snapshot import LabelledSet, OracleSnapshot

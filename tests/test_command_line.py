@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dal_core.data import FeatureBank
-from dal_core.experiment import Experiment, run
+from dal_core.experiment import Experiment
 from dal_lab.__main__ import main
+from dal_lab.runs.study import run
+from dal_lab.sources.bank import load_bank
 
 TINY = ["--cycles", "2", "--subset-size", "50", "--option", "epochs=3"]
 
@@ -88,7 +89,7 @@ def test_features_are_extracted_written_and_used_by_a_run(tmp_path, monkeypatch,
     assert "30 + 2 instances, 16 features, 2 classes, 0 skipped" in printed
     (written,) = out.iterdir()
     assert str(written) in printed
-    bank = FeatureBank.load(written)
+    bank = load_bank(written)
     assert bank.class_names == ("ask", "tell")
     run_it = [
         "run",

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dal_core.data import FORMAT, FeatureBank
+from dal_lab.sources.bank import load_bank, save_bank
 
 N, N_TEST, D, K = 11, 7, 5, 3
 
@@ -92,8 +93,8 @@ def test_to_keeps_every_array_in_its_place():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_comes_back_from_disk_unchanged(tmp_path, dtype):
     bank, path = make(dtype), tmp_path / "new" / "bank.safetensors"
-    bank.save(path)
-    loaded = FeatureBank.load(path)
+    save_bank(bank, path)
+    loaded = load_bank(path)
     for name in arrays():
         torch.testing.assert_close(getattr(loaded, name), getattr(bank, name), atol=0, rtol=0)
     assert loaded.class_names == ("ä", "b", "c")
@@ -105,49 +106,49 @@ def test_comes_back_from_disk_unchanged(tmp_path, dtype):
 def test_non_contiguous_arrays_are_saved_by_value(tmp_path):
     wide = torch.randn(D, N)
     bank = make(train_features=wide.mT)
-    bank.save(tmp_path / "bank.safetensors")
-    assert torch.equal(FeatureBank.load(tmp_path / "bank.safetensors").train_features, wide.mT)
+    save_bank(bank, tmp_path / "bank.safetensors")
+    assert torch.equal(load_bank(tmp_path / "bank.safetensors").train_features, wide.mT)
 
 
 def test_absent_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no feature file at .*absent\.safetensors"):
-        FeatureBank.load(tmp_path / "absent.safetensors")
+        load_bank(tmp_path / "absent.safetensors")
 
 
 @pytest.mark.parametrize("kept", [0, 5, 60, -1], ids=lambda kept: f"first {kept} bytes")
 def test_truncated_file_is_refused(tmp_path, kept):
     path = tmp_path / "bank.safetensors"
-    make().save(path)
+    save_bank(make(), path)
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match=r"bank\.safetensors is not a whole safetensors file"):
-        FeatureBank.load(path)
+        load_bank(path)
 
 
 def test_changed_byte_is_noticed(tmp_path):
     path = tmp_path / "bank.safetensors"
-    make().save(path)
+    save_bank(make(), path)
     content = bytearray(path.read_bytes())
     place = content.rindex(arrays()["train_features"].numpy().tobytes())
     content[place] ^= 1  # the last bit of a mantissa
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"bank\.safetensors is damaged: .* digest"):
-        FeatureBank.load(path)
+        load_bank(path)
 
 
 def test_changed_class_names_are_noticed(tmp_path):
     path = tmp_path / "bank.safetensors"
-    make().save(path)
+    save_bank(make(), path)
     header = {"format": FORMAT, "class_names": '["x", "y", "z"]', "provenance": "{}", "digest": make().digest}
     save_file(load_file(path), path, metadata=header)
     with pytest.raises(ValueError, match="is damaged"):
-        FeatureBank.load(path)
+        load_bank(path)
 
 
 def test_other_safetensors_files_are_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({"weight": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match=r"model\.safetensors has format None; 'dal_core\.FeatureBank\.1'"):
-        FeatureBank.load(path)
+        load_bank(path)
 
 
 def test_missing_array_is_named(tmp_path):
@@ -156,4 +157,4 @@ def test_missing_array_is_named(tmp_path):
     header = {"format": FORMAT, "class_names": json.dumps(["a", "b", "c"]), "provenance": "{}", "digest": ""}
     save_file(tensors, path, metadata=header)
     with pytest.raises(ValueError, match=r"holds the arrays \['test_features', .*'test_labels', .*were expected"):
-        FeatureBank.load(path)
+        load_bank(path)

@@ -10,10 +10,11 @@ from pretend_device import TO_CPU, TO_DEVICE, WAIT, DeviceTensor, PretendedDevic
 from samples import points, seeded, snapshot_of, unit_points
 from test_strategy_contract import ALL, ORACLES, on_device, strategy_of, usual
 
-from dal_core import experiment, laplace, metrics, strategies
 from dal_core.checks import check_memory
-from dal_core.experiment import Experiment, now, run
-from dal_core.models.heads import KINDS, PROTOCOLS, Head, train_heads
+from dal_core.experiment import Experiment
+from dal_core.loop import now
+from dal_core.models.heads import KINDS, Head
+from dal_core.models.training import PROTOCOLS, train_heads
 from dal_core.strategies import herding
 from dal_core.strategies.bait import diagonal
 from dal_core.strategies.bait.select import APPROXIMATIONS, FISHERS, SELECTIONS, bait_select
@@ -21,6 +22,8 @@ from dal_core.strategies.herding import HERDING_FORMS, herding_select
 from dal_core.strategies.probcover import probcover_select
 from dal_core.strategies.shared.clustering import k_means
 from dal_core.updates import Updates, select_sequentially
+from dal_lab.runs import laplace, metrics, strategies, study
+from dal_lab.runs.study import run
 from dal_lab.studies.updating import UpdateStudy
 
 POOL = {"n": 97, "m": 23}
@@ -228,7 +231,7 @@ def test_laplace_functions_are_those_of_the_cpu(device):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("optimiser", PROTOCOLS)
 def test_heads_are_those_of_the_cpu(device, monkeypatch, kind, optimiser):
-    monkeypatch.setattr("dal_core.models.heads.ORDERS_BYTES", 3 * 2 * 11 * 8)  # of three epochs at a time
+    monkeypatch.setattr("dal_core.models.training.ORDERS_BYTES", 3 * 2 * 11 * 8)  # of three epochs at a time
     features, _ = points(n=31)
     sets = torch.stack([torch.arange(11), torch.arange(20, 31)])
     training = dataclasses.replace(PROTOCOLS[optimiser], epochs=7, batch_size=4)
@@ -266,7 +269,7 @@ def without_times(rows):
 
 
 def resolved_to(device, monkeypatch):
-    monkeypatch.setattr(experiment, "resolve_device", lambda _: device.where)
+    monkeypatch.setattr(study, "resolve_device", lambda _: device.where)
 
 
 @pytest.mark.parametrize(
@@ -376,10 +379,10 @@ def test_experiments_make_no_float64_on_mps(monkeypatch, head, name):
 
 
 def test_studies_but_for_experiments_leave_mps_to_the_cpu(monkeypatch):
-    monkeypatch.setattr(experiment, "resolve_device", lambda _: torch.device("mps"))
-    assert experiment.device_of(UpdateStudy()) == torch.device("cpu")
-    assert experiment.device_of(Experiment()) == torch.device("mps")
-    assert experiment.configuration(UpdateStudy())["device"] == "cpu"
+    monkeypatch.setattr(study, "resolve_device", lambda _: torch.device("mps"))
+    assert study.device_of(UpdateStudy()) == torch.device("cpu")
+    assert study.device_of(Experiment()) == torch.device("mps")
+    assert study.configuration(UpdateStudy())["device"] == "cpu"
 
 
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
@@ -408,7 +411,7 @@ def test_free_memory_is_that_of_the_device_in_use(device, monkeypatch):
 
 def test_a_small_gpu_trains_fewer_heads_at_a_time(device, monkeypatch):
     sizes, original = [], torch.cuda.mem_get_info
-    monkeypatch.setattr("dal_core.models.heads._train_block", lambda views, *_: sizes.append(len(views[0])))
+    monkeypatch.setattr("dal_core.models.training._train_block", lambda views, *_: sizes.append(len(views[0])))
     features, labels = points(n=31)[0].to(device.where), (torch.arange(31) % 3).to(device.where)
     sets = torch.arange(11).expand(6, -1).to(device.where)
     head_bytes = 4 * 3 * 8 * 8  # with its gradient and the optimiser's state; 5 features and the bias in rows of 8

@@ -16,7 +16,8 @@ from dal_core.ensembles.members import drawn_layer
 from dal_core.ensembles.selectal import REGIMES, selectal
 from dal_core.ensembles.tailor import class_rewards, tailor
 from dal_core.ensembles.tcm import tcm
-from dal_core.models.heads import Head, Training, train_head
+from dal_core.models.heads import Head
+from dal_core.models.training import Training, train_head
 from dal_core.randomness import choose, generators_from, integer_seed
 from dal_core.snapshot import Snapshot
 from dal_core.strategies import registry

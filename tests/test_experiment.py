@@ -12,25 +12,19 @@ import pytest
 import torch
 from samples import failing_for_seed
 
-import dal_core.experiment
+import dal_core.loop
 from dal_core import strategies
 from dal_core.data import FeatureBank
-from dal_core.devices import device_in_words
-from dal_core.experiment import (
-    Experiment,
-    FailedRunError,
-    canonical,
-    configuration,
-    resolve_device,
-    run,
-    run_together,
-)
-from dal_core.models.heads import PROTOCOLS, train_heads
+from dal_core.devices import device_in_words, resolve_device
+from dal_core.experiment import Experiment
+from dal_core.loop import FailedRunError
+from dal_core.models.training import PROTOCOLS, train_heads
 from dal_core.oracles.sas import sas
 from dal_core.randomness import generator_for
 from dal_core.snapshot import OracleSnapshot, Snapshot, long_tailed
 from dal_core.strategies import registry
 from dal_core.updates import Updates
+from dal_lab.runs.study import canonical, configuration, run, run_together
 from dal_lab.sources import catalogue
 
 TIMES = ["query_s", "train_s"]
@@ -486,8 +480,8 @@ def test_heads_of_all_seeds_are_trained_in_one_call_a_cycle_and_share_its_time(m
         calls.append(tuple(index_sets.shape))
         return train_heads(initial, features, labels, index_sets, training, generators)
 
-    monkeypatch.setattr(dal_core.experiment, "train_heads", slow)
-    monkeypatch.setattr(dal_core.experiment, "now", lambda _: seconds[0])
+    monkeypatch.setattr(dal_core.loop, "train_heads", slow)
+    monkeypatch.setattr(dal_core.loop, "now", lambda _: seconds[0])
     together = run_together(seeds())
     assert calls == [(3, 10), (3, 14), (3, 18)]
     assert [rows["train_s"].tolist() for rows in together] == [[2.0] * 3] * 3

@@ -12,7 +12,6 @@ from jupyter_client.manager import start_new_kernel
 from test_trace import experiment
 
 from dal_core import strategies
-from dal_core.experiment import walk
 from dal_core.strategies.shared.clustering import k_means
 from dal_core.strategies.uncertainty import margin_scores
 from dal_lab.companion.description import describe
@@ -23,6 +22,7 @@ from dal_lab.companion.explorer.page import Explorer, Frame, Page
 from dal_lab.companion.explorer.reasons import REASONS, reason
 from dal_lab.companion.site.notebook_page import WIDGET
 from dal_lab.runs import progress
+from dal_lab.runs.study import walk
 
 BOSS = {"num_candidates": 6, "retraining_epochs": 3}
 REFINE = {"num_batches": 9, "depth": 2}
@@ -121,7 +121,7 @@ def test_the_summary_names_each_strategy_with_its_accuracy():
 
 
 def test_accuracy_is_that_of_the_runs_rows():
-    from dal_core.experiment import run
+    from dal_lab.runs.study import run
 
     asked = experiment("margin")
     measured = 100 * run(asked)["accuracy"].iloc[:-1]

@@ -16,8 +16,8 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
-from dal_core.data import FeatureBank
 from dal_lab.sources import extraction
+from dal_lab.sources.bank import load_bank, save_bank
 from dal_lab.sources.encoders import Encoder, LoadedEncoder
 from dal_lab.sources.extraction import Extraction, Request, extracted, finished
 from dal_lab.sources.raw import RawData, Split, UnreadableInstanceError
@@ -203,13 +203,13 @@ def test_a_damaged_bank_is_told_and_computed_anew(model, tmp_path, damage):
     ):
         bank = extracted(request, data, HOW)
     assert bank.digest == digest
-    assert FeatureBank.load(request.path).digest == digest
+    assert load_bank(request.path).digest == digest
 
 
 def test_a_foreign_bank_is_told_and_computed_anew(model, tmp_path):
     request, data = request_for(tmp_path), raw()
     other = extracted(request_for(tmp_path, revision="def"), data, HOW)
-    dataclasses.replace(other, train_features=other.train_features + 1).save(request.path)
+    save_bank(dataclasses.replace(other, train_features=other.train_features + 1), request.path)
     with pytest.warns(UserWarning, match="computed anew: it holds features of .*'revision': 'def'"):
         assert_holds(extracted(request, data, HOW), data)
 

@@ -9,10 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from dal_core.experiment import Experiment, run
+from dal_core.experiment import Experiment
 from dal_lab.__main__ import main
 from dal_lab.runs.grid import Grid
+from dal_lab.runs.study import run
 from dal_lab.sources import catalogue
+from dal_lab.sources.bank import save_bank
 from dal_lab.sources.catalogue import load, read_features
 from dal_lab.sources.tables import in_two
 
@@ -142,7 +144,7 @@ def test_an_archive_says_itself_what_is_for_the_test(tmp_path):
 
 def test_a_saved_bank_comes_back(tmp_path):
     bank = load("moons")
-    bank.save(tmp_path / "my.safetensors")
+    save_bank(bank, tmp_path / "my.safetensors")
     assert read_features(tmp_path / "my.safetensors").digest == bank.digest
 
 

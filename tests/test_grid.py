@@ -17,7 +17,7 @@ import torch
 from samples import failing_for_seed
 from stored_runs import contents, files
 
-import dal_core.experiment
+import dal_core.loop
 import dal_lab.runs.grid
 import dal_lab.runs.store
 from dal_core.experiment import Experiment
@@ -403,8 +403,8 @@ def trained(monkeypatch):
         counts.append(len(index_sets))
         return train_heads(initial, features, labels, index_sets, training, generators)
 
-    train_heads = dal_core.experiment.train_heads
-    monkeypatch.setattr(dal_core.experiment, "train_heads", counting)
+    train_heads = dal_core.loop.train_heads
+    monkeypatch.setattr(dal_core.loop, "train_heads", counting)
     return counts
 
 
@@ -500,7 +500,7 @@ def test_a_failing_joint_training_names_all_its_runs(tmp_path, monkeypatch):
     def failing(*_):
         raise MemoryError("full")
 
-    monkeypatch.setattr(dal_core.experiment, "train_heads", failing)
+    monkeypatch.setattr(dal_core.loop, "train_heads", failing)
     with pytest.raises(
         RunError, match=r"^6 of 6 runs failed: .* random, .*seeds 0, 1, 2; .* margin, .* 2: MemoryError: full \(trac"
     ):

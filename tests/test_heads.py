@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from dal_core.models.heads import PROTOCOLS, Head, Training, train_head, train_heads
+from dal_core.models.heads import Head
+from dal_core.models.training import PROTOCOLS, Training, train_head, train_heads
 
 N, D, K, HEADS, M = 37, 5, 3, 4, 23
 KINDS, OPTIMISERS = ("linear", "mlp"), ("sgd", "radam")

@@ -4,7 +4,8 @@ from samples import points, seeded, snapshot_of, unit_points
 
 from dal_core import strategies
 from dal_core.strategies import herding
-from dal_core.strategies.herding import HERDING_FORMS, herding_select, k_center_greedy, nearest_pair_gamma
+from dal_core.strategies.coreset import k_center_greedy
+from dal_core.strategies.herding import HERDING_FORMS, herding_select, nearest_pair_gamma
 from dal_core.strategies.shared import greedy
 from dal_core.strategies.shared.temperature import held_out_temperature
 from dal_core.strategies.uncertainty import margin_scores

@@ -13,7 +13,7 @@ from benchmarks.imagenet import __main__ as command
 from benchmarks.imagenet import data, floors, queries
 from benchmarks.imagenet.data import SIZES, oracle_snapshot
 from benchmarks.imagenet.floors import Phase, Rates
-from dal_core.models.heads import ALIGNMENT
+from dal_core.models.training import ALIGNMENT
 from dal_core.oracles.judging import Judgement, judge
 
 FULL, TINY, CPU = SIZES["full"], SIZES["tiny"], torch.device("cpu")

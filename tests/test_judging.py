@@ -8,7 +8,8 @@ import torch
 
 from benchmarks import textbook
 from dal_core.laplace import covariance_matrix, precision_matrix, second_order_update
-from dal_core.models.heads import Head, Training
+from dal_core.models.heads import Head
+from dal_core.models.training import Training
 from dal_core.oracles import judging
 from dal_core.oracles.judging import LOOK_AHEADS, LOSSES, PERFORMANCES, RETRAININGS, Judgement, best_of, judge
 from dal_core.randomness import integer_seed

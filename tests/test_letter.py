@@ -3,7 +3,8 @@
 import pytest
 from joblib import Parallel, delayed
 
-from dal_core.experiment import Experiment, run
+from dal_core.experiment import Experiment
+from dal_lab.runs.study import run
 
 
 def test_learning_curve_on_letter(shared_data):

@@ -9,7 +9,8 @@ import torch
 
 from dal_core.checks import check_memory
 from dal_core.laplace import precision_matrix, sample_weights, second_order_weights
-from dal_core.models.heads import PROTOCOLS, Head, train_heads
+from dal_core.models.heads import Head
+from dal_core.models.training import PROTOCOLS, train_heads
 from dal_core.oracles.lookahead import candidate_batches
 from dal_core.snapshot import Snapshot
 

@@ -31,7 +31,8 @@ STRATEGY = """
         return torch.argsort(sizes(snapshot.features), stable=True)[:batch_size]
 """
 USE = """
-    from dal_core.experiment import Experiment, run
+    from dal_core.experiment import Experiment
+    from dal_lab.runs.study import run
     from dal_lab.runs.grid import Grid
 
     SMALL = {"cycles": 2, "batch_size": 3, "subset_size": 50, "device": "cpu", "options": {"epochs": 2}}
@@ -47,7 +48,8 @@ USE = """
 ORACLE = """
     from __future__ import annotations
     import torch
-    from dal_core.experiment import Experiment, run
+    from dal_core.experiment import Experiment
+    from dal_lab.runs.study import run
     from dal_lab.runs.grid import Grid
     from dal_core.snapshot import OracleSnapshot as Truth
     from dal_core.strategies import register

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import textbook
 from dal_core import strategies
-from dal_core.models.heads import Training
+from dal_core.models.training import Training
 from dal_core.oracles import sas as module
 from dal_core.oracles.sas import _Curve, _exchanged, _exchanges, sas
 from dal_core.randomness import integer_seed

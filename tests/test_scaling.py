@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 import torch
 
-from dal_core.experiment import run
 from dal_lab.runs.grid import Grid
+from dal_lab.runs.study import run
 from dal_lab.studies.scaling import LiveTensors, ScalingStudy, peak_bytes, slope, synthetic_snapshot
 
 SMALL = {"num_unlabelled": 60, "num_labelled": 7, "num_features": 9, "num_classes": 4, "batch_size": 5, "repeats": 2}

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from dal_core.models.heads import PROTOCOLS, Head
+from dal_core.models.heads import Head
+from dal_core.models.training import PROTOCOLS
 from dal_core.snapshot import LabelledSet, OracleSnapshot, Pool, Snapshot, long_tailed
 
 

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from dal_core import strategies
-from dal_core.experiment import Experiment, run
-from dal_core.models.heads import PROTOCOLS, Head
+from dal_core.experiment import Experiment
+from dal_core.models.heads import Head
+from dal_core.models.training import PROTOCOLS
 from dal_core.snapshot import LabelledSet, OracleSnapshot, Snapshot
 from dal_core.updates import Updates, select_sequentially
+from dal_lab.runs.study import run
 from dal_lab.sources import catalogue
 
 ORDINARY = strategies.names(oracle=False)

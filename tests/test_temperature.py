@@ -5,7 +5,7 @@ import torch
 from samples import seeded, snapshot_of
 
 from dal_core.metrics import ece
-from dal_core.models.heads import PROTOCOLS
+from dal_core.models.training import PROTOCOLS
 from dal_core.strategies.shared import temperature as module
 from dal_core.strategies.shared.temperature import TEMPERATURES, calibrating_temperature, held_out_temperature
 

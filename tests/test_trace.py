@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from dal_core import strategies
-from dal_core.experiment import Experiment, run, walk
+from dal_core.experiment import Experiment
 from dal_core.randomness import fixed_threads
 from dal_core.strategies import register
 from dal_core.strategies.registry import forget_own
+from dal_lab.runs.study import run, walk
 from dal_lab.sources import catalogue
 
 ONE_BY_ONE = {"update_every": 1, "update_gamma": 5.0}

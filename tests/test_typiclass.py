@@ -5,7 +5,7 @@ from dal_core import strategies
 from dal_core.oracles import typiclass
 from dal_core.oracles.typiclass import class_balanced_select
 from dal_core.snapshot import LabelledSet, OracleSnapshot
-from dal_core.strategies.alfamix import dropquery_candidates
+from dal_core.strategies.dropquery import dropquery_candidates
 
 N, M, K, D = 47, 6, 4, 5
 

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dal_core.experiment import canonical, run
-from dal_core.models.heads import PROTOCOLS
+from dal_core.models.training import PROTOCOLS
+from dal_lab.runs.study import canonical, run
 from dal_lab.studies.updating import GRADIENT_SAMPLES, UpdateStudy, compared, tuned
 
 KEYS = ["draw", "n_new", "method", "gamma", "steps", "rate"]

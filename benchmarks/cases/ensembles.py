@@ -19,7 +19,8 @@ from dal_core import strategies
 from dal_core.ensembles.filtering import Filtered, progressive_filter, shared_options
 from dal_core.ensembles.members import STRATEGIES
 from dal_core.ensembles.refine import refine
-from dal_core.models.heads import PROTOCOLS, Head
+from dal_core.models.heads import Head
+from dal_core.models.training import PROTOCOLS
 from dal_core.randomness import generator_for
 from dal_core.snapshot import Snapshot
 

@@ -27,7 +27,8 @@ from dal_core.laplace import (
     second_order_update,
     second_order_weights,
 )
-from dal_core.models.heads import PROTOCOLS, Head, Training, train_head, train_heads
+from dal_core.models.heads import Head
+from dal_core.models.training import PROTOCOLS, Training, train_head, train_heads
 from dal_core.randomness import choose, generator_for
 
 BANKING = Size(n=2000, m=377, b=100)

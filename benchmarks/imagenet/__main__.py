@@ -21,7 +21,7 @@ from benchmarks.imagenet.queries import DEFAULT, QUERIES, Measured, measure, siz
 from benchmarks.rates import load_before
 from benchmarks.record import IMAGENET, write_imagenet
 from benchmarks.timing import Timing
-from dal_core.experiment import DEVICES, resolve_device
+from dal_core.devices import DEVICES, resolve_device
 from dal_core.randomness import fixed_threads
 
 COLUMNS = ("query", "size", "time", "floor", "time / floor", "goal", "met", "peak memory", "beyond the inputs")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from benchmarks.imagenet.data import Size
 from benchmarks.rates import FLOAT, Phase, Rates, measure, seconds
 from dal_core.ensembles.members import STRATEGIES
-from dal_core.models.heads import PROTOCOLS
+from dal_core.models.training import PROTOCOLS
 
 __all__ = ["Phase", "Rates", "bait", "boss", "measure", "query", "refine", "seconds"]
 

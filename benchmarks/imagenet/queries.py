@@ -13,7 +13,7 @@ from benchmarks.case import Goal
 from benchmarks.imagenet import floors
 from benchmarks.imagenet.data import SIZES, Size, oracle_snapshot
 from dal_core.ensembles.refine import refine
-from dal_core.experiment import now
+from dal_core.loop import now
 from dal_core.oracles.boss import boss
 from dal_core.randomness import generator_for
 from dal_core.snapshot import OracleSnapshot

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from dal_core.checks import check_batch_size, check_positive, check_whole
 from dal_core.ensembles.members import STRATEGIES, check_ensemble, drawn_layer, proposals
-from dal_core.models.heads import OPTIMISERS, Head, train_head
+from dal_core.models.heads import Head
+from dal_core.models.training import OPTIMISERS, train_head
 from dal_core.randomness import choose, fixed_threads, generators_from
 from dal_core.snapshot import Snapshot
 from dal_core.strategies import registry

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dal_core.checks import check_batch_size, check_number, check_whole
 from dal_core.ensembles.members import drawn_layer
-from dal_core.models.heads import train_heads
+from dal_core.models.training import train_heads
 from dal_core.randomness import choose, generators_from, integer_seed
 from dal_core.snapshot import Snapshot
 from dal_core.strategies import registry

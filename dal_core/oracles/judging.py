@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dal_core.checks import check_choice, check_positive, check_whole
 from dal_core.laplace import covariance_matrix, precision_matrix, second_order_weights
-from dal_core.models.heads import Head, train_heads
+from dal_core.models.heads import Head
+from dal_core.models.training import train_heads
 from dal_core.randomness import integer_seed
 from dal_core.snapshot import LabelledSet, OracleSnapshot
 

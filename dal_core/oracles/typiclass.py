@@ -1,6 +1,6 @@
-"""Class-aware strategies, which look at the true labels of the pool: for oracles and upper baselines only.
+"""TypiClass: TypiClust that knows the classes, an upper baseline (BoSS; Huseljic et al., arXiv 2603.13109).
 
-They stand for what a diversity strategy could do if it knew the classes (BoSS; Huseljic et al., arXiv 2603.13109).
+It stands for what a diversity strategy could do if it knew the classes.
 """
 
 import heapq
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from dal_core.checks import check_batch_size, check_finite, check_labels, check_shape
 from dal_core.snapshot import OracleSnapshot
-from dal_core.strategies.alfamix import CANDIDATES_A_PICK, dropquery_candidates
 from dal_core.strategies.registry import register
 from dal_core.strategies.shared.clustering import first_of_smallest
 from dal_core.strategies.shared.positions import taken_out
@@ -28,31 +27,6 @@ def typiclass(
     """The most central instances of all classes in turn (`class_balanced_select` on the whole pool)."""
     counts = torch.bincount(snapshot.labels, minlength=snapshot.num_classes)
     return class_balanced_select(snapshot.features, snapshot.hidden_labels, counts, batch_size)
-
-
-@register("dropqueryclass")
-def dropqueryclass(
-    snapshot: OracleSnapshot, batch_size: int, generator: torch.Generator, *, num_passes: int = 3, dropout: float = 0.75
-) -> Int[Tensor, " b"]:
-    """As `typiclass`, among the instances whose prediction changes under dropout (`dropquery_candidates`).
-
-    Where these are too few for a batch, the others follow by the same rule.
-    """
-    check_batch_size(batch_size, len(snapshot.features))
-    enough = CANDIDATES_A_PICK * batch_size
-    candidates = dropquery_candidates(snapshot, enough, generator, num_passes=num_passes, dropout=dropout)
-    counts = torch.bincount(snapshot.labels, minlength=snapshot.num_classes)
-    picked = candidates[:0]
-    others = torch.ones_like(snapshot.hidden_labels, dtype=torch.bool)
-    others[candidates] = False
-    for positions in (candidates, others.nonzero().squeeze(1)):
-        size = min(batch_size - len(picked), len(positions))
-        if size:
-            labels = snapshot.hidden_labels[positions]
-            chosen = class_balanced_select(snapshot.features[positions], labels, counts, size)
-            picked = torch.cat((picked, positions[chosen]))
-            counts = counts + torch.bincount(labels[chosen], minlength=len(counts))
-    return picked
 
 
 def class_balanced_select(

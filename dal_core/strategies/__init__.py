@@ -1,7 +1,17 @@
 """Selection strategies; importing the package registers them all."""
 
-from dal_core.oracles import typiclass
-from dal_core.strategies import alfamix, badge, bald, falcun, herding, probcover, typiclust, uncertainty
+from dal_core.strategies import (
+    alfamix,
+    badge,
+    bald,
+    coreset,
+    dropquery,
+    falcun,
+    herding,
+    probcover,
+    typiclust,
+    uncertainty,
+)
 from dal_core.strategies.bait import select
 from dal_core.strategies.registry import (
     ACQUISITION_SIZE,
@@ -26,6 +36,8 @@ __all__ = [
     "alfamix",
     "badge",
     "bald",
+    "coreset",
+    "dropquery",
     "falcun",
     "get",
     "herding",
@@ -40,7 +52,6 @@ __all__ = [
     "register",
     "remembers",
     "select",
-    "typiclass",
     "typiclust",
     "uncertainty",
 ]

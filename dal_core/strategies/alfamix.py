@@ -1,4 +1,4 @@
-"""Strategies that look for predictions that break under a change of the features: ALFA-Mix and DropQuery."""
+"""ALFA-Mix: predictions that flip on the way to an anchor (Parvaneh et al. 2022, arXiv 2203.07034)."""
 
 import math
 
@@ -11,11 +11,8 @@ from dal_core.checks import (
     check_batch_size,
     check_choice,
     check_finite,
-    check_generator,
     check_labels,
-    check_number,
     check_shape,
-    check_whole,
 )
 from dal_core.randomness import choose
 from dal_core.snapshot import Snapshot
@@ -24,7 +21,6 @@ from dal_core.strategies.shared.clustering import k_means, nearest_to_means
 
 BLOCK_BYTES = 64 * 2**20  # of changed features held at a time
 UNDEFINED = ("published", "limit")
-CANDIDATES_A_PICK = 25  # of DropQuery, before it lowers its threshold
 
 
 @register("alfamix")
@@ -77,7 +73,7 @@ def alfamix_candidates(
             infinite values.
     """
     check_choice("undefined", undefined, UNDEFINED)
-    _check_last_layer(weight, bias, features_u=features_u, logits_u=logits_u)
+    check_last_layer(weight, bias, features_u=features_u, logits_u=logits_u)
     check_alike(features_u=features_u, features_l=features_l)
     check_shape("labels_l", labels_l, (None,))
     check_shape("features_l", features_l, (len(labels_l), features_u.shape[1]))
@@ -113,76 +109,6 @@ def _flips(features: Tensor, logits: Tensor, weight: Tensor, anchors: Tensor, un
     return (always | (moved.argmax(dim=1, keepdim=True) != prediction)).squeeze(1)
 
 
-@register("dropquery")
-def dropquery(
-    snapshot: Snapshot, batch_size: int, generator: torch.Generator, *, num_passes: int = 3, dropout: float = 0.75
-) -> Int[Tensor, " b"]:
-    """Diverse instances whose prediction changes under dropout of the features (Gupte et al. 2024, arXiv 2401.14555).
-
-    The candidates are `dropquery_candidates`, the picks `diverse_picks` among them.
-    """
-    check_batch_size(batch_size, len(snapshot.features))
-    enough = CANDIDATES_A_PICK * batch_size
-    candidates = dropquery_candidates(snapshot, enough, generator, num_passes=num_passes, dropout=dropout)
-    return diverse_picks(snapshot.features, candidates, batch_size, generator)
-
-
-def dropquery_candidates(
-    snapshot: Snapshot, enough: int, generator: torch.Generator, *, num_passes: int = 3, dropout: float = 0.75
-) -> Int[Tensor, " c"]:
-    """Positions, ascending, of the instances that disagree with their prediction in more than half of the passes.
-
-    Where these are fewer than `enough`, the threshold is lowered pass by pass, down to those that disagree at least
-    once.
-    """
-    disagreements = dropout_disagreements(
-        snapshot.features, snapshot.logits, snapshot.weight, snapshot.bias, generator,
-        num_passes=num_passes, dropout=dropout,
-    )  # fmt: skip
-    thresholds = torch.arange(num_passes // 2 + 1, device=disagreements.device)
-    sizes = (disagreements.unsqueeze(1) > thresholds).sum(dim=0).tolist()  # descending
-    threshold = max(t for t, size in enumerate(sizes) if t == 0 or size >= enough)
-    return (disagreements > threshold).nonzero().squeeze(1)
-
-
-def dropout_disagreements(
-    features: Float[Tensor, "n d"],
-    logits: Float[Tensor, "n k"],
-    weight: Float[Tensor, "k d"],
-    bias: Float[Tensor, " k"] | None,
-    generator: torch.Generator,
-    *,
-    num_passes: int = 3,
-    dropout: float = 0.75,
-) -> Int[Tensor, " n"]:
-    """In how many passes with dropout of the features the predicted class differs from that of `logits`.
-
-    A feature is dropped with probability `dropout`, and what is left divided by 1 - `dropout`. The masks come from the
-    (CPU) generator, so that they are the same on every device. O(num_passes n d k) time, in blocks.
-
-    Raises:
-        ValueError: if `num_passes` is below 1, `dropout` is not in [0, 1), or arguments do not fit each other or hold
-            NaN or infinite values.
-    """
-    _check_last_layer(weight, bias, features=features, logits=logits)
-    check_generator("generator", generator)
-    check_whole("num_passes", num_passes, 1)
-    check_number("dropout", dropout)
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is {dropout}; a number of at least 0 and below 1 was expected")
-    prediction = logits.argmax(dim=1)
-    disagreements = torch.zeros_like(prediction)
-    rows = max(1, BLOCK_BYTES // (features.element_size() * (features.shape[1] + len(weight))))
-    for _ in range(num_passes):
-        for start in range(0, len(features), rows):
-            block = slice(start, start + rows)
-            kept = torch.rand(features[block].shape, generator=generator) >= dropout
-            dropped = features[block] * kept.to(features.device) / (1 - dropout)
-            outputs = dropped @ weight.mT if bias is None else dropped @ weight.mT + bias
-            disagreements[block] += outputs.argmax(dim=1) != prediction[block]
-    return disagreements
-
-
 def diverse_picks(
     features: Float[Tensor, "n d"], candidates: Int[Tensor, " c"], batch_size: int, generator: torch.Generator
 ) -> Int[Tensor, " b"]:
@@ -200,7 +126,7 @@ def diverse_picks(
     return torch.cat((picked, rest[: batch_size - len(picked)]))
 
 
-def _check_last_layer(weight: Tensor, bias: Tensor | None, **features_and_logits: Tensor) -> None:
+def check_last_layer(weight: Tensor, bias: Tensor | None, **features_and_logits: Tensor) -> None:
     """A last layer, and the features and logits of a pool by what the caller calls them."""
     (features_name, features), (logits_name, logits) = features_and_logits.items()
     check_alike(**features_and_logits, weight=weight)

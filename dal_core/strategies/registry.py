@@ -11,6 +11,7 @@ An ensemble has the option `strategies`, the names of those that it is made of.
 """
 
 import functools
+import importlib
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ Strategy = Callable[..., Tensor]
 PACKAGE = __name__.split(".")[0]
 RECORD, MEMORY, ACQUISITION_SIZE = "record", "memory", "acquisition_size"  # keywords that are no options
 
+_HOMES = ("dal_core.strategies", "dal_core.oracles", "dal_core.ensembles")  # Importing one registers what it holds.
 _STRATEGIES: dict[str, Strategy] = {}
 _SOURCES: dict[Strategy, str] = {}  # of strategies that are not the package's
 
@@ -96,7 +98,7 @@ def _source(strategy: Strategy) -> str:
 
 def names(*, oracle: bool | None = None) -> list[str]:
     """Registered names; with `oracle` only those that need ground truth (True) or do without (False)."""
-    return sorted(name for name in _STRATEGIES if oracle is None or needs_oracle(name) == oracle)
+    return sorted(name for name in _registered() if oracle is None or needs_oracle(name) == oracle)
 
 
 def needs_oracle(name: str) -> bool:
@@ -173,5 +175,12 @@ def _parameters(name: str) -> list[str]:
 
 
 def _find(name: str) -> Strategy:
-    check_choice("strategy", name, sorted(_STRATEGIES))
+    check_choice("strategy", name, sorted(_registered()))
     return _STRATEGIES[name]
+
+
+def _registered() -> dict[str, Strategy]:
+    """All strategies by name, those of modules that nobody has imported yet, too."""
+    for home in _HOMES:
+        importlib.import_module(home)
+    return _STRATEGIES

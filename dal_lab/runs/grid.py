@@ -17,13 +17,15 @@ import pandas as pd
 
 from dal_core import strategies
 from dal_core.checks import check_flag, check_folder, check_whole, shown
-from dal_core.experiment import Experiment, FailedRunError, bank_name, configuration, device_of, run, run_together
+from dal_core.experiment import Experiment
+from dal_core.loop import FailedRunError
 from dal_lab.runs import engine
 from dal_lab.runs.files import check_writable, remove_leftovers, write_text
 from dal_lab.runs.own_strategies import OwnStrategies, own_strategies
 from dal_lab.runs.plan import Failure, Plan, failure_summary
 from dal_lab.runs.progress import progress
 from dal_lab.runs.store import Store, Study, but_for_seed, own_of
+from dal_lab.runs.study import bank_name, configuration, device_of, run, run_together
 from dal_lab.sources import catalogue
 
 

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dal_core.experiment import Experiment, bank_name, configuration
+from dal_core.experiment import Experiment
+from dal_lab.runs.study import bank_name, configuration
 
 # Of a summary: characters of an error, and runs that are named with it. The files of the failures have all.
 ERROR_LENGTH, MOST_NAMED = 300, 5

@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dal_core import RESULTS_VERSION
-from dal_core.experiment import Experiment, canonical, configuration, device_of
+from dal_core.experiment import Experiment
 from dal_core.strategies import registry
 from dal_lab.runs.files import UNSEALED, is_intact, sealed, write_atomically
 from dal_lab.runs.provenance import git_commit, versions
+from dal_lab.runs.study import canonical, configuration, device_of
 from dal_lab.studies.scaling import ScalingStudy
 from dal_lab.studies.updating import UpdateStudy
 

@@ -105,7 +105,7 @@ def read_features(path: str | Path) -> FeatureBank:
 
     Three kinds are read; what has no test split is split 75/25, stratified by class, with seed 0:
 
-    - `.safetensors`: a FeatureBank that `FeatureBank.save` wrote.
+    - `.safetensors`: a FeatureBank that `save_bank` wrote.
     - `.npz`: x_train, y_train, x_test, y_test (integers from 0 on) and classes (their names), or x and y (integers or
       strings) without a test split.
     - `.parquet`: numeric columns of features, `label` (integers or strings) and, if you like, `split` (train or test).
@@ -303,7 +303,7 @@ def _raw_origins(name: str, encoder: str, places: Places) -> tuple[str, tuple[Or
         raise DatasetUnavailableError(
             f"dataset {name!r} with encoder {encoder!r}: no {stem}.safetensors, {stem}.npz, {stem}.parquet or folder "
             f"{name}/train ({f'looked in {folder}' if folder else 'no --data-dir was given'}); make one with "
-            f"FeatureBank.save and name its folder with --data-dir, or use one of {', '.join(names())}"
+            f"save_bank and name its folder with --data-dir, or use one of {', '.join(names())}"
         )
     if source.kind == FEATURES:
         raise _features_already(name, encoder)

@@ -24,6 +24,7 @@ from dal_core.data import FeatureBank
 from dal_core.devices import DEVICES, resolve_device
 from dal_lab.runs.files import remove_leftovers, write_atomically
 from dal_lab.runs.progress import progress
+from dal_lab.sources.bank import load_bank, save_bank
 from dal_lab.sources.encoders import Encoder, LoadedEncoder, load_encoder
 from dal_lab.sources.raw import RawData, Split, UnreadableInstanceError
 from dal_lab.sources.tables import training_scale
@@ -125,7 +126,7 @@ def finished(request: Request) -> FeatureBank | None:
     if not request.path.is_file():
         return None
     try:
-        bank = FeatureBank.load(request.path)
+        bank = load_bank(request.path)
         if (found := bank.provenance.get("request")) != request.description:
             raise ValueError(f"it holds features of {found}")
     except ValueError as error:
@@ -153,10 +154,10 @@ def extracted(request: Request, data: RawData, extraction: Extraction, *, fresh:
         bank = finished(request)
         if bank is None:
             # Among the parts first: safetensors leaves nameless files when it is killed, which go with that folder.
-            _assemble(request, data, extraction).save(whole := request.parts / "whole.safetensors")
+            save_bank(_assemble(request, data, extraction), whole := request.parts / "whole.safetensors")
             whole.replace(request.path)
             shutil.rmtree(request.parts, ignore_errors=True)
-            bank = FeatureBank.load(request.path)
+            bank = load_bank(request.path)
     return bank
 
 

@@ -13,6 +13,7 @@ import torch
 from dal_core.checks import check_finite, free_memory, one_line, printable
 from dal_core.data import FeatureBank
 from dal_lab.runs.files import is_file
+from dal_lab.sources.bank import load_bank
 from dal_lab.sources.raw import numbered
 from dal_lab.sources.tables import bank, in_two, training_scale
 
@@ -51,7 +52,7 @@ def read(path: Path, encoder: str | None = None) -> FeatureBank:
 
 
 def _feature_bank(path: Path, encoder: str | None) -> FeatureBank:  # noqa: ARG001 - the file says it itself
-    return FeatureBank.load(path)
+    return load_bank(path)
 
 
 def _archive(path: Path, encoder: str | None) -> FeatureBank:

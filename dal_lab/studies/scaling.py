@@ -22,9 +22,10 @@ from torch.utils._pytree import tree_leaves
 from dal_core import strategies
 from dal_core.checks import check_choice, check_options, check_whole
 from dal_core.devices import DEVICES
-from dal_core.experiment import device_of, now, run
+from dal_core.loop import now
 from dal_core.randomness import fixed_threads, generator_for
 from dal_core.snapshot import Snapshot
+from dal_lab.runs.study import device_of, run
 
 NOISE = 1.5  # of the features around their class's centre, whose entries have variance 1
 

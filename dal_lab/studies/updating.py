@@ -29,15 +29,8 @@ from dal_core.checks import (
     check_whole,
 )
 from dal_core.data import FeatureBank
-from dal_core.experiment import (
-    DEVICES,
-    bank_name,
-    device_of,
-    initial_head,
-    now,
-    run,
-    training_protocol,
-)
+from dal_core.devices import DEVICES
+from dal_core.experiment import training_protocol
 from dal_core.laplace import (
     LIKELIHOODS,
     covariance_matrix,
@@ -48,11 +41,14 @@ from dal_core.laplace import (
     sample_weights,
     second_order_update,
 )
+from dal_core.loop import initial_head, now
 from dal_core.metrics import accuracy, nll
-from dal_core.models.heads import KINDS, OPTIMISERS, Head, Training, train_head, train_heads
+from dal_core.models.heads import KINDS, Head
+from dal_core.models.training import OPTIMISERS, Training, train_head, train_heads
 from dal_core.randomness import choose, fixed_threads, generator_for
 from dal_core.snapshot import Pool
 from dal_core.strategies.uncertainty import highest, margin_scores
+from dal_lab.runs.study import bank_name, device_of, run
 from dal_lab.sources import catalogue
 
 SELECTIONS = ("random", "margin")

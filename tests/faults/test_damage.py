@@ -19,7 +19,8 @@ from dal_lab.__main__ import main
 from dal_lab.companion.artefacts import ManifestError, Report, check_manifest
 from dal_lab.companion.site.notebook_page import read_notebook
 from dal_lab.runs.files import UNSEALED, is_intact, sealed
-from dal_lab.sources import catalogue
+from dal_lab.sources import catalogue, extraction
+from dal_lab.sources.bank import save_bank
 
 pytestmark = pytest.mark.faults
 
@@ -166,7 +167,7 @@ def bank():
 
 def test_a_damaged_bank_is_refused_in_a_line_that_names_it(tmp_path, bank, unchecked):
     path = tmp_path / "made.safetensors"
-    bank.save(path)
+    save_bank(bank, path)
     cases, refused, same = list(damages(path.read_bytes(), 900)), 0, 0
     for damaged in cases:
         path.write_bytes(damaged)
@@ -200,16 +201,16 @@ def test_damaged_parts_of_an_extraction_are_not_used(tmp_path, raw, monkeypatch)
     expected = extracted(tmp_path)
     (path,) = (tmp_path / "disk" / "features").glob("*.safetensors")
     path.unlink()
-    save = FeatureBank.save
+    save = extraction.save_bank
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(FeatureBank, "save", interrupted)
+    monkeypatch.setattr(extraction, "save_bank", interrupted)
     assert main(raw) == 130
     (part,) = path.with_suffix(".parts").glob("train*")
     content = part.read_bytes()
-    monkeypatch.setattr(FeatureBank, "save", save)
+    monkeypatch.setattr(extraction, "save_bank", save)
     for damaged in [*flips(content, 4), *truncations(content, 3), *holes(content, 3)]:
         path.unlink(missing_ok=True)
         part.parent.mkdir(exist_ok=True)

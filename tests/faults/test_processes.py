@@ -35,6 +35,7 @@ from dal_lab.companion.notebooks import execute
 from dal_lab.runs.files import remove_leftovers
 from dal_lab.runs.grid import Grid
 from dal_lab.sources import catalogue
+from dal_lab.sources.bank import load_bank
 
 pytestmark = pytest.mark.faults
 
@@ -180,7 +181,7 @@ def test_two_extractions_share_a_cache(tmp_path, raw):
     with ThreadPoolExecutor(2) as pool:
         commands = [[*raw[:-1], str(tmp_path / name)] for name in ("one", "two")]
         assert list(pool.map(main, commands)) == [0, 0]
-    assert len({FeatureBank.load(path).digest for path in tmp_path.glob("[ot][nw][eo]/*")}) == 1
+    assert len({load_bank(path).digest for path in tmp_path.glob("[ot][nw][eo]/*")}) == 1
     assert len(list((tmp_path / "disk" / "features").glob("*.safetensors"))) == 1
 
 

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from dal_core.checks import check_finite, check_labels, check_shape
 from dal_core.metrics import CALIBRATION_BINS
-from dal_core.models.heads import Head, train_head
+from dal_core.models.heads import Head
+from dal_core.models.training import train_head
 from dal_core.randomness import choose
 from dal_core.snapshot import Snapshot
 from dal_core.strategies.shared.clustering import first_of_smallest

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from dal_core.experiment import Experiment, walk
+from dal_core.experiment import Experiment
 from dal_core.oracles.boss import STRATEGIES, draw_candidates
 from dal_core.randomness import fixed_threads
 from dal_core.snapshot import OracleSnapshot
@@ -26,6 +26,7 @@ from dal_lab.companion.explorer import maps
 from dal_lab.companion.explorer.maps import Ground
 from dal_lab.companion.explorer.page import Frame
 from dal_lab.companion.figures.style import BLACK, GREY, RED, label
+from dal_lab.runs.study import walk
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,13 +10,14 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dal_core.experiment import Experiment, walk
+from dal_core.experiment import Experiment
 from dal_core.trace import Step
 from dal_lab.companion.explorer import maps
 from dal_lab.companion.explorer.maps import Ground
 from dal_lab.companion.explorer.page import Frame
 from dal_lab.companion.explorer.reasons import Reason, reason
 from dal_lab.companion.figures.style import RED, label
+from dal_lab.runs.study import walk
 
 
 def frames(experiment: Experiment) -> list[Frame]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dal_core.ensembles.members import STRATEGIES
 from dal_core.ensembles.refine import first_stage
-from dal_core.experiment import Experiment, walk
+from dal_core.experiment import Experiment
 from dal_core.randomness import fixed_threads
 from dal_core.strategies.uncertainty import margin_scores
 from dal_core.trace import Step
@@ -26,6 +26,7 @@ from dal_lab.companion.explorer import maps
 from dal_lab.companion.explorer.maps import Ground
 from dal_lab.companion.explorer.page import Frame
 from dal_lab.companion.figures.style import label
+from dal_lab.runs.study import walk
 
 GONE = "#C9C9C9"
 

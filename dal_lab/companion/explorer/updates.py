@@ -16,8 +16,9 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from dal_core import strategies
-from dal_core.experiment import Experiment, walk
-from dal_core.models.heads import Head, train_head
+from dal_core.experiment import Experiment
+from dal_core.models.heads import Head
+from dal_core.models.training import train_head
 from dal_core.randomness import fixed_threads, generator_for
 from dal_core.trace import Step
 from dal_lab.companion.explorer import maps
@@ -25,6 +26,7 @@ from dal_lab.companion.explorer.maps import Ground
 from dal_lab.companion.explorer.page import Frame
 from dal_lab.companion.explorer.reasons import Reason, reason
 from dal_lab.companion.figures.style import BLACK
+from dal_lab.runs.study import walk
 
 AT_ONCE = "picked by a plain batch"
 

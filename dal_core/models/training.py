@@ -1,0 +1,293 @@
+"""The one routine that trains one head or e heads at once.
+
+Axes: e heads trained together, n pool, m labelled, b minibatch, k classes, d features, h hidden units.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dal_core.checks import (
+    check_alike,
+    check_choice,
+    check_flag,
+    check_generator,
+    check_labels,
+    check_memory,
+    check_number,
+    check_positive,
+    check_shape,
+    check_whole,
+    free_memory,
+)
+from dal_core.models.heads import Head
+
+ALIGNMENT = 8  # numbers
+LARGEST_RATE = 1e30  # float32 ends at 3e38; nothing is learnt at rates far below
+# Parameters, gradients and optimiser state of the heads of one block. On a CPU they should stay in the cache.
+BLOCK_BYTES = {"cpu": 8 * 2**20, "cuda": 2 * 2**30}
+ORDERS_BYTES = 64 * 2**20  # of the orders of minibatches that go to an accelerator at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How a head is trained. `drop_last` leaves out an epoch's last incomplete minibatch, unless it is the only one."""
+
+    optimiser: str
+    learning_rate: float
+    weight_decay: float
+    batch_size: int = 64
+    epochs: int = 200
+    drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("optimiser", self.optimiser, OPTIMISERS)
+        check_flag("drop_last", self.drop_last)
+        check_positive(learning_rate=self.learning_rate)
+        check_whole("training_batch_size", self.batch_size, 1)
+        check_whole("epochs", self.epochs, 0)
+        check_number("weight_decay", self.weight_decay)
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay is {self.weight_decay}; a finite number of at least 0 was expected")
+        for name in ("learning_rate", "weight_decay"):
+            if getattr(self, name) > LARGEST_RATE:
+                raise ValueError(f"{name} is {getattr(self, name)}; at most {LARGEST_RATE:g} was expected")
+
+    def minibatches(self, num_samples: int) -> list[slice]:
+        """The slices of a shuffled epoch over `num_samples`."""
+        size = self.batch_size
+        end = num_samples - num_samples % size if self.drop_last and num_samples > size else num_samples
+        return [slice(start, min(start + size, end)) for start in range(0, end, size)]
+
+
+def train_heads(
+    initial: Head,
+    features: Float[Tensor, "n d"],
+    labels: Int[Tensor, " n"] | Int[Tensor, "e m"],
+    index_sets: Int[Tensor, "e m"],
+    training: Training,
+    generators: Sequence[torch.Generator],
+    *,
+    block_bytes: int | None = None,
+) -> Head:
+    """Train e heads with cross-entropy at once, head i on the instances `index_sets[i]`, and return them stacked.
+
+    Minibatches are shuffled anew in every epoch by the head's own (CPU) generator, and the learning rate falls from
+    epoch to epoch along a cosine to 0, so that a head is the same whether trained alone or among others, up to
+    rounding. Heads are worked off in blocks whose parameters and optimiser state fit into `block_bytes`.
+
+    Args:
+        initial: one head, the start of all, or a stack of e heads. Not modified.
+        labels: of the instances; or of the entries of `index_sets`, where heads are told different labels.
+        index_sets: positions in `features`; all sets have the same size.
+        generators: one a head, on the CPU whatever the device, so that minibatches are the same on every device.
+
+    Raises:
+        ValueError: if dtypes or devices differ, a label or index is out of range, a set is empty, or the numbers of
+            heads, sets and generators disagree.
+    """
+    check_shape("index_sets", index_sets, (None, None))
+    if index_sets.dtype != torch.int64:
+        raise ValueError(f"index_sets has dtype {index_sets.dtype}; int64 was expected")
+    num_heads, num_samples = index_sets.shape
+    check_alike(features=features, weight=initial.weight)
+    inputs_of = initial.weight if initial.hidden_weight is None else initial.hidden_weight
+    check_shape("features", features, (None, inputs_of.shape[-1]))
+    if not isinstance(training, Training):
+        raise ValueError(f"training is a {type(training).__name__}; a Training was expected")
+    for i, generator in enumerate(generators):
+        check_generator(f"generators[{i}]", generator)
+    check_labels("labels", labels, initial.weight.shape[-2])
+    if len(generators) != num_heads:
+        raise ValueError(
+            f"generators has {len(generators)} entries; {num_heads} were expected, one a row of index_sets"
+        )
+    check_shape("labels", labels, (num_heads, num_samples) if labels.ndim == 2 else (len(features),))
+    if num_samples == 0 or num_heads == 0:
+        raise ValueError(f"index_sets has shape {tuple(index_sets.shape)}; at least one non-empty set was expected")
+    if int(index_sets.min()) < 0 or int(index_sets.max()) >= len(features):
+        found = f"{int(index_sets.min())} to {int(index_sets.max())}"
+        raise ValueError(f"index_sets holds positions from {found}; 0 to {len(features) - 1} was expected")
+
+    # The optimiser's state is made a block of heads at a time.
+    layer = initial.largest_layer
+    check_memory("the stack of heads", (num_heads, *layer.shape[-2:]), layer, "train fewer heads at once")
+    parameters = _with_bias_column(initial, num_heads)
+    # Only the rows in use are gathered and get the constant 1 that the bias is the weight of.
+    used, local_sets = index_sets.unique(return_inverse=True)
+    width = parameters[0].shape[-1]
+    inputs = features.new_zeros(len(used), width)  # [u, w]
+    inputs[:, : features.shape[1]] = features[used]
+    inputs[:, features.shape[1]] = 1
+    targets = labels if labels.ndim == 2 else labels[index_sets]  # [e, m]
+
+    head_bytes = 4 * sum(tensor[0].nbytes for tensor in parameters)
+    budget = BLOCK_BYTES.get(features.device.type, BLOCK_BYTES["cpu"])
+    if features.device.type == "cuda":
+        budget = min(budget, free_memory(features.device) // 4)
+    heads_a_block = max(1, (block_bytes or budget) // head_bytes)
+    for start in range(0, num_heads, heads_a_block):
+        block = slice(start, start + heads_a_block)
+        views = [tensor[block] for tensor in parameters]
+        _train_block(views, inputs, targets[block], local_sets[block], training, generators[block])
+    return _without_bias_column(parameters, initial, features.shape[1])
+
+
+def train_head(
+    initial: Head,
+    features: Float[Tensor, "n d"],
+    labels: Int[Tensor, " n"],
+    indices: Int[Tensor, " m"],
+    training: Training,
+    generator: torch.Generator,
+) -> Head:
+    """Train one head on the instances `indices`; `train_heads` with e = 1."""
+    stacked = train_heads(initial, features, labels, indices.unsqueeze(0), training, [generator])
+    return stacked.unstacked(0)
+
+
+def _with_bias_column(head: Head, num_heads: int) -> list[Tensor]:
+    """Parameters [e, k, w], or hidden [e, h, w] and last [e, k, h]: a bias is the weight of a constant 1.
+
+    w is d + 1 rounded up with columns of zeros, which stay zero: matrix products are up to 1.7 times slower over rows
+    that do not start at a multiple of the processor's vectors.
+    """
+
+    def stacked(tensor: Tensor) -> Tensor:
+        if tensor.ndim == 3 and len(tensor) != num_heads:
+            raise ValueError(f"initial stacks {len(tensor)} heads; 1 or {num_heads} were expected")
+        return tensor.expand(num_heads, *tensor.shape[-2:])
+
+    def joined(weight: Tensor, bias: Tensor) -> Tensor:
+        filling = weight.new_zeros(num_heads, weight.shape[-2], -(weight.shape[-1] + 1) % ALIGNMENT)
+        return torch.cat((stacked(weight), stacked(bias.unsqueeze(-1)), filling), dim=-1)
+
+    if head.hidden_weight is None or head.hidden_bias is None:
+        assert head.bias is not None, "a linear head has a bias"
+        return [joined(head.weight, head.bias)]
+    return [joined(head.hidden_weight, head.hidden_bias), stacked(head.weight).clone()]
+
+
+def _without_bias_column(parameters: list[Tensor], like: Head, num_features: int) -> Head:
+    first = parameters[0]
+    weight, bias = first[..., :num_features].contiguous(), first[..., num_features].contiguous()
+    if like.hidden_weight is None:
+        return Head(weight, bias)
+    return Head(parameters[1], None, weight, bias)
+
+
+def _train_block(
+    parameters: list[Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    index_sets: Tensor,
+    training: Training,
+    generators: Sequence[torch.Generator],
+) -> None:
+    """Train the heads of one block in place."""
+    slices = training.minibatches(index_sets.shape[1])
+    gradients = [torch.empty_like(tensor) for tensor in parameters]
+    step = OPTIMISERS[training.optimiser](parameters, gradients)
+    for epoch, order in enumerate(_orders(index_sets, training.epochs, generators)):
+        rate = training.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / training.epochs))
+        shuffled, shuffled_targets = index_sets.gather(1, order), targets.gather(1, order)  # [e, m]
+        for batch in slices:
+            rows = shuffled[:, batch]  # [e, b]
+            # index_select copies whole rows, several times faster than inputs[rows] does.
+            batch_inputs = inputs.index_select(0, rows.flatten()).view(*rows.shape, -1)  # [e, b, w]
+            batch_targets = shuffled_targets[:, batch]
+            _cross_entropy_gradient(parameters, gradients, batch_inputs, batch_targets, training.weight_decay)
+            step(rate)
+
+
+def _orders(index_sets: Tensor, epochs: int, generators: Sequence[torch.Generator]) -> Iterator[Tensor]:
+    """The order in which each head sees its samples, epoch after epoch.  [e, m]
+
+    They are drawn on the CPU. An accelerator gets those of many epochs at once, because each transfer holds it up.
+    """
+    at_once = 1 if index_sets.device.type == "cpu" else max(1, ORDERS_BYTES // index_sets.nbytes)
+    waiting: list[Tensor] = []
+    for epoch in range(epochs):
+        waiting.append(torch.stack([torch.randperm(index_sets.shape[1], generator=each) for each in generators]))
+        if at_once == 1:
+            yield waiting.pop().to(index_sets.device)
+        elif len(waiting) == at_once or epoch == epochs - 1:
+            yield from torch.stack(waiting).to(index_sets.device)
+            waiting.clear()
+
+
+def _cross_entropy_gradient(
+    parameters: list[Tensor], gradients: list[Tensor], inputs: Tensor, targets: Tensor, weight_decay: float
+) -> None:
+    """Gradient of the mean cross-entropy plus `weight_decay` times the parameters, written into `gradients`.
+
+    inputs [e, b, w], targets [e, b]. With p = softmax(logits), the gradient of the logits is (p - onehot) / b.
+    """
+    mean = 1 / targets.shape[1]
+    # Samples go last: products with a class or unit a row are faster than those with a sample a row.
+    hidden, last_inputs = None, inputs.mT
+    if len(parameters) == 2:
+        hidden = last_inputs = torch.relu(parameters[0] @ inputs.mT)  # [e, h, b]
+    errors = (parameters[-1] @ last_inputs).softmax(dim=-2)  # [e, k, b]
+    errors.scatter_add_(-2, targets.unsqueeze(-2), errors.new_full((), -1.0).expand(len(targets), 1, targets.shape[1]))
+    torch.baddbmm(parameters[-1], errors, last_inputs.mT, beta=weight_decay, alpha=mean, out=gradients[-1])
+    if hidden is not None:
+        hidden_errors = (parameters[-1].mT @ errors).mul_(hidden > 0)  # [e, h, b]
+        torch.baddbmm(parameters[0], hidden_errors, inputs, beta=weight_decay, alpha=mean, out=gradients[0])
+
+
+Step = Callable[[float], None]  # takes the learning rate, updates the parameters in place from the gradients
+
+
+def _sgd(parameters: list[Tensor], gradients: list[Tensor], momentum: float = 0.9) -> Step:
+    """Stochastic gradient descent with Nesterov momentum, as torch.optim.SGD defines it."""
+    velocities = [torch.zeros_like(tensor) for tensor in parameters]
+
+    def step(rate: float) -> None:
+        for parameter, gradient, velocity in zip(parameters, gradients, velocities, strict=True):
+            velocity.mul_(momentum).add_(gradient)
+            parameter.add_(gradient.add_(velocity, alpha=momentum), alpha=-rate)
+
+    return step
+
+
+def _radam(
+    parameters: list[Tensor], gradients: list[Tensor], decay: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-8
+) -> Step:
+    """Rectified Adam (Liu et al. 2020, algorithm 2), as torch.optim.RAdam defines it."""
+    firsts = [torch.zeros_like(tensor) for tensor in parameters]  # moving average of the gradient
+    seconds = [torch.zeros_like(tensor) for tensor in parameters]  # and of its square
+    length_limit = 2 / (1 - decay[1]) - 1  # of the moving average, for t to infinity
+    t = 0
+
+    def step(rate: float) -> None:
+        nonlocal t
+        t += 1
+        first_correction, second_correction = 1 - decay[0] ** t, 1 - decay[1] ** t
+        length = length_limit - 2 * t * decay[1] ** t / second_correction
+        for parameter, gradient, first, second in zip(parameters, gradients, firsts, seconds, strict=True):
+            first.lerp_(gradient, 1 - decay[0])
+            second.mul_(decay[1]).addcmul_(gradient, gradient, value=1 - decay[1])
+            if length <= 5:  # the variance of the adaptive rate is not tractable yet: plain momentum
+                parameter.add_(first, alpha=-rate / first_correction)
+                continue
+            rectification = math.sqrt(
+                (length - 4) * (length - 2) * length_limit / ((length_limit - 4) * (length_limit - 2) * length)
+            )
+            scale = rate * rectification * math.sqrt(second_correction) / first_correction
+            parameter.addcdiv_(first, torch.sqrt(second, out=gradient).add_(epsilon), value=-scale)
+
+    return step
+
+
+OPTIMISERS: dict[str, Callable[[list[Tensor], list[Tensor]], Step]] = {"sgd": _sgd, "radam": _radam}
+
+PROTOCOLS = {
+    # The tables of the papers: RAdam for Laplace updates and Fast Fishing, SGD for BoSS and REFINE.
+    "radam": Training("radam", learning_rate=1e-2, weight_decay=1e-4),
+    "sgd": Training("sgd", learning_rate=1e-2, weight_decay=5e-4, drop_last=True),
+}

@@ -1,0 +1,104 @@
+"""What can be run by name: experiments, and the studies that are no plain runs; their configuration is their key."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from dal_core.devices import resolve_device, with_float64
+from dal_core.experiment import Experiment
+from dal_core.loop import check_alike_but_for_seed, learning_curves
+from dal_core.randomness import fixed_threads
+from dal_core.trace import Step
+from dal_lab.sources import catalogue
+
+
+def device_of(study: Any) -> torch.device:
+    """The device that a study computes on; only an Experiment does so on MPS, which has no float64."""
+    device = resolve_device(study.device)
+    return device if isinstance(study, Experiment) else with_float64(device)
+
+
+def configuration(study: Any) -> dict[str, Any]:
+    """The full configuration of a study (an Experiment, or another dataclass that `run` knows) as JSON values."""
+    values = dataclasses.asdict(study) | {"device": device_of(study).type}
+    if study.dataset is not None:  # of a file the name alone: its content counts, wherever it lies
+        values["dataset"] = catalogue.short_name(study.dataset)
+    return {"kind": type(study).__name__, **json.loads(json.dumps(values))}
+
+
+def canonical(study: Any) -> str:
+    """`configuration` as text that is the same for the same configuration."""
+    return json.dumps(configuration(study), sort_keys=True)
+
+
+@functools.singledispatch
+def run(experiment: Any, *, data_dir: str | Path | None = None) -> pd.DataFrame:  # noqa: ARG001
+    """Run an experiment; a row for the initial labelled set and one for each acquisition.
+
+    Columns: cycle, n_labeled, accuracy, nll (nats), brier, ece, ace on the test split; query_s and train_s (seconds);
+    acquired, the instances bought since the row before, as positions in the train split, in the order of picking; and
+    where the strategy tells about its choice, record, as JSON. Rows but for the two times are the same bit by bit for
+    the same configuration and data on one CPU.
+
+    Raises:
+        ValueError: if the pool is too small for the experiment.
+        DatasetUnavailableError: if the data are not to be had.
+    """
+    raise TypeError(f"experiment is a {type(experiment).__name__}; an Experiment was expected")
+
+
+@run.register
+def _(experiment: Experiment, *, data_dir: str | Path | None = None) -> pd.DataFrame:
+    (rows,) = run_together([experiment], data_dir=data_dir)
+    return rows
+
+
+def run_together(experiments: Sequence[Experiment], *, data_dir: str | Path | None = None) -> list[pd.DataFrame]:
+    """The rows of `run` for each of several experiments that differ in the seed only, which share their trainings.
+
+    Rows are those of single runs up to rounding. `train_s` is a run's share, the seconds of the joint training divided
+    by the number of runs.
+
+    Raises:
+        ValueError: if the experiments differ in more than the seed, or there are none.
+        FailedRunError: if one of several runs fails; a single one fails with its error itself.
+    """
+    return _computed(experiments, data_dir)
+
+
+def walk(experiment: Experiment, *, data_dir: str | Path | None = None) -> list[Step]:
+    """The questions that `run` asks the strategy, in order, with what it saw: for data small enough to look at.
+
+    Picks are those of `run` for the same experiment. Memory: a snapshot a step.
+
+    Raises:
+        ValueError, DatasetUnavailableError: as `run`.
+    """
+    steps: list[Step] = []
+    _computed([experiment], data_dir, steps.append)
+    return steps
+
+
+def _computed(
+    experiments: Sequence[Experiment], data_dir: str | Path | None, watch: Callable[[Step], None] | None = None
+) -> list[pd.DataFrame]:
+    check_alike_but_for_seed(experiments)
+    first = experiments[0]
+    device = resolve_device(first.device)
+    bank = catalogue.load(first.dataset, encoder=first.encoder, data_dir=data_dir)
+    with fixed_threads():
+        return learning_curves(experiments, bank.to(device), device, watch, bank_name(first))
+
+
+def bank_name(study: Any) -> str:
+    """The data of a study in words."""
+    if study.dataset is None:
+        return "synthetic"
+    name = catalogue.short_name(study.dataset)
+    return name if study.encoder is None else f"{name} ({study.encoder})"
