@@ -163,8 +163,8 @@ def check_manifest(folder: Path) -> None:
         "files that were changed after they were written": changed,
     }
     if any(faults.values()):
-        told = "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in faults.items() if names)
-        raise ManifestError(f"{folder / MANIFEST} and its folder disagree; {told}")
+        complaints = "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in faults.items() if names)
+        raise ManifestError(f"{folder / MANIFEST} and its folder disagree; {complaints}")
 
 
 def _digest(content: bytes) -> str:

@@ -62,17 +62,18 @@ class Choice(maps.View):
     def draw(self) -> Figure:
         """Where the candidates are, and the test error that each would lead to."""
         figure, panels = plt.subplots(1, 2, figsize=(9.8, 4.2), width_ratios=(1.6, 1))
-        self._map(panels[0], f"{self.labels}: {self.correct} of the test split correct", size=16)
+        self.draw_map(panels[0], f"{self.labels}: {self.correct} of the test split correct", size=16)
         maps.bar(figure, panels[0], self.proposals, "candidate batches that hold it")
-        self._strip(panels[1], names=True)
+        self.draw_strip(panels[1], names=True)
         return _legend(figure, self)
 
-    def _map(self, axes: Axes, title: str, *, size: float = 7) -> None:
+    def draw_map(self, axes: Axes, title: str, *, size: float = 7) -> None:
+        """Draw where the candidates are, with the bought one and the worst one."""
         worst = self.batches[self.worst]
         self.map(axes, title, self.proposals, size=size, rings=self.step.picked, crosses=worst)
 
-    def _strip(self, axes: Axes, *, names: bool) -> None:
-        """The test error after each candidate, a line a strategy; several with the same error beside each other."""
+    def draw_strip(self, axes: Axes, *, names: bool) -> None:
+        """Draw the test error after each candidate, a line a strategy; several of one error beside each other."""
         heights = np.array([float(self.order.index(name)) for name in self.suppliers])
         losses, lines = self.losses.numpy(), range(len(self.order))
         for line in lines:
@@ -121,8 +122,8 @@ def figure(found: Sequence[Choice], cycles: Sequence[int]) -> Figure:
     size = {"figsize": (2.6 * len(cycles), 5.0), "height_ratios": (1, 1.15)}
     figure, grid = plt.subplots(2, len(cycles), squeeze=False, **size)
     for column, cycle in enumerate(cycles):
-        found[cycle]._map(grid[0, column], found[cycle].labels)
-        found[cycle]._strip(grid[1, column], names=column == 0)
+        found[cycle].draw_map(grid[0, column], found[cycle].labels)
+        found[cycle].draw_strip(grid[1, column], names=column == 0)
     return _legend(figure, found[0])
 
 

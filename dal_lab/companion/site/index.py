@@ -23,10 +23,10 @@ from dal_lab.runs.files import write_text
 PROVENANCE = "dal_core"  # key of an executed notebook's metadata: device, versions, commit
 # What stands for a paper, by the notebook's number: names of figures and tables, the first that there is.
 HEADLINES = {
-    "01": (("updating_gain",), ("updating_cells", "recovered_gain", "updating_study")),
-    "02": (("benchmark_differences", "top_classes"), ("top_classes_cells", "top_classes")),
-    "03": (("leads",), ("leads",)),
-    "04": (("win_rates",), ("win_rate_cells", "win_rates")),
+    "01": (["updating gain"], ["updating cells", "recovered gain", "updating study"]),
+    "02": (["benchmark differences", "top classes"], ["top classes cells", "top classes"]),
+    "03": (["leads"], ["leads"]),
+    "04": (["win rates"], ["win rate cells", "win rates"]),
 }
 
 
@@ -80,7 +80,7 @@ def _chapter(source: Path, executed: Path, folder: Path, manifest: Mapping[str, 
     entries = {name: each for name, each in entries.items() if (folder / name).is_file()}
     drawings = [_drawing(name, entries) for name in entries if name.endswith(".png")]
     tables = [_table(name, entries, folder) for name in entries if name.endswith(".csv")]
-    headlines = HEADLINES.get(number, ((), ()))
+    headlines = HEADLINES.get(number, ([], []))
     return {
         "number": number,
         "title": title_of(notebook) or source.stem,
@@ -165,9 +165,7 @@ def _readable(file: str) -> str:
 
 def _first(items: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Mapping[str, Any] | None:
     """The first item with one of the names, in their order; else the first item."""
-    known = {item["name"]: item for item in items}
-    wanted = [known[name] for name in (name.replace("_", " ") for name in names) if name in known]
-    return next(iter([*wanted, *items]), None)
+    return min(items, key=lambda item: [*names, item["name"]].index(item["name"]), default=None)
 
 
 def _page(template: str, **content: Any) -> str:
