@@ -84,7 +84,7 @@ from dal_core.randomness import fixed_threads, generator_for
 from dal_core.strategies import names as known_strategies
 from dal_lab.companion.artefacts import Report
 from dal_lab.companion.explorer import updates
-from dal_lab.companion.explorer.page import Explorer, show
+from dal_lab.companion.explorer.page import show
 from dal_lab.companion.figures import curves as draw
 from dal_lab.companion.figures.style import label, look, use_style
 from dal_lab.companion.paper_numbers import SOURCES, cell_by_cell, published
@@ -554,10 +554,10 @@ display(Markdown(f"**Reading.** Before the eighth pick of the first batch:\n\n{u
 # and data to choose. It takes the keyboard: Tab reaches a control, arrow keys move it.
 
 # %%
-show(Explorer(
+show(
     {"strategy": ["margin", "badge", "bait"], "gamma": [10.0, 1.0, 5.0, 30.0], "data": ["moons", "blobs"]},
     lambda **chosen: updates.views(closer(**chosen)),
-))  # fmt: skip
+)
 
 # %% [markdown]
 # ## How to cite

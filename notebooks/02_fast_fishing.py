@@ -82,7 +82,7 @@ from dal_core.experiment import Experiment
 from dal_core.strategies import names as known_strategies
 from dal_lab.companion.artefacts import Report
 from dal_lab.companion.explorer import picks as explain
-from dal_lab.companion.explorer.page import Explorer, show
+from dal_lab.companion.explorer.page import show
 from dal_lab.companion.figures import curves as draw
 from dal_lab.companion.figures.style import label, use_style
 from dal_lab.companion.paper_numbers import SOURCES, cell_by_cell, published
@@ -487,10 +487,10 @@ order = [
     "coreset",
     "typiclust",
 ]
-show(Explorer(
+show(
     {"strategy": {label(name): name for name in order}, "data": ["blobs", "moons"]},
     lambda **chosen: explain.views(closer(**chosen)),
-))  # fmt: skip
+)
 
 # %% [markdown]
 # ## How to cite

@@ -83,7 +83,7 @@ from dal_core.strategies import needs_oracle
 from dal_lab.companion.artefacts import Report
 from dal_lab.companion.budgets import BUDGETS, leads, records, with_budget
 from dal_lab.companion.explorer import candidates as candidate_batches
-from dal_lab.companion.explorer.page import Explorer, show
+from dal_lab.companion.explorer.page import show
 from dal_lab.companion.figures import curves as draw
 from dal_lab.companion.figures.style import label, use_style
 from dal_lab.companion.paper_numbers import SOURCES, bank_names, cell_by_cell, published
@@ -506,7 +506,7 @@ display(Markdown(f"**Reading.** Acquisition by acquisition:\n\n{candidate_batche
 # the keyboard: Tab reaches a control, arrow keys move it.
 
 # %%
-show(Explorer({"data": ["blobs", "moons"]}, lambda **chosen: candidate_batches.views(closer(**chosen))))
+show({"data": ["blobs", "moons"]}, lambda **chosen: candidate_batches.views(closer(**chosen)))
 
 # %% [markdown]
 # ## How to cite

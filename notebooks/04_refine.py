@@ -79,7 +79,7 @@ from dal_core.strategies import names as known_strategies
 from dal_lab.companion.artefacts import Report
 from dal_lab.companion.budgets import records
 from dal_lab.companion.explorer import rounds
-from dal_lab.companion.explorer.page import Explorer, show
+from dal_lab.companion.explorer.page import show
 from dal_lab.companion.figures import comparisons as compare
 from dal_lab.companion.figures import curves as draw
 from dal_lab.companion.figures.style import label, use_style
@@ -544,9 +544,7 @@ display(Markdown(f"**Reading.** Acquisition by acquisition:\n\n{rounds.summary(c
 # choose. It takes the keyboard: Tab reaches a control, arrow keys move it.
 
 # %%
-show(Explorer(
-    {"data": ["moons", "blobs"], "alpha": [0.4, 0.1, 0.9]}, lambda **chosen: rounds.views(closer(**chosen))
-))  # fmt: skip
+show({"data": ["moons", "blobs"], "alpha": [0.4, 0.1, 0.9]}, lambda **chosen: rounds.views(closer(**chosen)))
 
 # %% [markdown]
 # ## How to cite

@@ -18,7 +18,7 @@ from dal_core.strategies.uncertainty import margin_scores
 from dal_lab.companion.description import describe
 from dal_lab.companion.explorer import candidates, page, picks, rounds, updates
 from dal_lab.companion.explorer.maps import Plane
-from dal_lab.companion.explorer.page import Explorer, Page
+from dal_lab.companion.explorer.page import Page
 from dal_lab.companion.explorer.reasons import REASONS, reason
 from dal_lab.companion.site.notebook_page import WIDGET
 from dal_lab.runs import progress
@@ -198,7 +198,7 @@ ALL = {
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_state_is_drawn(name):
-    shown = Page(Explorer({"what": [name]}, lambda what: ALL[what]()))
+    shown = Page({"what": [name]}, lambda what: ALL[what]())
     seen = []
     for position in range(shown.slider.max + 1):
         shown.slider.value = position
@@ -240,7 +240,7 @@ def drawings():
 
 @pytest.fixture
 def shown(drawings):
-    return Page(Explorer({"strategy": {"Strategy A": "a", "Strategy B": "b"}, "data": ["x", "y"]}, drawings.frames))
+    return Page({"strategy": {"Strategy A": "a", "Strategy B": "b"}, "data": ["x", "y"]}, drawings.frames)
 
 
 def test_the_slider_draws_another_state_and_what_was_drawn_is_kept(shown, drawings):
@@ -289,7 +289,7 @@ def test_the_page_is_shown_where_a_person_is(live, drawings, monkeypatch):
     monkeypatch.setattr(page, "notebook_is_live", lambda: live)
     displayed = []
     monkeypatch.setattr(page, "display", displayed.append)
-    page.show(Explorer({"strategy": ["a"], "data": ["x"]}, drawings.frames))
+    page.show({"strategy": ["a"], "data": ["x"]}, drawings.frames)
     assert len(displayed) == live
     assert bool(drawings.computed) == live  # and nothing is computed where nobody looks
 
@@ -312,9 +312,9 @@ def test_a_notebook_is_live_in_a_kernel_alone_and_not_in_a_batch(monkeypatch):
 CELL = """
 from types import SimpleNamespace
 import matplotlib.pyplot as plt
-from dal_lab.companion.explorer.page import Explorer, show
+from dal_lab.companion.explorer.page import show
 frame = SimpleNamespace(where="one", draw=plt.figure, reason="because")
-show(Explorer({"strategy": ["a"]}, lambda strategy: [frame]))
+show({"strategy": ["a"]}, lambda strategy: [frame])
 """
 
 

@@ -9,7 +9,6 @@ import functools
 import html
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -18,12 +17,12 @@ from IPython.display import display
 from dal_lab.companion.description import describe
 from dal_lab.runs.progress import notebook_is_live
 
+Choices = Mapping[str, Sequence[Any] | Mapping[str, Any]]
 INTERVAL = 1200  # milliseconds a frame, when it plays
 
 
-@dataclass(frozen=True)
-class Explorer:
-    """What there is to look at: a list of frames for each choice.
+class Page:
+    """Controls to choose what to look at and to step through its frames; what was computed or drawn once is kept.
 
     Args:
         choices: what can be chosen, e.g. {"strategy": ["margin", "badge"]}; the first option of each is shown first. A
@@ -32,25 +31,17 @@ class Explorer:
             `maps.View`) has `where` it stands in the run, `draw()`, called when it is first shown, and the `reason`.
     """
 
-    choices: Mapping[str, Sequence[Any] | Mapping[str, Any]]
-    frames: Callable[..., Sequence[Any]]
-
-
-class Page:
-    """The controls of an `Explorer`, and the frame that they show; what was computed or drawn once is kept."""
-
-    def __init__(self, explorer: Explorer) -> None:
+    def __init__(self, choices: Choices, frames: Callable[..., Sequence[Any]]) -> None:
         import ipywidgets as widgets  # beside notebooks nobody needs it
 
-        names = list(explorer.choices)
-        self._frames = functools.cache(lambda *options: explorer.frames(**dict(zip(names, options, strict=True))))
+        self._frames = functools.cache(lambda *options: frames(**dict(zip(choices, options, strict=True))))
         self._pictures = functools.cache(lambda position, *options: picture(self._frames(*options)[position]))
         self.dropdowns = {
             name: widgets.Dropdown(
                 options=list(options.items() if isinstance(options, Mapping) else options),
                 description=name.capitalize(),
             )
-            for name, options in explorer.choices.items()
+            for name, options in choices.items()
         }
         self.slider = widgets.IntSlider(description="Step", readout=False, tooltip="arrow keys move it")
         self.play = widgets.Play(interval=INTERVAL, description="Play")
@@ -88,7 +79,7 @@ def picture(frame: Any) -> str:
     )
 
 
-def show(explorer: Explorer) -> None:
-    """Display the page of an explorer where a person has a notebook open, and nothing elsewhere."""
+def show(choices: Choices, frames: Callable[..., Sequence[Any]]) -> None:
+    """Display a page where a person has a notebook open, and nothing elsewhere."""
     if notebook_is_live():
-        display(Page(explorer).box)
+        display(Page(choices, frames).box)
