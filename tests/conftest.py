@@ -29,7 +29,7 @@ import dal_core.grid
 os.environ["DAL_PROGRESS"] = "plain"
 torch.set_num_threads(1)  # the tests' tensors are tiny: more threads only wait for each other
 ROOT = Path(__file__).resolve().parent.parent
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(os.environ.get("DAL_GOLDEN", Path(__file__).parent / "golden"))
 SHARED = ROOT.parent / "shared"
 
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,10 +19,7 @@ from test_strategy_contract import on_device
 
 from benchmarks.cases import CASES
 from benchmarks.gpu import (
-    inputs,
-    prepare,
     queries,
-    results,
     runner,
     runs,
     settings,
@@ -33,7 +29,6 @@ from benchmarks.gpu import (
     what_is_there,
 )
 from benchmarks.gpu.measuring import measured, moved, side_by_side
-from benchmarks.gpu.papermilled import PACKAGES
 from benchmarks.gpu.pools import SIZES, oracle_snapshot
 from benchmarks.gpu.protocols import Run, reproducibility, runs_of
 from benchmarks.gpu.sections import SECTIONS, Section
@@ -91,6 +86,7 @@ def test_an_item_that_fails_is_a_line_and_does_not_stop_the_others(here):
     assert [item["status"] for item in found.values()] == ["done", "failed", "failed", "skipped", "done"]
     assert found["first"]["value"] == 1.5
     assert found["raises"]["line"] == "ValueError: two lines"
+    assert found["raises"]["where"][-1].endswith(" measure")
     assert found["skips"]["line"] == "there is no card"
     assert (found["last"]["value"], found["last"]["array"]) == (None, 2.0)
 
@@ -166,6 +162,7 @@ def test_a_section_that_hangs_is_ended_at_its_limit_and_leaves_the_rest_its_time
     assert part["status"] == "out of time"
     assert part["items"]["item 0"]["status"] == "out of time"
     assert part["limit_s"] == pytest.approx(2.0, abs=0.1)
+    assert part["log"] == ["a last word"]
     assert values["sections"]["b"]["limit_s"] == pytest.approx(4 - part["seconds"], abs=0.5)
 
 
@@ -424,6 +421,7 @@ def test_a_run_has_the_same_rows_on_the_device_and_lands_in_one_parquet(device, 
     assert table["accuracy"].tolist()[:2] == expected["accuracy"].tolist()
     assert json.loads(table["acquired"][1]) == expected["acquired"][1]
     assert (here.out / tables.ARCHIVE).is_file()
+    assert found["curve"]["n_labeled"] == [10, 20]
 
 
 def test_the_spread_is_between_repeats_and_the_difference_to_the_cpu():
@@ -442,119 +440,20 @@ def test_the_repeated_grid_agrees_with_itself_on_a_cpu(here, monkeypatch):
     monkeypatch.setattr(runs, "reproducibility", lambda *_, **__: few)
     found = runs.the_same_grid_again(here)
     assert (found["largest_spread"], found["largest_difference_to_cpu"]) == (0, 0)
-    assert (found["same_batches_each_time"], found["points"]) == (1.0, 4)
+    assert (found["same_batches_each_time"], found["points"], found["repeats"]) == (1.0, 4, 3)
 
 
-# --- inputs
+def test_repeats_that_there_was_no_time_for_leave_those_that_are_done(here, monkeypatch):
+    few = [each for each in reproducibility([0], "cpu", scaled_down=True) if each.name == "margin"]
+    calls = []
 
+    def twice(*_, **__):
+        calls.append(1)
+        if len(calls) == 4:
+            raise settings.ItemTimeoutError
+        return few
 
-def some_features(n=60, d=24):
-    draw = np.random.default_rng(0)
-    centres = draw.normal(size=(3, d))
-    labels = np.arange(n) % 3
-    features = centres[labels] + 0.5 * draw.normal(size=(n, d))
-    features /= np.linalg.norm(features, axis=1, keepdims=True)
-    features[:, 4] = 0
-    half = n // 2
-    return {
-        "x_train": features[:half].astype(np.float16), "y_train": labels[:half],
-        "x_test": features[half:].astype(np.float16), "y_test": labels[half:], "classes": np.array(["a", "b", "c"]),
-    }  # fmt: skip
-
-
-def test_features_in_eight_bits_are_off_by_at_most_half_a_step():
-    arrays = some_features()
-    packed = inputs.quantised(arrays)
-    assert packed["x_train"].dtype == np.int8
-    again = inputs.restored(packed)
-    assert set(again) == set(arrays)
-    for split in ("train", "test"):
-        error = np.abs(again[f"x_{split}"] - arrays[f"x_{split}"].astype(np.float32))
-        assert (error <= packed["scale"] / 2 * (1 + 1e-5)).all()
-        assert (again[f"x_{split}"][:, 4] == 0).all()
-        assert (again[f"y_{split}"] == arrays[f"y_{split}"]).all()
-    assert max(np.abs(packed[f"x_{split}"]).max() for split in ("train", "test")) == 127
-
-
-def test_prepared_inputs_are_found_and_run_on(here, tmp_path, capsys, monkeypatch):
-    data, folder = tmp_path / "data", tmp_path / "inputs"
-    data.mkdir()
-    np.savez(data / "banking77_minilm.npz", **some_features())
-    monkeypatch.setattr(prepare, "MADE_UP_IMAGES", 5)
-    assert prepare.prepare(folder, data_dir=data) == 0
-    about = json.loads((folder / "prepared.json").read_text())
-    assert about["total_bytes"] < prepare.LARGEST_FOLDER
-    assert about["accuracy"]["banking77_minilm"]["lost_points"] == pytest.approx(0, abs=5)
-    assert "5 made up" in about["images"]
-    assert len(list((folder / "images").iterdir())) == 5
-    assert any("clinc150" in line for line in about["left_out"])
-    assert any("Letter" in line for line in about["left_out"])
-    with_inputs = dataclasses.replace(here, inputs=folder)
-    assert inputs.names_of(with_inputs) == ["banking77_minilm"]
-    study = Experiment(dataset="banking77", encoder="minilm", initial_size=5, batch_size=5, cycles=1, device="cpu",
-                       subset_size=None, options={"epochs": 50})  # fmt: skip
-    rows = run(study, data_dir=inputs.data_folder(with_inputs))
-    assert rows["n_labeled"].tolist() == [5, 10]
-    titles = [item.name for item in runs.items(with_inputs)]
-    assert "seed 0, boss, banking77 (minilm), boss" in titles
-    assert not any("clinc150" in title or "letter" in title for title in titles)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").write_text("keep")
-    assert prepare.prepare(tmp_path / "mine") == 2
-    assert "a folder with other files; an empty one was expected" in capsys.readouterr().err
-
-
-def test_packages_of_the_notebooks_are_named_once():
-    assert len(set(PACKAGES)) == len(PACKAGES)
-    assert {"papermill", "nbclient", "ipykernel", "pyzmq", "tornado"} <= set(PACKAGES)
-
-
-# --- the page
-
-
-def test_the_page_says_that_nothing_was_measured_or_what_was(tmp_path, monkeypatch, capsys):
-    assert "Nothing has been measured on a GPU yet" in results.page([])
-    values = {
-        "started": "2026-01-02T03:04:05+00:00", "asked_for": {"device": "cuda"}, "seconds": 470,
-        "machine": {
-            "commit": "abc", "python": "3.12.3",
-            "packages": {"torch": "2.11.0", "transformers": "5.17.0", "numpy": "2.5.2"},
-            "cores": 16, "processor": "a processor", "card": {"name": "A Card 80GB", "cuda": "13.0"},
-        },
-        "sections": {
-            "what_is_there": {"items": {"tests": {
-                "status": "done", "counts": {"passed": 3, "failed": 1}, "failed": ["test_x[a]"],
-            }}},
-            "times": {"items": {
-                "case badge": {
-                    "status": "done", "size": "n=5", "cpu": {"median_s": 0.4},
-                    "device": {"median_s": 0.1, "peak_bytes": 2e9},
-                },
-                "case sas": {"status": "out of time", "line": "not done after 9 s"},
-                "BADGE, ImageNet's size": {"status": "done", "line": "the whole pool", "steps": [{"instances": 1}]},
-            }},
-            "runs": {"items": {"the same grid again": {
-                "status": "done", "largest_spread": 0.012, "mean_spread": 0.001, "largest_difference_to_cpu": 0.02,
-                "mean_difference_to_cpu": 0.002, "same_batches_each_time": 0.75, "repeats": 3,
-            }}},
-        },
-    }  # fmt: skip
-    monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
-    monkeypatch.setattr(results, "PAGE", tmp_path / "RESULTS.md")
-    (tmp_path / "gpu.json").write_text(json.dumps(values))
-    assert results.main([str(tmp_path / "gpu.json")]) == 0
-    assert json.loads((tmp_path / "results" / "gpu-a-card-80gb.json").read_text()) == values
-    text = (tmp_path / "RESULTS.md").read_text()
-    assert "### A Card 80GB\n\n2026-01-02, commit abc, Python 3.12.3, torch 2.11.0" in text
-    assert "Tests marked `cuda`: 3 passed, 1 failed. Failed: `test_x[a]`." in text
-    assert "differ by at most 1.20 points (mean 0.10), and from the CPU's by at most 2.00 (mean 0.20)" in text
-    assert "| case badge | n=5    | 100 ms | 400 ms        | 4x             | 2 GB" in text
-    assert "- times, case sas: out of time: not done after 9 s" in text
-    (tmp_path / "cpu.json").write_text(json.dumps(values | {"asked_for": {"device": "cpu"}}))
-    assert results.main([str(tmp_path / "cpu.json")]) == 2
-    assert "is of the device 'cpu'; 'cuda' was expected" in capsys.readouterr().err
-
-
-def test_the_committed_page_is_that_of_the_committed_results():
-    values = [json.loads(path.read_text()) for path in sorted(results.FOLDER.glob("gpu-*.json"))]
-    assert Path(results.PAGE).read_text().endswith(results.page(values) + "\n")
+    monkeypatch.setattr(runs, "reproducibility", twice)
+    found = runs.the_same_grid_again(here)
+    assert (found["repeats"], found["largest_spread"], found["largest_difference_to_cpu"]) == (2, 0, 0)
+    assert found["line"].startswith("3 of 4 repeats")

@@ -76,6 +76,8 @@ def _images_a_second(encoder: LoadedEncoder, settings: Settings) -> Result:
 def _rates(encoder: LoadedEncoder, inputs: dict[str, torch.Tensor], settings: Settings) -> Result:
     """Instances a second of a model as it is and as we run it, and the share of the ceiling of what it computes in."""
     count = len(next(iter(inputs.values())))
+    if settings.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     try:
         with torch.inference_mode():
             plain = fastest(lambda: encoder.model(**inputs), settings.where, 3)

@@ -1,4 +1,4 @@
-"""Pictures of the results: times on the card beside the CPU's, and accuracies of the runs."""
+"""Pictures of the results: times on the card beside the CPU's, and learning curves of the runs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +26,7 @@ def draw_times(sections: dict[str, Any], path: Path) -> None:
     panel.axvline(1, color="black", linewidth=0.8)
     panel.set(xscale="log", xlabel="Times faster than on the CPU's cores")
     panel.invert_yaxis()
+    panel.margins(y=0.01)
     _save(figure, path)
 
 
@@ -45,21 +46,23 @@ def draw_growth(sections: dict[str, Any], path: Path) -> None:
 
 
 def draw_runs(sections: dict[str, Any], path: Path) -> None:
-    """Mean accuracy over the curve of each method of a grid, a point a seed; nothing without runs."""
+    """Learning curves of each grid and data set, the mean over the seeds that are there; nothing without runs."""
     items = sections.get("runs", {}).get("items", {})
-    points: dict[str, list[tuple[str, float]]] = {}
+    panels: dict[str, dict[str, list[Any]]] = {}
     for name, item in items.items():
-        if item.get("status") == "done" and "method" in item and "accuracy" in item:
-            data = name.split(", ")[2]
-            points.setdefault(f"{item['grid']}, {data}", []).append((item["method"], 100 * item["accuracy"]))
-    if not points:
+        if item.get("status") == "done" and item.get("curve"):
+            of_panel = panels.setdefault(f"{item['grid']}, {name.split(', ')[2]}", {})
+            of_panel.setdefault(item["method"], []).append(item["curve"])
+    if not panels:
         return
-    figure = Figure(figsize=(6, 2.4 * len(points)), layout="constrained")
-    panels = figure.subplots(len(points), squeeze=False)[:, 0]
-    for panel, (grid, values) in zip(panels, points.items(), strict=True):
-        panel.plot([value for _, value in values], [method for method, _ in values], "o")
-        panel.set(title=grid, xlabel="Mean accuracy over the curve (%)")
-        panel.invert_yaxis()
+    figure = Figure(figsize=(6.5, 3 * len(panels)), layout="constrained")
+    for panel, (title, methods) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
+        for method, curves in methods.items():
+            accuracies = [curve["accuracy"] for curve in curves]
+            means = [100 * sum(values) / len(values) for values in zip(*accuracies, strict=True)]
+            panel.plot(curves[0]["n_labeled"], means, marker=".", label=f"{method} ({len(curves)})")
+        panel.set(title=f"{title} (number of seeds)", xlabel="Labels", ylabel="Accuracy (%)")
+        panel.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
     _save(figure, path)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 LONGEST_LINE = 300  # characters of a reason
@@ -24,5 +25,5 @@ def reason(report: Any) -> str:
     if isinstance(told, tuple):  # of a skip: file, line, reason
         return str(told[2])[:LONGEST_LINE]
     crash = getattr(told, "reprcrash", None)
-    text = str(told) if crash is None else crash.message
+    text = str(told) if crash is None else f"{Path(crash.path).name}:{crash.lineno}: {crash.message}"
     return " ".join(text.split())[:LONGEST_LINE]

@@ -33,7 +33,7 @@ LARGEST_FOLDER = 32e6  # bytes
 MOST_IMAGES, MADE_UP_IMAGES = 3000, 1000
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 SIDE = 32  # pixels of images that are made up
-MOST_TRAINED = 4000  # instances of the logistic regression, so that it takes seconds
+MOST_TRAINED = 20_000  # instances of the logistic regression: all of what there is today
 GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden"
 
 

@@ -37,7 +37,7 @@ TWIN_SIZE = {"cuda": Size(5000, 300, 77, 77, 0, 0), "cpu": Size(600, 60, 12, 12,
 LETTER = {"cuda": Size(1000, 310, 26, 30, 0, 0, 128), "cpu": Size(200, 60, 6, 10, 0, 0, 16)}
 MILLION = {"cuda": SIZES["full"], "cpu": Size(8000, 200, 20, 20, 0, 0, 64)}
 GROWTH = {"cuda": (20_000, 80_000, 320_000, 1_281_167), "cpu": (500, 2000, 8000)}
-SAS_STEPS = {"cuda": (200, 50), "cpu": (6, 2)}
+SAS_STEPS = {"cuda": (60, 20), "cpu": (6, 2)}
 PUBLISHED_SAS_STEPS = 30_000  # greedy ones among them
 GOALS = {"BAIT-binary, ImageNet's size": (15.0, 16e9), "BAIT exact, Letter's size": (5.0, None)}
 WARM_UP, WARM_UP_BATCH = 500, 5  # instances of the pool and labelled ones
@@ -67,9 +67,15 @@ def _rates(device: str) -> rates.Rates:
     return rates.measure(torch.device(device))
 
 
+def forget_large_pool() -> None:
+    """Give back its memory, which would count as that of what is measured next."""
+    _large_pool.cache_clear()
+
+
 def first(at: Snapshot, count: int, labelled: int | None = None) -> Snapshot:
     """The first instances of the pool, and of what is labelled."""
-    part = at.at(torch.arange(min(count, len(at.features)), device=at.features.device))
+    # The whole pool is not copied: on a card its features and logits take 7 GB.
+    part = at if count >= len(at.features) else at.at(torch.arange(count, device=at.features.device))
     names = ("labelled_features", "labelled_logits", "labels")
     return dataclasses.replace(part, **{name: getattr(at, name)[:labelled] for name in names})
 
@@ -123,6 +129,7 @@ def of_protocols(settings: Settings) -> dict[str, Measure]:
 
 
 def _size(name: str, settings: Settings) -> Size:
+    forget_large_pool()
     return FEW if settings.scaled_down else PROTOCOLS[name]
 
 

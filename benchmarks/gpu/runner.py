@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from benchmarks.gpu import figures, machine
+from benchmarks.gpu.processes import end_one
 from benchmarks.gpu.sections import SECTIONS, Section
 from benchmarks.gpu.settings import DEVICE_LOST, LONGEST_LINE, Results, in_one_line
 from dal_core.files import remove_leftovers
@@ -21,6 +22,7 @@ from dal_core.files import remove_leftovers
 ROOT = Path(__file__).resolve().parents[2]
 GRACE = 4.0  # seconds behind its limit in which a section may still write what it has
 MOST_STARTS = 6  # of one section, which is started again behind an item that took its process with it
+MOST_LOGGED = 30  # lines of a section that did not finish
 SHORTEST = 3.0  # seconds: a section is not started for less
 RESULTS = "gpu.json"
 
@@ -88,7 +90,7 @@ def _run_section(name: str, seconds: float, request: Request, work: Path) -> Res
     part["status"] = _status(part, code, line)
     part |= {"seconds": round(time.monotonic() - start, 1), "limit_s": round(seconds, 1)}
     if part["status"] != "finished":
-        part["line"] = line
+        part |= {"line": line, "log": _last_lines(work / f"{name}.log", MOST_LOGGED)}
     results.values["machine"] |= machine.card_of(results.values["sections"])
     results.write()
     _draw(results, request.out)
@@ -109,7 +111,7 @@ def _process(command: Sequence[str], seconds: float, log: Path) -> tuple[int, st
             command, cwd=ROOT, stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=environment()
         )  # fmt: skip
         try:
-            return process.wait(seconds), _last_line(log)
+            return process.wait(seconds), (_last_lines(log, 1) or ["it said nothing"])[0]
         except subprocess.TimeoutExpired:
             return -1, f"ended at its limit of {seconds:.0f} s"
         finally:
@@ -132,15 +134,14 @@ def end(process: subprocess.Popen) -> None:
         process.kill()
         process.wait()
     for each in family:
-        try:
-            each.kill()
-        except psutil.NoSuchProcess:
-            continue
+        end_one(each)
 
 
-def _last_line(log: Path) -> str:
+def _last_lines(log: Path, most: int) -> list[str]:
+    if not log.is_file():
+        return []
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1][:LONGEST_LINE] if lines else "it said nothing"
+    return [line[:LONGEST_LINE] for line in lines[-most:]]
 
 
 def _close(part: dict[str, Any], code: int, line: str) -> bool:

@@ -17,9 +17,9 @@ class Section:
 
 # On a CPU it is the notebooks that take their time whatever the size.
 SECTIONS = {
-    "what_is_there": Section(what_is_there.items, {"cuda": 1.0, "cpu": 1.0}),
+    "what_is_there": Section(what_is_there.items, {"cuda": 1.5, "cpu": 1.0}),
     "times": Section(times.items, {"cuda": 2.5, "cpu": 1.3}),
-    "runs": Section(runs.items, {"cuda": 2.5, "cpu": 1.3}),
+    "runs": Section(runs.items, {"cuda": 2.0, "cpu": 1.3}),
     "encoding": Section(encoding.items, {"cuda": 0.7, "cpu": 0.8}),
-    "notebooks": Section(papermilled.items, {"cuda": 1.3, "cpu": 2.2}),
+    "notebooks": Section(papermilled.items, {"cuda": 2.0, "cpu": 2.2}),
 }

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
@@ -18,6 +19,7 @@ from dal_core.files import write_text
 
 FORMAT = 1
 LONGEST_LINE = 400  # characters of an error
+MOST_FRAMES = 6  # of an error's traceback
 DEVICE_LOST = 75  # exit code of a section whose device computes no more
 
 Result = dict[str, Any]
@@ -142,6 +144,7 @@ def run_items(items: list[Item], settings: Settings, results: Results, name: str
 
 def _measured(item: Item, settings: Settings) -> Result:
     start = time.monotonic()
+    found: Result
     if settings.left() <= 0:
         return {"status": "skipped", "line": "no time was left"}
     try:
@@ -152,9 +155,15 @@ def _measured(item: Item, settings: Settings) -> Result:
     except ItemTimeoutError:
         found = {"status": "out of time", "line": f"not done after {time.monotonic() - start:.0f} s"}
     except (Exception, SystemExit) as error:
-        found = {"status": "failed", "line": in_one_line(error)}
+        found = {"status": "failed", "line": in_one_line(error), "where": _frames(error)}
     _free(settings.where)
     return {"seconds": round(time.monotonic() - start, 3)} | found
+
+
+def _frames(error: BaseException) -> list[str]:
+    """The innermost places of an error: who reads the results cannot ask for its traceback."""
+    frames = traceback.extract_tb(error.__traceback__)[-MOST_FRAMES:]
+    return [f"{'/'.join(Path(frame.filename).parts[-3:])}:{frame.lineno} {frame.name}" for frame in frames]
 
 
 class limited:  # noqa: N801 - used as a function

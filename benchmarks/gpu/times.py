@@ -77,6 +77,7 @@ def fastest(way: Callable[[], object], device: torch.device, repeats: int = 5) -
 
 def case(name: str, settings: Settings) -> Result:
     """A case of the benchmarks on the CPU's cores and on the card, from the same tensors."""
+    queries.forget_large_pool()
     made = CASES[name](small=settings.scaled_down)
     on_cpu = measured(made.ours, CPU, settings.left() / 3)
     found = {"size": made.size, "cpu": on_cpu, "cores": torch.get_num_threads()}
@@ -89,6 +90,7 @@ def case(name: str, settings: Settings) -> Result:
 
 def twin(name: str, settings: Settings) -> Result:
     """The package's way and the one without waiting for the card, in alternation; they have to pick the same."""
+    queries.forget_large_pool()
     size = queries.TWIN_SIZE[settings.device]
     at = queries.snapshot(size, settings.where)
     ours, other = TWINS[name](at, size.batch_size)

@@ -135,6 +135,9 @@ def tests(settings: Settings) -> Result:
     outcomes = settings.work / "outcomes.jsonl"
     command = [sys.executable, "-m", "pytest", "-p", PLUGIN, "-p", "no:cacheprovider", "-m", "cuda", "--tb=line", TESTS]
     variables = {"DAL_CUDA_TESTS_ON": settings.device, "DAL_OUTCOMES": str(outcomes)}
+    golden = settings.given("golden")
+    if golden is not None and not (ROOT / "tests" / "golden").is_dir():  # a tree that travelled without them
+        variables["DAL_GOLDEN"] = str(golden)
     environment = os.environ | variables
     cut_off, printed = False, ""
     try:
