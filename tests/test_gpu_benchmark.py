@@ -108,6 +108,14 @@ def test_an_item_that_takes_too_long_is_ended_even_if_it_catches_everything(here
     assert 0 < found["next"]["left"] < 0.8
 
 
+def test_items_behind_the_deadline_are_left_out(here):
+    items = [Item("slow", lambda settings: time.sleep(0.3) or {}, may_take=1.0), Item("b", dict), Item("c", dict)]
+    found = measured_items(items, dataclasses.replace(here, deadline=time.monotonic() + 0.2))
+    assert found["slow"]["status"] == "out of time"
+    assert found["b"] == found["c"] == {"status": "skipped", "line": "no time was left"}
+    assert runner._status({"items": found}, 0) == "out of time"
+
+
 def test_a_section_goes_on_behind_the_items_it_has(here):
     calls = []
     items = [Item(name, lambda settings, name=name: calls.append(name) or {}) for name in ("one", "two")]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.gpu import figures, inputs, prepare, results, runs
+from benchmarks.gpu import encoding, figures, inputs, prepare, results, runs
 from benchmarks.gpu.papermilled import PACKAGES
 from benchmarks.gpu.settings import Settings
 from dal_core.experiment import Experiment, run
@@ -63,7 +63,9 @@ def test_prepared_inputs_are_found_and_run_on(here, tmp_path, capsys, monkeypatc
     assert about["total_bytes"] < prepare.LARGEST_FOLDER
     assert about["accuracy"]["banking77_minilm"]["lost_points"] == pytest.approx(0, abs=5)
     assert "5 made up" in about["images"]
-    assert len(list((folder / "images").iterdir())) == 5
+    images = encoding._image_files(dataclasses.replace(here, inputs=folder))
+    assert len(set(images)) == 5
+    assert encoding._Files(images)[4].size == (32, 32)
     assert any("clinc150" in line for line in about["left_out"])
     assert any("Letter" in line for line in about["left_out"])
     with_inputs = dataclasses.replace(here, inputs=folder)
@@ -109,6 +111,7 @@ def test_pictures_are_drawn_of_what_is_there_and_none_of_nothing(tmp_path):
 
 def test_the_page_says_that_nothing_was_measured_or_what_was(tmp_path, monkeypatch, capsys):
     assert "Nothing has been measured on a GPU yet" in results.page([])
+    steps = [{"instances": 9000, "median_s": 2.5}]
     values = {
         "started": "2026-01-02T03:04:05+00:00", "asked_for": {"device": "cuda"}, "seconds": 470,
         "machine": {
@@ -126,7 +129,7 @@ def test_the_page_says_that_nothing_was_measured_or_what_was(tmp_path, monkeypat
                     "device": {"median_s": 0.1, "peak_bytes": 2e9},
                 },
                 "case sas": {"status": "out of time", "line": "not done after 9 s"},
-                "BADGE, ImageNet's size": {"status": "done", "line": "the whole pool", "steps": [{"instances": 1}]},
+                "BADGE, ImageNet's size": {"status": "done", "line": "the whole pool", "steps": steps},
             }},
             "runs": {"items": {"the same grid again": {
                 "status": "done", "largest_spread": 0.012, "mean_spread": 0.001, "largest_difference_to_cpu": 0.02,
@@ -144,6 +147,7 @@ def test_the_page_says_that_nothing_was_measured_or_what_was(tmp_path, monkeypat
     assert "Tests marked `cuda`: 3 passed, 1 failed. Failed: `test_x[a]`." in text
     assert "differ by at most 1.20 points (mean 0.10), and from the CPU's by at most 2.00 (mean 0.20)" in text
     assert "| case badge | n=5    | 100 ms | 400 ms        | 4x             | 2 GB" in text
+    assert "- BADGE, ImageNet's size: 9,000 in 2.5 s; the whole pool." in text
     assert "- times, case sas: out of time: not done after 9 s" in text
     (tmp_path / "cpu.json").write_text(json.dumps(values | {"asked_for": {"device": "cpu"}}))
     assert results.main([str(tmp_path / "cpu.json")]) == 2

@@ -12,11 +12,12 @@ loses only what came after. Results are at most eight files: gpu.json, tables.ta
 
 Needed are the package's own dependencies, and for single items pytest, transformers, torchvision and timm; what is
 missing is a line in gpu.json. The notebooks need papermill as well. On a machine without a network, with Python 3.12
-on x86-64 and the dependencies above, its packages come along in a folder that PYTHONPATH names:
+on x86-64 and the dependencies above, its packages come along as wheels (11 MB), and PYTHONPATH names where they are:
 
-    pip install --target wheels --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \\
-        --platform manylinux2014_x86_64 PACKAGES
-    PYTHONPATH=wheels python -m benchmarks.gpu --inputs gpu_inputs
+    pip download -d gpu_inputs_wheels --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \\
+        --platform manylinux_2_28_x86_64 --platform manylinux_2_26_x86_64 --platform manylinux2014_x86_64 PACKAGES
+    pip install --no-index --no-deps --target /tmp/site gpu_inputs_wheels/*.whl       # from here on where the GPU is
+    PYTHONPATH=/tmp/site python -m benchmarks.gpu --inputs gpu_inputs
 
 with PACKAGES = {packages}.
 """

@@ -1,8 +1,10 @@
 """Section 4: images and texts a second, and the share of the card's peak that this is."""
 
 import functools
+import io
 import math
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.inputs import ENCODER, IMAGES, manifest
+from benchmarks.gpu.machine import version
 from benchmarks.gpu.settings import Item, Result, Settings, Skipped
 from benchmarks.gpu.times import fastest
 from dal_core.encoders import Encoder, LoadedEncoder, load_encoder, resolved_revision
@@ -134,8 +137,6 @@ class _Files(Sequence[Any]):
         return len(self.encoded)
 
     def __getitem__(self, i: Any) -> Any:
-        import io
-
         from PIL import Image
 
         return Image.open(io.BytesIO(self.encoded[i]))
@@ -148,11 +149,11 @@ def _split(encoded: list[bytes]) -> Split:
 
 def _image_files(settings: Settings) -> list[bytes]:
     """The image files of the inputs, as bytes."""
-    folder = settings.given(IMAGES)
-    paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder is not None else []
-    if len(paths) < 4:
-        raise Skipped(f"there are no images in the folder {IMAGES} of the inputs")
-    return [path.read_bytes() for path in paths]
+    path = settings.given(IMAGES)
+    if path is None:
+        raise Skipped(f"there is no {IMAGES} among the inputs")
+    with zipfile.ZipFile(path) as archive:
+        return [archive.read(name) for name in sorted(archive.namelist())]
 
 
 def text_encoder(settings: Settings) -> Result:
@@ -181,6 +182,8 @@ def _given_encoder(settings: Settings, *, load: bool = True) -> Any:
     folder = settings.given(ENCODER)
     if folder is None:
         raise Skipped(f"there is no folder {ENCODER} among the inputs")
+    if "timm" in (folder / "config.json").read_text(encoding="utf-8") and version("timm") is None:
+        raise Skipped("timm is not installed, which the encoder of the inputs is a model of")
     encoder = Encoder(str(folder), "image", "pooler")
     if not load:
         return encoder

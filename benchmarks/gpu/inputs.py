@@ -10,7 +10,7 @@ from benchmarks.gpu.machine import MANIFEST
 from benchmarks.gpu.settings import Settings
 from dal_core.files import write_atomically, write_text
 
-FEATURES, IMAGES, ENCODER = "features", "images", "encoder"
+FEATURES, IMAGES, ENCODER = "features", "images.zip", "encoder"
 LETTER = "letter-recognition.data"
 LARGEST = 127  # of the 8-bit integers, which are symmetric
 SPLITS = ("train", "test")

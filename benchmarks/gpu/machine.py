@@ -66,4 +66,4 @@ def card_of(sections: dict[str, Any]) -> dict[str, Any]:
     """What the first section found out about the card, for the head of the results."""
     items = sections.get("what_is_there", {}).get("items", {})
     card = items.get("card", {})
-    return {"card": {name: card[name] for name in card if name not in ("seconds", "line")}} if card else {}
+    return {"card": {name: card[name] for name in card if name not in ("seconds", "line", "status")}} if card else {}

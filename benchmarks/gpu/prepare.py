@@ -1,9 +1,12 @@
 """`--prepare`: what a machine with a GPU and no network needs, in a folder of at most 32 MB, and what it cost."""
 
+import io
+import json
 import os
 import shutil
 import sys
 import time
+import zipfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,9 +61,7 @@ def prepare(folder: Path, *, data_dir: Path | None = None, encoder: Path | None 
     _golden(folder)
     _images(folder, data_dir, about)
     _encoder(folder, encoder, about)
-    about["bytes"] = {
-        str(path.relative_to(folder)): path.stat().st_size for path in _files(folder) if path.suffix != ".jpg"
-    }
+    about["bytes"] = {str(path.relative_to(folder)): path.stat().st_size for path in _files(folder)}
     total = sum(path.stat().st_size for path in _files(folder))
     about |= {"total_bytes": total, "files": len(_files(folder)), "seconds": round(time.monotonic() - start, 1)}
     write_text(folder / MANIFEST, _json(about))
@@ -72,8 +73,6 @@ def prepare(folder: Path, *, data_dir: Path | None = None, encoder: Path | None 
 
 
 def _json(values: dict[str, Any]) -> str:
-    import json
-
     return json.dumps(values, indent=1) + "\n"
 
 
@@ -136,20 +135,23 @@ def _golden(folder: Path) -> None:
 
 def _images(folder: Path, data_dir: Path | None, about: dict[str, Any]) -> None:
     """A few thousand image files, or made-up ones where there are none: how they are decoded takes its time."""
-    places = [] if data_dir is None else [path for path in (data_dir / IMAGES).glob("*/train") if path.is_dir()]
+    places = [] if data_dir is None else [path for path in (data_dir / "images").glob("*/train") if path.is_dir()]
     for place in sorted(places):
-        classes = [sorted(_of_images(each)) for each in sorted(place.iterdir()) if each.is_dir()]
-        chosen = _in_turn(classes, MOST_IMAGES)
+        chosen = _in_turn([sorted(_of_images(each)) for each in sorted(place.iterdir()) if each.is_dir()], MOST_IMAGES)
         if chosen:
-            for i, path in enumerate(chosen):
-                target = folder / IMAGES / f"{i:05}{path.suffix.lower()}"
-                target.parent.mkdir(exist_ok=True)
-                shutil.copyfile(path, target)
+            _pack(folder, [(path.suffix.lower(), path.read_bytes()) for path in chosen])
             about["images"] = f"{len(chosen)} of the train split of {place.parent.name}"
             return
     about["left_out"].append("images: no folder images/<name>/train in the data folder; they are made up")
     about["images"] = f"{MADE_UP_IMAGES} made up, smooth noise of {SIDE} x {SIDE} pixels"
-    _made_up(folder / IMAGES)
+    _pack(folder, [(".jpg", _made_up(i)) for i in range(MADE_UP_IMAGES)])
+
+
+def _pack(folder: Path, images: Sequence[tuple[str, bytes]]) -> None:
+    """Write endings and contents of image files as one archive: thousands of files take long to copy."""
+    with write_atomically(folder / IMAGES) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for i, (ending, content) in enumerate(images):
+            archive.writestr(f"{i:05}{ending}", content)
 
 
 def _of_images(folder: Path) -> list[Path]:
@@ -162,16 +164,14 @@ def _in_turn(classes: Sequence[Sequence[Path]], most: int) -> list[Path]:
     return [each[i] for i in range(longest) for each in classes if i < len(each)][:most]
 
 
-def _made_up(folder: Path) -> None:
-    """Images that compress about as photographs do: noise that is smooth."""
+def _made_up(seed: int) -> bytes:
+    """An image that compresses about as a photograph does: noise that is smooth."""
     from PIL import Image
 
-    folder.mkdir()
-    draw = np.random.default_rng(0)
-    for i in range(MADE_UP_IMAGES):
-        small = Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-        with write_atomically(folder / f"{i:05}.jpg") as temporary:
-            small.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(temporary, quality=85)
+    small = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    file = io.BytesIO()
+    small.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(file, "JPEG", quality=85)
+    return file.getvalue()
 
 
 def _encoder(folder: Path, encoder: Path | None, about: dict[str, Any]) -> None:

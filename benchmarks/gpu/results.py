@@ -14,6 +14,7 @@ from typing import Any
 
 import tabulate
 
+from benchmarks.gpu.settings import NO_TIME
 from benchmarks.record import GPU, write_gpu
 from dal_core.files import write_text
 
@@ -130,7 +131,7 @@ def _times(sections: dict[str, Any]) -> str:
             item.get("goal", "-"), met,
         ))  # fmt: skip
     columns = ("what", "size", "time", "CPU's cores", "times faster", "peak memory", "goal", "met")
-    lines = [f"- {name}: {item['line']}." for name, item in sections.get("times", {}).items() if item.get("steps")]
+    lines = [f"- {name}: {_growth(item)}." for name, item in sections.get("times", {}).items() if "steps" in item]
     lines += [
         f"- {name}: {item['twin_times_faster']:.3g} times as fast as the package's way, "
         f"{'the same' if item['same_picks'] else 'OTHER'} picks."
@@ -139,6 +140,12 @@ def _times(sections: dict[str, Any]) -> str:
     ]
     table = tabulate.tabulate(rows, columns, tablefmt="github", disable_numparse=True) if rows else ""
     return "\n\n".join(filter(None, (table, "\n".join(lines))))
+
+
+def _growth(item: dict[str, Any]) -> str:
+    """Times by the size of the pool, and why the largest one is the largest."""
+    steps = [f"{step['instances']:,} in {_seconds(step['median_s'])}" for step in item["steps"]]
+    return "; ".join([*steps, item["line"]])
 
 
 def _seconds(value: float) -> str:
@@ -163,7 +170,7 @@ def _open(values: dict[str, Any]) -> str:
     lines, waiting = [], 0
     for section, part in values["sections"].items():
         for name, item in part["items"].items():
-            waiting += item["status"] == "skipped" and item.get("line") == "no time was left"
+            waiting += item["status"] == "skipped" and item.get("line") == NO_TIME
             if item["status"] in ("failed", "out of time"):
                 lines.append(f"- {section}, {name}: {item['status']}: {item.get('line', '')}")
     if waiting:

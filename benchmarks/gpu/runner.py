@@ -16,7 +16,7 @@ import psutil
 from benchmarks.gpu import figures, machine
 from benchmarks.gpu.processes import end_one
 from benchmarks.gpu.sections import SECTIONS, Section
-from benchmarks.gpu.settings import DEVICE_LOST, LONGEST_LINE, Results, in_one_line
+from benchmarks.gpu.settings import DEVICE_LOST, LONGEST_LINE, NO_TIME, Results, in_one_line
 from dal_core.files import remove_leftovers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,7 +76,7 @@ def _run_section(name: str, seconds: float, request: Request, work: Path) -> Res
     for _ in range(MOST_STARTS):
         left = seconds - (time.monotonic() - start)
         if left < SHORTEST:
-            line = line or "no time was left"
+            line = line or NO_TIME
             break
         code, line = _process(_command(name, left, request, work), left + GRACE, work / f"{name}.log")
         results = Results(request.out / RESULTS)
@@ -87,7 +87,7 @@ def _run_section(name: str, seconds: float, request: Request, work: Path) -> Res
     remove_leftovers(request.out)
     part = results.section(name)
     _close(part, code, line)
-    part["status"] = _status(part, code, line)
+    part["status"] = _status(part, code)
     part |= {"seconds": round(time.monotonic() - start, 1), "limit_s": round(seconds, 1)}
     if part["status"] != "finished":
         part |= {"line": line, "log": _last_lines(work / f"{name}.log", MOST_LOGGED)}
@@ -159,11 +159,13 @@ def _exit(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def _status(part: dict[str, Any], code: int, line: str) -> str:
+def _status(part: dict[str, Any], code: int) -> str:
     if not part["items"]:
         return "failed" if code not in (0, -1) else "out of time"
-    late = {"out of time", "running"} | ({"skipped"} if line == "no time was left" else set())
-    if code == -1 or any(item["status"] in late for item in part["items"].values()):
+    late = [
+        item["status"] in ("out of time", "running") or item.get("line") == NO_TIME for item in part["items"].values()
+    ]
+    if code == -1 or any(late):
         return "out of time"
     return "finished" if code == 0 else "failed"
 

@@ -20,6 +20,7 @@ from dal_core.files import write_text
 FORMAT = 1
 LONGEST_LINE = 400  # characters of an error
 MOST_FRAMES = 6  # of an error's traceback
+NO_TIME = "no time was left"
 DEVICE_LOST = 75  # exit code of a section whose device computes no more
 
 Result = dict[str, Any]
@@ -131,6 +132,10 @@ def run_items(items: list[Item], settings: Settings, results: Results, name: str
     waiting = [item for item in items if item.name not in part["items"]]
     for position, item in enumerate(waiting):
         left = settings.deadline - time.monotonic()
+        if left <= 0:  # all at once: to write the file for each of hundreds would take longer than there is
+            part["items"] |= {each.name: {"status": "skipped", "line": NO_TIME} for each in waiting[position:]}
+            results.write()
+            return
         share = item.weight / sum(each.weight for each in waiting[position:])
         allowed = left * min(1.0, max(2 * share, item.may_take))
         part["items"][item.name] = {"status": "running", "limit_s": round(allowed, 1)}
@@ -145,8 +150,6 @@ def run_items(items: list[Item], settings: Settings, results: Results, name: str
 def _measured(item: Item, settings: Settings) -> Result:
     start = time.monotonic()
     found: Result
-    if settings.left() <= 0:
-        return {"status": "skipped", "line": "no time was left"}
     try:
         with limited(settings.left()):
             found = {"status": "done"} | item.measure(settings)
