@@ -36,7 +36,7 @@ def items(settings: Settings) -> list[Item]:
         *(Item(name, measure, weight, may_take=0.4) for name, measure, weight in queries.FIRST),
         *(Item(f"case {name}", functools.partial(case, name), CASE_WEIGHT) for name in names[:2]),
         *(Item(f"twin of {name}", functools.partial(twin, name), 0.5) for name in TWINS),
-        *(Item(name, measure, QUERY_WEIGHT, 0.2) for name, measure in queries.of_protocols(settings).items()),
+        *(Item(name, measure, QUERY_WEIGHT) for name, measure in queries.of_protocols(settings).items()),
         *(Item(name, measure, QUERY_WEIGHT) for name, measure in queries.of_a_million().items()),
         *(Item(f"case {name}", functools.partial(case, name), CASE_WEIGHT) for name in names[2:]),
     ]
