@@ -19,6 +19,7 @@ from test_strategy_contract import on_device
 
 from benchmarks.cases import CASES
 from benchmarks.gpu import (
+    encoding,
     queries,
     runner,
     runs,
@@ -34,6 +35,7 @@ from benchmarks.gpu.protocols import Run, reproducibility, runs_of
 from benchmarks.gpu.sections import SECTIONS, Section
 from benchmarks.gpu.settings import DEVICE_LOST, Item, Results, Settings, Skipped, run_items
 from dal_core import experiment
+from dal_core.encoders import LoadedEncoder
 from dal_core.experiment import Experiment, run
 from dal_core.strategies.coverage import herding_select, k_center_greedy
 from dal_core.strategies.gradient import badge_select
@@ -397,6 +399,31 @@ def test_outcomes_of_tests_are_read_by_name(tmp_path):
     assert found["reasons"] == {"b": "1 != 2", "c": "no transformers"}
     with pytest.raises(RuntimeError, match="no test ran: ImportError: no pytest"):
         what_is_there._summary(tmp_path / "none", "...\nImportError: no pytest\n", cut_off=False)
+
+
+class Linear(torch.nn.Module):
+    """A model whose outputs are linear, from [n, 3] to [n, 5]."""
+
+    def __init__(self, device):
+        super().__init__()
+        self.matrix = torch.arange(15.0).view(3, 5).to(device)
+
+    def forward(self, pixel_values):
+        return type("Outputs", (), {"pooler_output": pixel_values @ self.matrix})
+
+
+def test_models_are_measured_in_instances_and_operations_a_second(device, here, monkeypatch):
+    monkeypatch.setattr(LoadedEncoder, "precision", torch.float32)
+    monkeypatch.setattr(encoding, "_ceiling", lambda device, dtype: 1000.0)
+    seconds = iter([0.5, 0.25])
+    monkeypatch.setattr(encoding, "fastest", lambda way, *_: (way(), next(seconds))[1])
+    on_card = dataclasses.replace(here, device="cuda")
+    encoder = LoadedEncoder(dict, Linear(device.where), "pooler", False, device.where)
+    found = encoding._rates(encoder, {"pixel_values": torch.ones(4, 3).to(device.where)}, on_card)
+    assert (found["plain_per_s"], found["ours_per_s"], found["times_faster"]) == (8, 16, 2)
+    assert found["operations_each"] == 2 * 3 * 5
+    assert found["ours_share_of_peak"] == pytest.approx(4 * 30 / 0.25 / 1000)
+    assert found["peak_bytes"] == 1000
 
 
 # --- runs

@@ -22,10 +22,10 @@ from dal_core.extraction import Extraction, Request, extracted
 from dal_core.origins.raw import RawData, Split
 
 PIXELS, CHANNELS = 224, 3
-BATCHES = {"cuda": (64, 256, 1024), "cpu": (4,)}  # instances at a time
+BATCHES = {"cuda": (64, 256, 1024), "cpu": (1,)}  # instances at a time
 TOKENS = (16, 64, 256)  # of a question, a sentence or two, and the longest text that MiniLM takes
 SIDE = {"cuda": 8192, "cpu": 1024}  # of the matrices whose product is the ceiling
-FEW_IMAGES = 64  # of a CPU
+FEW_IMAGES = 16  # of a CPU
 MADE_UP = "random weights: they take the same time"
 
 
@@ -78,13 +78,13 @@ def _images_a_second(encoder: LoadedEncoder, settings: Settings) -> Result:
 
 def _rates(encoder: LoadedEncoder, inputs: dict[str, torch.Tensor], settings: Settings) -> Result:
     """Instances a second of a model as it is and as we run it, and the share of the ceiling of what it computes in."""
-    count = len(next(iter(inputs.values())))
+    count, repeats = len(next(iter(inputs.values()))), 1 if settings.scaled_down else 3
     if settings.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     try:
         with torch.inference_mode():
-            plain = fastest(lambda: encoder.model(**inputs), settings.where, 3)
-        ours = fastest(lambda: encoder.encode(inputs), settings.where, 3)
+            plain = fastest(lambda: encoder.model(**inputs), settings.where, repeats)
+        ours = fastest(lambda: encoder.encode(inputs), settings.where, repeats)
     except torch.OutOfMemoryError:
         return {"line": f"{count} instances at a time do not fit"}
     operations = _operations(encoder, inputs)
