@@ -1,5 +1,6 @@
 """The command for a GPU: what it leaves when it is cut off or fails, and its measurements on a pretended device."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -167,13 +168,20 @@ def test_a_section_whose_process_ends_is_started_again_behind_the_item_that_did_
 
 def test_a_section_that_hangs_is_ended_at_its_limit_and_leaves_the_rest_its_time(request_of):
     sections = {name: Section(lambda settings: [], {"cpu": 1.0}) for name in ("a", "b")}
-    values = runner.run(request_of(HANG, minutes=1 / 15), sections).values
+    values = runner.run(request_of(HANG, minutes=0.1), sections).values
     part = values["sections"]["a"]
     assert part["status"] == "out of time"
     assert part["items"]["item 0"]["status"] == "out of time"
-    assert part["limit_s"] == pytest.approx(2.0, abs=0.1)
+    assert part["limit_s"] == pytest.approx(3.0, abs=0.2)
     assert part["log"] == ["a last word"]
-    assert values["sections"]["b"]["limit_s"] == pytest.approx(4 - part["seconds"], abs=0.5)
+    assert 1 < values["sections"]["b"]["limit_s"] <= 6.1 - part["seconds"]
+
+
+def test_a_section_has_the_time_that_the_start_of_a_process_takes(request_of):
+    sections = {name: Section(lambda settings: [], {"cpu": worth}) for name, worth in {"a": 1.0, "b": 99.0}.items()}
+    asked_for = dataclasses.replace(request_of("pass", minutes=0.5), start_up=2.0)
+    values = runner.run(asked_for, sections).values
+    assert values["sections"]["a"]["limit_s"] == pytest.approx(6.0, abs=0.1)
 
 
 def test_a_section_that_cannot_begin_says_why(request_of):
@@ -197,31 +205,33 @@ def test_killed_after_20_seconds_it_leaves_a_valid_file(tmp_path):
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         start = time.monotonic()
-        while time.monotonic() - start < 20 or not _closed(out):
-            assert time.monotonic() - start < 60  # of a machine with other work
-            assert process.poll() is None
+        while time.monotonic() - start < 20 or not _done(out):  # longer on a machine with other work
+            assert time.monotonic() - start < 70
             time.sleep(0.2)
+        assert process.poll() is None
         family = psutil.Process(process.pid).children(recursive=True)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     values = json.loads((out / "gpu.json").read_text())
     assert values["machine"]["packages"]["torch"] == torch.__version__.partition("+")[0]
     assert "finished" not in values
-    part = values["sections"]["what_is_there"]
-    assert part["status"] in ("finished", "out of time")
-    assert part["items"]["card"]["status"] == "done"
-    assert all(item["status"] != "running" for item in part["items"].values())
+    *closed, last = values["sections"].values()
+    assert all(part["status"] in ("finished", "out of time") and part["seconds"] > 0 for part in closed)
+    assert all(item["status"] != "running" for part in closed for item in part["items"].values())
+    assert "seconds" in last or last["status"] == "running"
     assert len(list(out.iterdir())) <= 8
     assert not psutil.wait_procs(family, timeout=5)[1]
 
 
-def _closed(out):
-    """Whether the first section is over."""
+def _done(out):
+    """Whether something is measured; the file is whole at any moment."""
     if not (out / "gpu.json").is_file():
         return False
-    sections = json.loads((out / "gpu.json").read_text())["sections"]  # at any moment a whole file
-    return "seconds" in sections.get("what_is_there", {})
+    sections = list(json.loads((out / "gpu.json").read_text())["sections"].values())
+    items = [item for part in sections for item in part["items"].values()]
+    return any(item["status"] == "done" for item in items)
 
 
 # --- measurements, on the pretended device as far as that goes

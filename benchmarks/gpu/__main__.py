@@ -29,6 +29,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import torch
 
 from benchmarks.gpu.papermilled import PACKAGES
@@ -51,7 +52,8 @@ def main() -> int:
         return _section(options)
     from benchmarks.gpu.runner import Request, run
 
-    results = run(Request(options.device, _absolute(options.inputs), options.out.resolve(), options.minutes))
+    start_up = time.time() - psutil.Process().create_time()
+    results = run(Request(options.device, _absolute(options.inputs), options.out.resolve(), options.minutes, start_up))
     states = {name: part["status"] for name, part in results.values["sections"].items()}
     print(f"results: {results.path}")
     return (

@@ -23,18 +23,24 @@ ROOT = Path(__file__).resolve().parents[2]
 GRACE = 4.0  # seconds behind its limit in which a section may still write what it has
 MOST_STARTS = 6  # of one section, which is started again behind an item that took its process with it
 MOST_LOGGED = 30  # lines of a section that did not finish
+STARTS = 3  # times the start of a process that a section gets at the least
 SHORTEST = 3.0  # seconds: a section is not started for less
 RESULTS = "gpu.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What the command was asked for; `minutes` are those of all sections together."""
+    """What the command was asked for; `minutes` are those of all sections together.
+
+    `start_up` are the seconds that the start of a process takes here, which a section has to have beside its share:
+    where other work holds the cores, that alone may be more than its share of few minutes.
+    """
 
     device: str
     inputs: Path | None
     out: Path
     minutes: float
+    start_up: float = 0.0
 
 
 def run(request: Request, sections: Mapping[str, Section] = SECTIONS) -> Results:
@@ -55,7 +61,8 @@ def run(request: Request, sections: Mapping[str, Section] = SECTIONS) -> Results
             left = 60 * request.minutes - (time.monotonic() - start)
             worth = [sections[name].worth[request.device] for name in waiting]
             name = waiting.pop(0)
-            results = _run_section(name, left * worth[0] / sum(worth), request, Path(work))
+            share = max(left * worth[0] / sum(worth), min(left, STARTS * request.start_up))
+            results = _run_section(name, share, request, Path(work))
     results.values |= {"finished": _today(), "seconds": round(time.monotonic() - start, 1)}
     results.write()
     return results

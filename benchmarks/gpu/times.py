@@ -6,7 +6,6 @@ from collections.abc import Callable
 import torch
 
 from benchmarks import rates
-from benchmarks.cases import CASES
 from benchmarks.gpu import queries, twins
 from benchmarks.gpu.measuring import CPU, measured, moved, side_by_side
 from benchmarks.gpu.settings import Item, Result, Settings
@@ -30,6 +29,8 @@ RADIUS = 1.25  # of ProbCover: a ball holds much of a class and little of others
 
 def items(settings: Settings) -> list[Item]:
     """The measurements of this section."""
+    from benchmarks.cases import CASES  # here, since the packages it compares with take seconds to import
+
     names = [*FIRST, *(name for name in CASES if name not in FIRST and not name.startswith(FOREIGN))]
     return [
         Item("ceilings", ceilings, 1.0),
@@ -77,6 +78,8 @@ def fastest(way: Callable[[], object], device: torch.device, repeats: int = 5) -
 
 def case(name: str, settings: Settings) -> Result:
     """A case of the benchmarks on the CPU's cores and on the card, from the same tensors."""
+    from benchmarks.cases import CASES
+
     queries.forget_large_pool()
     made = CASES[name](small=settings.scaled_down)
     on_cpu = measured(made.ours, CPU, settings.left() / 3)
