@@ -7,10 +7,11 @@ from pathlib import Path
 import jaxtyping
 from jaxtyping import install_import_hook
 
-# Before anything of dal_core is imported. Users do not pay for these checks, which see private functions, too. A machine
-# that is borrowed for its GPU may lack beartype: the tests run there without them.
-TYPECHECKER = "typechecker.typechecked" if importlib.util.find_spec("beartype") else None
-with install_import_hook(("dal_core", "dal_lab"), TYPECHECKER):
+# Before anything of dal_core is imported. Users do not pay for these checks, which see private functions, too. A
+# machine that is borrowed for its GPU may lack beartype: the tests run there without them.
+with install_import_hook(
+    ("dal_core", "dal_lab"), "typechecker.typechecked" if importlib.util.find_spec("beartype") else None
+):
     import dal_lab.studies.updating
 
 import numpy as np
