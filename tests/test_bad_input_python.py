@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from refusals import faults, refusal_of
 from samples import oracle_snapshot_of, points, seeded, snapshot_of
 
-from dal_core import metrics, strategies
+from dal_core import strategies
 from dal_core.data import FeatureBank
 from dal_core.experiment import Experiment
 from dal_core.models.heads import Head
@@ -375,11 +375,6 @@ TABLES = {
     "costs": (lambda rows: curves.costs(rows, y="query_s"), ("varied", "size", "strategy", "seed", "query_s")),
     "tuned": (tuned, ("method", "steps", "gamma", "rate", "validation_accuracy")),
     "compared": (lambda rows: compared(rows, ["base"]), ("run", "draw", "n_new", "method", "accuracy")),
-    "aulc": (metrics.aulc, ("run", "cycle", "accuracy")),
-    "win_rates of metrics": (
-        lambda rows: metrics.win_rates(rows[[c for c in rows if c in ("strategy", "seed", "cycle", "accuracy")]]),
-        ("strategy", "accuracy"),
-    ),
 }  # fmt: skip
 
 
@@ -395,8 +390,6 @@ def test_tables_name_the_column_that_rows_lack(table, column):
 @pytest.mark.parametrize("bad", ["no rows", "nothing", "a list"])
 def test_tables_refuse_what_are_no_rows(table, bad):
     call, _ = TABLES[table]
-    if table == "win_rates of metrics":
-        call = metrics.win_rates
     refusal_of(lambda: call({"no rows": ROWS[:0], "nothing": None, "a list": [1, 2]}[bad]))
 
 
