@@ -55,7 +55,7 @@ OPTIONS = (None, [], "epochs=3", {1: 2}, {"epochs": "3"}, {"epochs": True}, {"ep
            {"validation_size": -1}, {"validation_size": True}, {"imbalance": 0.5}, {"imbalance": "10"},
            {"imbalance": INF}, {"epochs": {1, 2}}, {"epochs": b"3"}, {"likelihood": "gaussian"})  # fmt: skip
 WORDS = ("", "CPU", "ssgd", 3, None, ["cpu"], torch.zeros(2), np.zeros(2))
-NUMBERS = ((), [1.0], (0,), (NAN,), ("1",), 3, None)
+NUMBERS = ((), [1.5], (0,), (NAN,), ("1",), 3, None)
 FIELDS = {
     Experiment: {
         "dataset": TEXTS, "encoder": ("", "a\nb", 3, ["minilm"]), "strategy": ("margn", "boss", *WORDS), "seed": COUNT,
@@ -66,8 +66,8 @@ FIELDS = {
         "dataset": TEXTS, "encoder": ("a\nb", 3), "seed": COUNT, "initial_size": (0, *COUNT), "draws": (0, *COUNT),
         "new_sizes": (*NUMBERS, (2, 1), (1, 1),
         (1.5,)), "selection": WORDS, "validation_share": (0, 1.0, NAN, "a", None),
-        "gammas": NUMBERS[1:], "first_order_gammas": NUMBERS[1:], "monte_carlo_gammas": NUMBERS[1:],
-        "gradient_rates": NUMBERS[1:], "gradient_steps": NUMBERS[1:], "likelihood": WORDS,
+        "gammas": NUMBERS[2:], "first_order_gammas": NUMBERS[2:], "monte_carlo_gammas": NUMBERS[2:],
+        "gradient_rates": NUMBERS[2:], "gradient_steps": NUMBERS[1:], "likelihood": WORDS,
         "prior_precision": (0, -1.0, NAN, INF, "1", None, True), "num_hypotheses": (0, *COUNT), "head": WORDS,
         "optimiser": WORDS, "device": WORDS, "options": OPTIONS[:10],
     },
