@@ -75,6 +75,14 @@ class Below(NamedTuple):
     axis: str
 
 
+class Fewest(NamedTuple):
+    """Of a tensor: the axis has at least so many entries, as a softmax needs two classes to say anything."""
+
+    axis: str
+    lowest: int
+    noun: str
+
+
 Positive = Annotated[float, Between(0, math.inf)]
 NonNegative = Annotated[float, AtLeast(0)]
 Fraction = Annotated[float, Between(0, 1, "both")]
@@ -364,6 +372,10 @@ def _below(base: _Check, rules: Sequence[Any], name: str, value: Any, seen: _See
                 raise ValueError(f"{name} holds {what} from {lowest} to {highest}; 0 to {size - 1} was expected")
 
     seen.later += [functools.partial(check, each.axis) for each in rules if isinstance(each, Below)]
+    for each in rules:
+        if isinstance(each, Fewest) and (size := seen.size(each.axis)) is not None and size < each.lowest:
+            shape, verb = tuple(taken.shape), "was" if each.lowest == 1 else "were"
+            raise ValueError(f"{name} has shape {shape}; at least {each.lowest} {each.noun} {verb} expected")
     return taken
 
 

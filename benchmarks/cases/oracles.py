@@ -19,6 +19,7 @@ from dal_core.oracles.boss import STRATEGIES, boss, propose
 from dal_core.oracles.judging import Judgement, judge
 from dal_core.randomness import generator_for, generators_from, integer_seed
 from dal_core.snapshot import OracleSnapshot
+from dal_core.textbook import second_order_update
 
 BANKING = Size(n=9600, m=377, b=50, test=3080)
 BRIEF = dataclasses.replace(BANKING, n=2000, b=10)
@@ -127,9 +128,8 @@ def look_ahead(*, small: bool) -> Case:
         covariance = covariance_matrix(precision_matrix(at.labelled_features))
         losses = []
         for batch in candidates[:count]:
-            weight, _ = textbook.update_gaussian(
-                at.weight, covariance, at.features[batch], at.hidden_labels[batch], how.gamma, at.bias
-            )
+            new = at.features[batch], at.hidden_labels[batch]
+            weight, _ = second_order_update(at.weight, covariance, *new, gamma=how.gamma, bias=at.bias)
             logits = at.test.features @ weight.mT + (0 if at.bias is None else at.bias)
             losses.append(torch.nn.functional.cross_entropy(logits, at.test.labels))
         return torch.stack(losses)
