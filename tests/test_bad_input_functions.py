@@ -22,7 +22,7 @@ from dal_core.laplace import (
 )
 from dal_core.strategies.alfamix import alfamix_candidates
 from dal_core.strategies.badge import badge_embedding_norm, badge_select
-from dal_core.strategies.bait.select import bait_select
+from dal_core.strategies.bait import bait_select
 from dal_core.strategies.coreset import k_center_greedy
 from dal_core.strategies.dropquery import dropout_disagreements
 from dal_core.strategies.herding import herding_select

@@ -17,7 +17,7 @@ from dal_core.loop import now
 from dal_core.oracles.boss import boss
 from dal_core.randomness import generator_for
 from dal_core.snapshot import OracleSnapshot
-from dal_core.strategies.bait.select import bait_select
+from dal_core.strategies.bait import bait_select
 
 WARM_UP, WARM_UP_BATCH = 500, 5  # instances of the pool and labelled ones
 MEMORY_BATCH = 20  # enough to see what is held; the steps after these hold no more
