@@ -15,34 +15,29 @@ from dal_core.strategies.shared.greedy import lazy_argmax
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DiagonalProblem:
-    """`bait_select` with the diagonals f = h (x) phi^2 [k, d] of F_i, h = p (1 - p): a pick adds f to 1 / M."""
+    """Diagonals f = h (x) phi^2 [k, d] of F_i, with h = p (1 - p), and of F and 1 / M, to which a pick adds its f."""
 
     h: Float[Tensor, "n k"]  # of the candidates, weighted
     squares: Float[Tensor, "n d"]  # phi^2
-    everything: Float[Tensor, "k d"]  # F
+    F: Float[Tensor, "k d"]
     precision: Float[Tensor, "k d"]  # 1 / M before anything is picked
-    block: int  # samples
+    block: int  # samples whose gains are computed at a time
 
     @classmethod
     def of(
-        cls, unlabelled: tuple[Tensor, Tensor], labelled: tuple[Tensor, Tensor], weights: Weights, block_bytes: int
+        cls, features_u: Tensor, logits_u: Tensor, features_l: Tensor, logits_l: Tensor, weights: Weights, size: int
     ) -> "DiagonalProblem":
-        (h, squares), (h_l, squares_l) = (
-            (p * (1 - p), features.square())
-            for features, p in ((x, z.softmax(dim=1)) for x, z in (unlabelled, labelled))
-        )
-        known = h_l.mT @ squares_l
-        everything = (h.mT @ squares + known) * weights.everything
-        block = max(1, block_bytes // (3 * everything.nbytes))
-        return cls(h * weights.candidate**2, squares, everything, known * weights.labelled + weights.prior, block)
+        p, p_l, squares = logits_u.softmax(dim=1), logits_l.softmax(dim=1), features_u.square()
+        h, known = p * (1 - p), (p_l * (1 - p_l)).mT @ features_l.square()
+        F = (h.mT @ squares + known) * weights.everything
+        precision = known * weights.labelled + weights.prior
+        return cls(h * weights.candidate**2, squares, F, precision, max(1, size // (3 * F.nbytes)))
 
     def gains(self, samples: Int[Tensor, " r"], precision: Float[Tensor, "k d"], sign: int) -> Float[Tensor, " r"]:
-        """sum(F M^2 f / (sign + M f)): the gain of a pick (sign 1), minus the loss of a removal (-1)."""
-        weights, parts = (self.everything / precision).flatten(), []
-        for block in samples.split(self.block):
-            ratio = (self.h[block].unsqueeze(2) * self.squares[block].unsqueeze(1)).div_(precision)  # M f
-            parts.append(ratio.div_(1 + sign * ratio).flatten(1) @ weights)
-        return sign * torch.cat(parts)
+        """Return sum(F M^2 f / (sign + M f)): the gain of a pick (sign 1), minus the loss of a removal (-1)."""
+        weights, blocks = (self.F / precision).flatten(), samples.split(self.block)
+        ratios = ((self.h[i].unsqueeze(2) * self.squares[i].unsqueeze(1)).div_(precision) for i in blocks)  # M f
+        return sign * torch.cat([ratio.div_(1 + sign * ratio).flatten(1) @ weights for ratio in ratios])
 
     def first_scores(self) -> Float[Tensor, " n"]:
         return self.gains(torch.arange(len(self.h), device=self.h.device), self.precision, 1)

@@ -1,9 +1,8 @@
 """Where BAIT's recursion runs: the space of the last layer's parameters, or that of the rows of all factors.
 
-A candidate's rows x are vectors of length `side`. With N_0 = M_0 F M_0, either space has `curvatures`, x M_0 x^T and
-x N_0 x^T of all candidates; `columns`, x M_0 and x N_0 of one; `rows`, a function that multiplies some candidates' rows
-with vectors [v, s]; and `products`, which does it for all. The pool is worked on in the dtype of its features; what
-comes out is float64, because the recursion subtracts hundreds of such terms from each other.
+A candidate's c rows x are vectors of length `side`. With N_0 = M_0 F M_0, a space has `curvatures`, x M_0 x^T and
+x N_0 x^T of all candidates; `columns`, x M_0 and x N_0 of one; and `rows`, which multiplies those of some, or of all,
+with vectors. It works in the dtype of the features, for float64 sums: the recursion subtracts hundreds of such terms.
 
 Axes: n candidates, c rows a sample, k classes, d features, r rows of all samples, s side of a space, v vectors.
 """
@@ -19,11 +18,8 @@ from torch import Tensor
 from dal_core.checks import check_memory
 from dal_core.strategies.bait.factors import Factors
 
-LARGEST_SIDE = 20_000  # of a dense matrix
-MATRICES = 4  # of that side that are held at a time
-LARGEST_RATIO = 3  # of the sides, up to which memory is given for time
+LARGEST_SIDE = 20_000  # of the dense matrices, of which four are held at a time
 WAY_OUT = "use approximation='binary', 'top' with fewer classes, or a smaller subset of the pool"
-Curvatures = tuple[Float[Tensor, "n c c"], Float[Tensor, "n c c"]]
 Products = Callable[[Float[Tensor, "v s"]], Float[Tensor, "n c v"]]
 
 
@@ -40,6 +36,7 @@ class Weights(NamedTuple):
 class ParameterSpace:
     """s = k d: the rows as they are, with the Kronecker structure of classes and features."""
 
+    side: int
     candidates: Factors
     matrices: Float[Tensor, "2 s s"]  # M_0, N_0
 
@@ -55,33 +52,28 @@ class ParameterSpace:
         del precision
         everything = unlabelled.information().add_(labelled.information()).mul_(weights.everything)
         torch.mm(inverse @ everything, inverse, out=sandwich)
-        return cls(dataclasses.replace(unlabelled, weights=unlabelled.weights * weights.candidate), matrices)
+        candidates = dataclasses.replace(unlabelled, weights=unlabelled.weights * weights.candidate)
+        return cls(len(inverse), candidates, matrices)
 
-    @property
-    def side(self) -> int:
-        return self.matrices.shape[1]
-
-    def curvatures(self) -> Curvatures:
+    def curvatures(self) -> tuple[Float[Tensor, "n c c"], Float[Tensor, "n c c"]]:
         return self.candidates.quadratic(self.matrices[0]), self.candidates.quadratic(self.matrices[1])
 
     def columns(self, candidate: Int[Tensor, " 1"]) -> Float[Tensor, "2 c s"]:
         x = self.candidates[candidate]
-        partial = self.matrices.view(-1, x.features.shape[1]) @ x.features[0]  # features first: s^2 operations
+        partial = self.matrices.view(-1, x.features.shape[1]) @ x.features[0]  # Features first: s^2 operations.
         return x.class_products(partial.view(2, self.side, -1).mT).double()
 
-    def rows(self, candidates: Int[Tensor, " p"]) -> Products:
-        return self.candidates[candidates].double().products
-
-    def products(self, vectors: Float[Tensor, "v s"]) -> Float[Tensor, "n c v"]:
-        return self.candidates.products(vectors)
+    def rows(self, candidates: Int[Tensor, " p"] | None = None) -> Products:
+        return (self.candidates if candidates is None else self.candidates[candidates].double()).products
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GramSpace:
     """s = r: a vector stands for its products with all rows, those of the candidates first."""
 
+    side: int
     kernel: Float[Tensor, "r r"]  # X M_0 X^T over all rows X, candidates' unscaled
-    num_candidates: int
+    n: int
     c: int
     weights: Weights
 
@@ -91,56 +83,44 @@ class GramSpace:
         vectors = torch.cat((unlabelled.class_vectors(), labelled.class_vectors())).flatten(0, 1)  # [r, k]
         features = torch.cat((unlabelled.features, labelled.features)).repeat_interleave(c, dim=0)  # [r, d]
         kernel = (vectors @ vectors.mT).mul_(features @ features.mT)
-        if len(labelled):
+        if len(vectors) > n * c:
             inner = kernel[n * c :, n * c :].to(torch.float64, copy=True)
             inner.diagonal().add_(weights.prior / weights.labelled)
             half = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), kernel[n * c :].double(), upper=False)
             kernel = kernel.double().addmm_(half.mT, half, alpha=-1).to(kernel.dtype)  # Woodbury
-        return cls(kernel.div_(weights.prior), n, c, weights)
+        return cls(len(kernel), kernel.div_(weights.prior), n, c, weights)
 
-    @property
-    def side(self) -> int:
-        return len(self.kernel)
-
-    def curvatures(self) -> Curvatures:
-        n, c, scale = self.num_candidates, self.c, self.weights.candidate**2
+    def curvatures(self) -> tuple[Float[Tensor, "n c c"], Float[Tensor, "n c c"]]:
+        n, c, scale = self.n, self.c, self.weights.candidate**2
         rows = self.kernel[: n * c].view(n, c, -1)
-        own = self.kernel[: n * c, : n * c].view(n, c, n, c).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        own = rows[:, :, : n * c].view(n, c, n, c).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         return own.double() * scale, (rows @ rows.mT).double().mul_(scale * self.weights.everything)
 
     def columns(self, candidate: Int[Tensor, " 1"]) -> Float[Tensor, "2 c s"]:
         column = self.kernel.view(-1, self.c, self.side)[candidate][0] * self.weights.candidate
         return torch.stack((column, (column @ self.kernel).mul_(self.weights.everything))).double()
 
-    def rows(self, candidates: slice | Int[Tensor, " p"]) -> Products:
-        scale = self.weights.candidate  # A product with a vector is one of its entries.
-        return lambda vectors: (vectors.unflatten(1, (-1, self.c))[:, candidates] * scale).permute(1, 2, 0)
-
-    def products(self, vectors: Float[Tensor, "v s"]) -> Float[Tensor, "n c v"]:
-        return self.rows(slice(self.num_candidates))(vectors)
+    def rows(self, candidates: Int[Tensor, " p"] | None = None) -> Products:
+        some = slice(self.n) if candidates is None else candidates  # A product with a vector is one of its entries.
+        return lambda vectors: (vectors.unflatten(1, (-1, self.c))[:, some] * self.weights.candidate).permute(1, 2, 0)
 
 
 Space = ParameterSpace | GramSpace
 
 
 def cheaper_space(unlabelled: Factors, labelled: Factors, weights: Weights, batch_size: int) -> Space:
-    """Return the space in which a selection takes less time, of those whose matrices are small enough.
-
-    Raises:
-        ValueError: if no matrix is, with the bytes that the smaller one needs.
-    """
-    n, m, b, (c, k, d) = len(unlabelled), len(labelled), batch_size, unlabelled.axes
+    """Return the space in which a selection takes less time, of those whose matrices are small enough."""
+    (n, c, k, d), m, b = unlabelled.sizes, len(labelled.features), batch_size
     s, r = k * d, (n + m) * c
-    if min(r, s) > LARGEST_SIDE:
-        needed = MATRICES * min(r, s) ** 2 * unlabelled.features.element_size()
-        raise ValueError(
-            f"features_u and logits_u lead to matrices of side {min(r, s):,}, {needed:,} bytes for {MATRICES} of them; "
-            f"a side of at most {LARGEST_SIDE:,} was expected: {WAY_OUT}"
-        )
+    if (smaller := min(r, s)) > LARGEST_SIDE:
+        needed = f"{4 * smaller**2 * unlabelled.features.element_size():,} bytes for 4 of them"
+        expected = f"a side of at most {LARGEST_SIDE:,} was expected: {WAY_OUT}"
+        raise ValueError(f"features_u and logits_u lead to matrices of side {smaller:,}, {needed}; {expected}")
     # Operations; reading a number of a large matrix in each of the 2 b steps takes as long as about ten of them.
     in_parameters = 10 * s**3 + 6 * n * s**2 + 40 * b * s**2
     in_rows = 2 * r**2 * (k + d + 4 * m * c) + 20 * b * r**2
-    in_gram = r < s or (r <= min(LARGEST_SIDE, LARGEST_RATIO * s) and in_rows < in_parameters)
+    # Up to three times the side, memory is given for time.
+    in_gram = r < s or (r <= min(LARGEST_SIDE, 3 * s) and in_rows < in_parameters)
     side = r if in_gram else s
-    check_memory("the Fisher information with its inverse", (MATRICES, side, side), unlabelled.features, WAY_OUT)
+    check_memory("the Fisher information with its inverse", (4, side, side), unlabelled.features, WAY_OUT)
     return (GramSpace if in_gram else ParameterSpace).of(unlabelled, labelled, weights)
