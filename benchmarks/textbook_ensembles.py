@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from benchmarks import textbook_bait, textbook_coverage
+from benchmarks import textbook_coverage
 from dal_core.randomness import choose, generators_from
 from dal_core.snapshot import Snapshot
 from dal_core.strategies import registry
 from dal_core.strategies.herding import nearest_pair_gamma
 from dal_core.strategies.shared.temperature import held_out_temperature
 from dal_core.strategies.uncertainty import margin_scores
+from dal_core.textbook import bait as textbook_bait
 
 Query = Callable[[Snapshot, int, torch.Generator], Tensor]
 
@@ -45,9 +46,8 @@ def queries(names: tuple[str, ...], temperature_seed: int) -> dict[str, Query]:
     """The textbook's way of a strategy where there is one, the package's where it has to draw the same."""
 
     def bait(at: Snapshot, batch_size: int, generator: torch.Generator) -> Tensor:  # noqa: ARG001
-        unlabelled = textbook_bait.one_row(at.features, at.logits)
-        labelled = textbook_bait.one_row(at.labelled_features, at.labelled_logits)
-        return textbook_bait.rank_one_select(textbook_bait.start(unlabelled, labelled, batch_size), batch_size)
+        pool = (at.features, at.logits, at.labelled_features, at.labelled_logits)
+        return textbook_bait.rank_one_select(*pool, batch_size)
 
     def badge(at: Snapshot, batch_size: int, generator: torch.Generator) -> Tensor:
         return textbook_coverage.badge(at.features, at.logits, batch_size, generator)

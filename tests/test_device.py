@@ -17,8 +17,7 @@ from dal_core.loop import now
 from dal_core.models.heads import KINDS, Head
 from dal_core.models.training import PROTOCOLS, train_heads
 from dal_core.strategies import herding
-from dal_core.strategies.bait import diagonal
-from dal_core.strategies.bait.select import APPROXIMATIONS, FISHERS, SELECTIONS, bait_select
+from dal_core.strategies.bait import bait_select
 from dal_core.strategies.herding import HERDING_FORMS, herding_select
 from dal_core.strategies.probcover import probcover_select
 from dal_core.strategies.shared.clustering import k_means
@@ -28,6 +27,7 @@ from dal_lab.runs.study import run
 from dal_lab.studies.updating import UpdateStudy
 
 POOL = {"n": 97, "m": 23}
+FACTORS, SELECTIONS, FISHERS = ("exact", "top", "binary"), ("forward_backward", "topk"), ("sum", "mean")
 # Where the host decides for each pick, and how often it waits or copies for one at the most.
 DECIDED_BY_THE_HOST = {
     "cdo": 13,  # trains heads for each pick, and takes the best or the margin strategy's as their losses say
@@ -139,7 +139,7 @@ def test_strategies_pick_as_on_the_cpu(device, name):
 
 
 @pytest.mark.parametrize(
-    ("approximation", "selection", "fisher"), list(itertools.product(APPROXIMATIONS, SELECTIONS, FISHERS))
+    ("approximation", "selection", "fisher"), list(itertools.product((*FACTORS, "diagonal"), SELECTIONS, FISHERS))
 )
 @pytest.mark.parametrize("d", [5, 40])  # in the space of the parameters, and in that of the rows
 def test_bait_picks_as_on_the_cpu(device, approximation, selection, fisher, d):
@@ -161,16 +161,6 @@ def test_herding_picks_as_on_the_cpu(device, monkeypatch, form, rows):
     device.log.clear()
     assert herding_select(*there, 29, gamma=1.0, form=form).tolist() == expected.tolist()
     assert (device.count(WAIT) < 10) == (rows == 97 or (rows == 20 and form == "rowwise")), device.report()
-
-
-@pytest.mark.parametrize("at_once", [64, 1])
-def test_diagonal_bait_picks_as_on_the_cpu_however_few_gains_are_looked_at(device, monkeypatch, at_once):
-    monkeypatch.setattr(diagonal, "CHECKED_AT_ONCE", at_once)
-    snapshot = snapshot_of(n=60)
-    pool = (snapshot.features, snapshot.logits, snapshot.labelled_features, snapshot.labelled_logits)
-    device.log.clear()
-    assert_equal_on_both(bait_select, device, *pool, 13, approximation="diagonal", block_bytes=1)
-    assert (device.count(WAIT) < 10) == (at_once == 64), device.report()
 
 
 @pytest.mark.parametrize("radius", [0.01, 0.3, 0.7, 1.9])  # nobody has neighbours, ..., everything is covered at once
@@ -323,7 +313,7 @@ def test_the_host_does_not_wait_for_each_pick(device, name):
 
 
 @pytest.mark.parametrize(
-    ("approximation", "selection", "fisher"), list(itertools.product(APPROXIMATIONS, SELECTIONS, FISHERS))
+    ("approximation", "selection", "fisher"), list(itertools.product(FACTORS, SELECTIONS, FISHERS))
 )
 def test_the_host_does_not_wait_for_each_pick_of_bait(device, approximation, selection, fisher):
     snapshot, counts = on_device(snapshot_of(n=97), device.where), []

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dal_core.randomness import fixed_threads
 from dal_core.strategies.badge import badge_embedding_norm
-from dal_core.strategies.bait.select import bait_first_scores
+from dal_core.strategies.bait import bait_first_scores
 from dal_core.strategies.shared.clustering import k_means, neighbour_distances
 from dal_core.strategies.uncertainty import entropy_scores, least_confident_scores, margin_scores
 from dal_core.trace import Step
