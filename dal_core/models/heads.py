@@ -5,6 +5,8 @@ Axes: e heads in a stack, n pool, k classes, d features, h hidden units.
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -57,8 +59,24 @@ class Head:
         hidden_bias = uniform(HIDDEN_UNITS, fan_in=num_features)
         return cls(uniform(num_classes, HIDDEN_UNITS, fan_in=HIDDEN_UNITS), None, hidden_weight, hidden_bias)
 
-    def to(self, device: torch.device | str) -> "Head":
-        """The same head with its tensors on `device`."""
+    @classmethod
+    def new_layer(cls, weight: Float[Tensor, "k d"], generator: torch.Generator, drawn_in: torch.dtype) -> "Head":
+        """A linear head with new weights, in the shape and dtype and on the device of the last layer `weight`.
+
+        Drawn in float64, the weights are the same in both dtypes up to rounding.
+        """
+        k, d = weight.shape
+        return cls.initial("linear", d, k, generator, dtype=drawn_in).to(weight)
+
+    @classmethod
+    def stack(cls, heads: Sequence["Head"]) -> "Head":
+        """A stack of heads of the same shapes."""
+        parts = zip(*(vars(head).values() for head in heads), strict=True)
+        stacked: list[Any] = [None if part[0] is None else torch.stack(part) for part in parts]
+        return cls(*stacked)
+
+    def to(self, device: torch.device | str | Tensor) -> "Head":
+        """The same head with its tensors on `device`, or with the dtype and on the device of a tensor."""
 
         def moved(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device)
