@@ -15,6 +15,7 @@ from benchmarks import textbook
 from benchmarks.case import Case, Goal
 from benchmarks.data import Size, clustered
 from benchmarks.timing import check_agreement
+from dal_core import textbook as plain_training
 from dal_core.laplace import (
     covariance_matrix,
     first_order_update,
@@ -121,7 +122,7 @@ def one_head(*, small: bool) -> Case:
     return Case(
         f"{words(size, 'm')}, {training.epochs} epochs",
         lambda: train_head(start, features, labels, indices, training, generator_for(0, "minibatches")),
-        lambda: textbook.train_head(start, features, labels, training),
+        lambda: plain_training.train_head(start, features, labels, training),
         Goal(seconds=0.3),
         reads={"epochs L": float(training.epochs * features.nbytes)},
     )
@@ -141,7 +142,7 @@ def many_heads(*, small: bool) -> Case:
 
     def plain() -> None:
         for indices in sets[:HEADS_MEASURED]:
-            textbook.train_head(start, features[indices], labels[indices], training)
+            plain_training.train_head(start, features[indices], labels[indices], training)
 
     return Case(
         f"{num_heads} heads, {words(size, 'm')}, {epochs} epochs",
@@ -172,8 +173,8 @@ def _check_training(start: Head, features: Tensor, labels: Tensor, sets: Tensor,
     mine = train_heads(start, features, labels, sets, training, _minibatch_generators(len(sets)))
     assert mine.bias is not None
     for i, (indices, generator) in enumerate(zip(sets, _minibatch_generators(len(sets)), strict=True)):
-        sampler = textbook.SameShuffle(indices, generator)
-        plain = textbook.train_head(start, features[indices], labels[indices], training, sampler)
+        sampler = plain_training.SameShuffle(indices, generator)
+        plain = plain_training.train_head(start, features[indices], labels[indices], training, sampler)
         check_agreement(f"head {i}", (mine.weight[i], mine.bias[i]), plain, TOLERANCE[torch.float64])
 
 

@@ -68,7 +68,7 @@ def autoal(
     weights = torch.full((len(union), len(strategies)), 1 / len(strategies), dtype=torch.float64, device=union.device)
     if len(snapshot.labels) >= FEWEST_LABELLED:
         search_net = _searched(snapshot, strategies, steps, learning_rate, searching)
-        weights = _weights(search_net, _standardised(snapshot.features[union], snapshot))
+        weights = search_net.logits(_standardised(snapshot.features[union], snapshot)).softmax(dim=1)
     scores = (weights * _chosen_by(union, batches)).sum(dim=1)
     best = highest((scores / RESOLUTION).round(), batch_size)
     if record is not None:
@@ -88,7 +88,7 @@ def simulated_cycle(snapshot: Snapshot, generator: torch.Generator) -> tuple[Sna
     hidden, seen = order[: len(labels) // 2], order[len(labels) // 2 :]
     initial = snapshot.initial
     if initial is None or initial.hidden_weight is not None:
-        initial = Head.new_layer(snapshot.weight, generator, drawn_in=torch.float64)
+        initial = Head.new_layer(features, snapshot.num_classes, generator, torch.float64)
     head = train_head(initial, features, labels, seen, snapshot.training, generator)
     cycle = Snapshot(
         features=features[hidden],
@@ -127,13 +127,17 @@ def train_search_net(
     d, k, a = features.shape[1], logits.shape[1], chosen_by.shape[1]
     search_net = Head.initial("mlp", d, a, generator, dtype=features.dtype, device=features.device)
     fit_net = Head(features.new_zeros(k, d), features.new_zeros(k))
+
+    def losses() -> Float[Tensor, " h"]:
+        return torch.nn.functional.cross_entropy(logits + fit_net.logits(features), labels, reduction="none")
+
     with fixed_threads(), torch.enable_grad():
         fit, search = _descent(fit_net, learning_rate), _descent(search_net, learning_rate)
         for _ in range(steps):
-            scores = (_weights(search_net, features) * chosen_by).sum(dim=1)
+            scores = (search_net.logits(features).softmax(dim=1) * chosen_by).sum(dim=1)
             shares = scores / scores.sum()
-            fit(shares.detach() @ _losses(fit_net, features, logits, labels))
-            search(-shares @ _losses(fit_net, features, logits, labels).detach())
+            fit(shares.detach() @ losses())
+            search(-shares @ losses().detach())
     for part in _parameters(search_net):
         part.requires_grad_(False)
     return search_net
@@ -148,14 +152,6 @@ def _searched(
     chosen_by = _chosen_by(torch.arange(len(labels), device=labels.device), batches)
     features, logits = _standardised(simulated.features, snapshot), simulated.logits.double()
     return train_search_net(features, logits, labels, chosen_by, steps, learning_rate, generator)
-
-
-def _weights(search_net: Head, features: Float[Tensor, "p d"]) -> Float[Tensor, "p a"]:
-    return search_net.logits(features).softmax(dim=1)
-
-
-def _losses(fit_net: Head, features: Tensor, logits: Tensor, labels: Tensor) -> Float[Tensor, " h"]:
-    return torch.nn.functional.cross_entropy(logits + fit_net.logits(features), labels, reduction="none")
 
 
 def _chosen_by(positions: Int[Tensor, " p"], batches: Int[Tensor, "a b"]) -> Bool[Tensor, "p a"]:

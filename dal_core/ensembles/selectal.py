@@ -73,8 +73,9 @@ def _accuracies_without(
         kept += [_without(snapshot, order[count:], count, regime) for regime in REGIMES]
         # The heads of a split see minibatches in the same order, so that none of them is better by a lucky one.
         seeds += [integer_seed(own)] * len(REGIMES)
-    initial = snapshot.initial or Head.new_layer(snapshot.weight, generator, drawn_in=torch.float64)
-    inputs = snapshot.labelled_features if initial.hidden_weight is None else snapshot.labelled_inputs
+    features = snapshot.labelled_features
+    initial = snapshot.initial or Head.new_layer(features, snapshot.num_classes, generator, torch.float64)
+    inputs = features if initial.hidden_weight is None else snapshot.labelled_inputs
     assert inputs is not None, "a snapshot of a head with a hidden layer has its inputs"
     training = dataclasses.replace(snapshot.training, epochs=epochs)
     orders = [torch.Generator().manual_seed(seed) for seed in seeds]

@@ -60,13 +60,14 @@ class Head:
         return cls(uniform(num_classes, HIDDEN_UNITS, fan_in=HIDDEN_UNITS), None, hidden_weight, hidden_bias)
 
     @classmethod
-    def new_layer(cls, weight: Float[Tensor, "k d"], generator: torch.Generator, drawn_in: torch.dtype) -> "Head":
-        """A linear head with new weights, in the shape and dtype and on the device of the last layer `weight`.
+    def new_layer(
+        cls, features: Float[Tensor, "n d"], num_classes: int, generator: torch.Generator, drawn_in: torch.dtype
+    ) -> "Head":
+        """A linear head with new weights for `features`, in their dtype and on their device.
 
         Drawn in float64, the weights are the same in both dtypes up to rounding.
         """
-        k, d = weight.shape
-        return cls.initial("linear", d, k, generator, dtype=drawn_in).to(weight)
+        return cls.initial("linear", features.shape[1], num_classes, generator, dtype=drawn_in).to(features)
 
     @classmethod
     def stack(cls, heads: Sequence["Head"]) -> "Head":

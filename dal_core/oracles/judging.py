@@ -115,9 +115,10 @@ def retraining(snapshot: OracleSnapshot, epochs: Size, generator: torch.Generato
     All start from the run's initial weights, or from new ones where the snapshot has none. `seeds` are of the order of
     the minibatches, one for all heads or one a head; without labels of the batches they are the true ones.
     """
-    initial = snapshot.initial or Head.new_layer(snapshot.weight, generator, snapshot.weight.dtype)
+    features = snapshot.features
+    initial = snapshot.initial or Head.new_layer(features, snapshot.num_classes, generator, features.dtype)
     known = snapshot.labelled_features if snapshot.labelled_inputs is None else snapshot.labelled_inputs
-    pool = snapshot.features if snapshot.inputs is None else snapshot.inputs
+    pool = features if snapshot.inputs is None else snapshot.inputs
     training, m = dataclasses.replace(snapshot.training, epochs=epochs), len(known)
 
     def trained(batches: Tensor, seeds: int | Sequence[int], labels: Tensor | None = None) -> Head:
