@@ -162,6 +162,17 @@ def test_float32_picks_as_float64_does(name):
     assert pick(name, usual(name, dtype=torch.float32)) == pick(name, usual(name, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_the_default_dtype_of_the_process_does_not_matter(name):
+    snapshot = usual(name, dtype=torch.float32)
+    expected = pick(name, snapshot)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert pick(name, snapshot) == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ALL)
 def test_the_number_of_threads_does_not_matter(name, dtype):
