@@ -13,7 +13,6 @@ from dal_core.checks import check_batch_size, check_finite, check_labels, check_
 from dal_core.snapshot import OracleSnapshot
 from dal_core.strategies.registry import register
 from dal_core.strategies.shared.clustering import first_of_smallest
-from dal_core.strategies.shared.positions import taken_out
 
 TIE = 1e-12  # relative to the largest squared norm: squared distances in float64 that differ by no more count as equal
 
@@ -56,9 +55,10 @@ def class_balanced_select(
     picked = torch.empty(batch_size, dtype=torch.int64, device=features.device)
     for i in range(batch_size):
         count, label = heapq.heappop(seen)
-        best = _most_central(features[members[label]].double())
-        picked[i], members[label] = taken_out(members[label], best)
-        if len(members[label]):
+        left = members[label]
+        best = int(_most_central(features[left].double()))
+        picked[i], members[label] = left[best], torch.cat((left[:best], left[best + 1 :]))
+        if len(left) > 1:
             heapq.heappush(seen, (count + 1, label))
     return picked
 
