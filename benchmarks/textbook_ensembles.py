@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from benchmarks import textbook_bait, textbook_coverage
+from benchmarks import textbook_bait
+from dal_core import textbook
 from dal_core.randomness import choose, generators_from
 from dal_core.snapshot import Snapshot
 from dal_core.strategies import registry
@@ -50,7 +51,7 @@ def queries(names: tuple[str, ...], temperature_seed: int) -> dict[str, Query]:
         return textbook_bait.rank_one_select(textbook_bait.start(unlabelled, labelled, batch_size), batch_size)
 
     def badge(at: Snapshot, batch_size: int, generator: torch.Generator) -> Tensor:
-        return textbook_coverage.badge(at.features, at.logits, batch_size, generator)
+        return textbook.badge_select(at.features, at.logits, batch_size, generator)
 
     def max_herding(at: Snapshot, batch_size: int, generator: torch.Generator) -> Tensor:  # noqa: ARG001
         return _herding(at, batch_size, 1.0, torch.ones_like(at.features[:, 0]))
@@ -66,7 +67,7 @@ def queries(names: tuple[str, ...], temperature_seed: int) -> dict[str, Query]:
 
 def _herding(at: Snapshot, batch_size: int, gamma: float, uncertainty: Tensor) -> Tensor:
     unit = [torch.nn.functional.normalize(each, dim=1) for each in (at.features, at.labelled_features)]
-    return textbook_coverage.herding(*unit, batch_size, gamma=gamma, uncertainty=uncertainty, form="rowwise")
+    return textbook.herding_select(*unit, batch_size, gamma=gamma, uncertainty=uncertainty, form="rowwise")
 
 
 def _anew(at: Snapshot, part: Tensor) -> Snapshot:

@@ -38,7 +38,7 @@ def alfamix_candidates(
     weight: Float[Tensor, "k d"],
     bias: Float[Tensor, " k"] | None,  # noqa: ARG001  # The logits have it already.
     features_l: Float[Tensor, "m d"],
-    labels_l: Annotated[Int[Tensor, " m"], Below("k"), Fewest("m", 1, "labelled instances, which are the anchors,")],
+    labels_l: Annotated[Int[Tensor, " m"], Below("k"), Fewest("m", 1, "labelled instances")],
     *,
     undefined: Undefined = "published",
 ) -> Int[Tensor, " c"]:
