@@ -14,7 +14,7 @@ import torch
 from dal_core import strategies
 from dal_core.data import FeatureBank
 from dal_core.devices import with_float64
-from dal_core.experiment import IMBALANCE, Experiment
+from dal_core.experiment import Experiment
 from dal_core.metrics import evaluate
 from dal_core.models.heads import Head
 from dal_core.models.training import Training, train_heads
@@ -158,8 +158,8 @@ def _start(experiment: Experiment, bank: FeatureBank, device: torch.device, name
     """A run that has its initial labelled set, and no row yet."""
     draw = functools.partial(generator_for, experiment.seed)
     instances = torch.arange(len(bank.train_labels))
-    if IMBALANCE in experiment.options:
-        instances = long_tailed(bank.train_labels, experiment.options[IMBALANCE], draw("long tail"))
+    if experiment.imbalance is not None:
+        instances = long_tailed(bank.train_labels, experiment.imbalance, draw("long tail"))
     _check_size(experiment, len(instances), name)
     pool = Pool.among(instances, experiment.initial_size, draw("initial labelled set"))
     validation = pool.subset(experiment.validation_size, draw("validation set"))
