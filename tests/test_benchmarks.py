@@ -3,13 +3,10 @@
 import pytest
 import torch
 
-from benchmarks import textbook_bait, textbook_coverage
+from benchmarks import textbook_bait
 from benchmarks.case import Goal
 from benchmarks.timing import Timing
-from dal_core.strategies.badge import badge_select
 from dal_core.strategies.bait.select import bait_select
-from dal_core.strategies.coreset import k_center_greedy
-from dal_core.strategies.herding import herding_select
 
 APPROXIMATIONS = [
     {"approximation": "exact"},
@@ -61,18 +58,6 @@ def test_two_rows_and_one_have_the_same_gram():
     features, logits, _, _ = pool(n=11, m=2, k=3, d=5)
     two, one = textbook_bait.factors(features, logits, "binary"), textbook_bait.one_row(features, logits)
     torch.testing.assert_close(two.mT @ two, one.mT @ one, rtol=1e-12, atol=1e-14)
-
-
-def test_strategies_that_spread_are_the_obvious_ways(generator):
-    features, logits, labelled, _ = pool(n=37, m=7, k=4, d=5)
-    assert k_center_greedy(features, labelled, 6).tolist() == textbook_coverage.core_set(features, labelled, 6).tolist()
-    picked = badge_select(features, logits, 6, torch.Generator().manual_seed(0))
-    assert picked.tolist() == textbook_coverage.badge(features, logits, 6, generator).tolist()
-    unit = [torch.nn.functional.normalize(each, dim=1) for each in (features, labelled)]
-    uncertainty = 1 - logits.softmax(dim=1).amax(dim=1)
-    for form in ("rowwise", "coverage"):
-        expected = textbook_coverage.herding(*unit, 6, gamma=1.0, uncertainty=uncertainty, form=form)
-        assert herding_select(*unit, 6, gamma=1.0, uncertainty=uncertainty, form=form).tolist() == expected.tolist()
 
 
 def test_goals():

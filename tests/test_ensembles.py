@@ -20,6 +20,7 @@ from dal_core.models.training import Training, train_head
 from dal_core.randomness import choose, generators_from, integer_seed
 from dal_core.snapshot import Snapshot
 from dal_core.strategies import registry
+from dal_core.strategies.shared.clustering import typicality
 from tests.samples import seeded, snapshot_of
 
 N, M, B, K, D = 31, 13, 4, 3, 5
@@ -109,19 +110,18 @@ def typicality_of(i: int, features: torch.Tensor, labels: list[int], neighbours:
     return len(nearest) / sum(nearest) if nearest else 0.0
 
 
-def test_typicality_is_that_of_the_textbook(monkeypatch):
-    monkeypatch.setattr(selectal_module, "NUM_NEIGHBOURS", 3)
+def test_typicality_is_that_of_the_textbook():
     labels = [0] * 9 + [1] * 4 + [2] * 2 + [4]  # 3 neighbours, 2, 1 and none
     features = torch.randn(16, D, generator=seeded(), dtype=torch.float64)
-    found = selectal_module._typicality(features, torch.tensor(labels))
+    found = typicality(features, torch.tensor(labels), 3, by_differences=True)
     assert found.tolist() == pytest.approx([typicality_of(i, features, labels, 3) for i in range(16)], abs=1e-12)
 
 
-def test_two_that_are_nearest_to_each_other_are_equally_typical_far_from_the_origin_too(monkeypatch):
-    monkeypatch.setattr(selectal_module, "NUM_NEIGHBOURS", 1)
+def test_two_that_are_nearest_to_each_other_are_equally_typical_far_from_the_origin_too():
     first = torch.randn(30, D, generator=seeded(), dtype=torch.float64) * 100 + 1e5
     second = first + torch.randn(30, D, generator=seeded(1), dtype=torch.float64)
-    found = selectal_module._typicality(torch.cat((first, second)), torch.zeros(60, dtype=torch.int64))
+    both, one_class = torch.cat((first, second)), torch.zeros(60, dtype=torch.int64)
+    found = typicality(both, one_class, 1, by_differences=True)
     assert torch.equal(found[:30], found[30:])
     assert found[:30].tolist() == pytest.approx((1 / (first - second).norm(dim=1)).tolist(), rel=1e-12)
 

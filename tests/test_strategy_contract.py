@@ -32,13 +32,13 @@ OPTIONS = {
     "sas": {"steps": 6, "greedy_steps": 3, "retraining_epochs": 3},
 }
 NEEDS_LABELS = {  # and what the message says
-    "coreset": "features_l is empty; k_center_greedy needs at least one labelled instance",
-    "alfamix": "labels_l is empty; alfamix needs at least one labelled instance",
+    "coreset": r"features_l has shape \(0, 5\); 1 or more labelled instances were expected",
+    "alfamix": r"labels_l has shape \(0,\); 1 or more labelled instances were expected",
     "cdo": "snapshot.labels is empty; cdo needs at least one labelled instance",
     "selectal": "snapshot.labels has 0 entries; selectal needs at least 3",
-    "refine": "strategy 'alfamix' failed while filtering: labels_l is empty; alfamix needs at least one",
-    "tailor": "strategy 'alfamix' failed on the pool: labels_l is empty; alfamix needs at least one",
-    "autoal": "strategy 'alfamix' failed on the pool: labels_l is empty; alfamix needs at least one",
+    "refine": "strategy 'alfamix' failed while filtering: labels_l has shape ",
+    "tailor": "strategy 'alfamix' failed on the pool: labels_l has shape ",
+    "autoal": "strategy 'alfamix' failed on the pool: labels_l has shape ",
 }
 
 

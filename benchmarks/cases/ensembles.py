@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import textbook_bait, textbook_coverage
+from benchmarks import textbook_bait
 from benchmarks.case import Case, Goal
 from benchmarks.data import Size, size_of
 from benchmarks.imagenet import data as imagenet
@@ -95,7 +95,7 @@ def _plain_query(name: str) -> Callable[[Snapshot, int, torch.Generator], Tensor
 
     def herding(at: Snapshot, batch_size: int, gamma: float, uncertainty: Tensor) -> Tensor:
         unit = [torch.nn.functional.normalize(each, dim=1) for each in (at.features, at.labelled_features)]
-        return textbook_coverage.herding(*unit, batch_size, gamma=gamma, uncertainty=uncertainty, form="rowwise")
+        return textbook.herding_select(*unit, batch_size, gamma=gamma, uncertainty=uncertainty, form="rowwise")
 
     def query(at: Snapshot, batch_size: int, generator: torch.Generator) -> Tensor:
         bias = 0 if at.bias is None else at.bias
@@ -104,7 +104,7 @@ def _plain_query(name: str) -> Callable[[Snapshot, int, torch.Generator], Tensor
         if name == "bait":
             return bait(at, batch_size)
         if name == "badge":
-            return textbook_coverage.badge(at.features, at.logits, batch_size, generator)
+            return textbook.badge_select(at.features, at.logits, batch_size, generator)
         if name == "max_herding":
             return herding(at, batch_size, 1.0, torch.ones_like(at.features[:, 0]))
         if name == "unc_herding":

@@ -19,6 +19,7 @@ from dal_core.models.training import train_heads
 from dal_core.randomness import choose, generators_from, integer_seed
 from dal_core.snapshot import Snapshot
 from dal_core.strategies import registry
+from dal_core.strategies.shared.clustering import typicality
 
 REGIMES = {"random": "random", "low": "typiclust", "high": "badge"}  # budgets, and the strategy for each
 NUM_NEIGHBOURS = 20
@@ -96,24 +97,10 @@ def _without(snapshot: Snapshot, positions: Int[Tensor, " q"], count: int, regim
     labels = snapshot.labels[positions].tolist()
     ranked: list[int] = list(range(len(labels)))
     if regime != "random":
-        typicality = _typicality(snapshot.labelled_features[positions], snapshot.labels[positions])
-        ranked = typicality.argsort(descending=regime == "low", stable=True).tolist()
+        classes_of = snapshot.labels[positions]
+        scores = typicality(snapshot.labelled_features[positions], classes_of, NUM_NEIGHBOURS, by_differences=True)
+        ranked = scores.argsort(descending=regime == "low", stable=True).tolist()
     classes = sorted(dict.fromkeys(labels), key=labels.count, reverse=True)
     queues = [[i for i in ranked if labels[i] == label] for label in classes]
     in_turn = [i for turn in itertools.zip_longest(*queues) for i in turn if i is not None]
     return positions[torch.tensor(sorted(in_turn[count:]), device=positions.device)]
-
-
-def _typicality(features: Float[Tensor, "q d"], labels: Int[Tensor, " q"]) -> Float[Tensor, " q"]:
-    """1 / mean distance to the nearest others of the same class, at most half of the class; 0 for the only one."""
-    typicality = torch.zeros(len(labels), dtype=torch.float64, device=features.device)
-    for label in labels.unique():
-        members = (labels == label).nonzero().squeeze(1)
-        if len(members) > 1:
-            of_class = features[members].double()
-            # From differences, so that two instances are equally far from each other to the last bit.
-            distances = torch.cdist(of_class, of_class, compute_mode="donot_use_mm_for_euclid_dist")
-            neighbours = min(NUM_NEIGHBOURS, len(members) // 2)
-            nearest = distances.fill_diagonal_(torch.inf).topk(neighbours, largest=False).values
-            typicality[members] = 1 / nearest.mean(dim=1).clamp_min(1e-12)
-    return typicality

@@ -1,15 +1,13 @@
 """DropQueryClass: DropQuery that knows the classes, an upper baseline (BoSS; Huseljic et al., arXiv 2603.13109)."""
 
-from typing import Annotated
-
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dal_core.contracts import BatchSize, Between, Count, checked
+from dal_core.contracts import BatchSize, Count, checked
 from dal_core.oracles.typiclass import class_balanced_select
 from dal_core.snapshot import OracleSnapshot
-from dal_core.strategies.dropquery import CANDIDATES_A_PICK, dropquery_candidates
+from dal_core.strategies.dropquery import CANDIDATES_A_PICK, Dropout, dropquery_candidates
 from dal_core.strategies.registry import register
 
 
@@ -21,7 +19,7 @@ def dropqueryclass(
     generator: torch.Generator,
     *,
     num_passes: Count = 3,
-    dropout: Annotated[float, Between(0, 1, "low")] = 0.75,
+    dropout: Dropout = 0.75,
 ) -> Int[Tensor, " b"]:
     """Pick as `typiclass` does, among the instances whose prediction changes under dropout (`dropquery_candidates`).
 

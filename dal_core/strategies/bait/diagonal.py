@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dal_core.strategies.bait.spaces import Weighting
-from dal_core.strategies.shared.greedy import CHECKED_AT_ONCE, Argmax, lazy_picks
+from dal_core.strategies.shared.greedy import lazy_argmax
 from dal_core.strategies.uncertainty import highest
 
 
@@ -87,26 +87,22 @@ def select_diagonal(problem: DiagonalProblem, batch_size: int, *, backward: bool
         return highest(first_gains(problem), batch_size)
     pool, candidates = problem.pool, problem.candidates
 
-    def pick(argmax: Argmax) -> Tensor:
-        precision = problem.labelled_precision.clone()
+    precision = problem.labelled_precision.clone()
 
-        def add(best: Tensor, sign: int) -> None:
-            precision.add_(candidates.of_samples(best)[0], alpha=sign)
+    def add(best: Tensor, sign: int) -> None:
+        precision.add_(candidates.of_samples(best)[0], alpha=sign)
 
-        gains, losses = (
-            (lambda rows: problem.changes(rows, precision, 1)),
-            (lambda rows: -problem.changes(rows, precision, -1)),
-        )
-        picked = _greedy(argmax, pool, min(2 * batch_size, len(pool)), gains, lambda best: add(best, 1))
-        removed = _greedy(argmax, picked, len(picked) - batch_size, losses, lambda worst: add(worst, -1))
-        kept = torch.ones_like(pool, dtype=torch.bool).index_fill_(0, removed, False)
-        return picked[kept[picked]]
-
-    return lazy_picks(pick, pool.device, at_once=max(problem.size, CHECKED_AT_ONCE))
+    gains, losses = (
+        (lambda rows: problem.changes(rows, precision, 1)),
+        (lambda rows: -problem.changes(rows, precision, -1)),
+    )
+    picked = _greedy(pool, min(2 * batch_size, len(pool)), gains, lambda best: add(best, 1))
+    removed = _greedy(picked, len(picked) - batch_size, losses, lambda worst: add(worst, -1))
+    kept = torch.ones_like(pool, dtype=torch.bool).index_fill_(0, removed, False)
+    return picked[kept[picked]]
 
 
 def _greedy(
-    argmax: Argmax,
     samples: Int[Tensor, " n"],
     count: int,
     gains: Callable[[Tensor], Tensor],
@@ -117,7 +113,7 @@ def _greedy(
     fresh = torch.ones_like(bounds, dtype=torch.bool)
     chosen = samples.new_empty(count)
     for step in range(count):
-        best = argmax(bounds, fresh, lambda rows: gains(samples[rows])).view(1)
+        best = lazy_argmax(bounds, fresh, lambda rows: gains(samples[rows])).view(1)
         chosen[step] = sample = samples.index_select(0, best)
         commit(sample)
         bounds.index_fill_(0, best, -torch.inf)
