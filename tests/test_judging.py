@@ -314,6 +314,22 @@ def test_the_smallest_wins_by_the_last_digit(generator):
     assert {best_of(losses, generator) for _ in range(50)} == {1}
 
 
+def test_heads_that_diverge_are_worth_nothing_and_stop_nobody(generator):
+    wild = dataclasses.replace(TRAINING, learning_rate=1e30)
+    losses = judge(snapshot(training=wild), candidate_batches(), judgement_of(loss="cross_entropy"), generator)
+    assert losses.isnan().all()
+    losses[3] = 1e9
+    assert best_of(losses, generator) == 3
+
+
+def test_a_head_that_tracks_gradients_is_trained_from_its_values():
+    taken, judgement = snapshot(), judgement_of(loss="brier")
+    tracking = Head(*(part.clone().requires_grad_() for part in (taken.initial.weight, taken.initial.bias)))
+    found = judge(dataclasses.replace(taken, initial=tracking), candidate_batches(), judgement, seeded())
+    assert not found.requires_grad
+    assert torch.equal(found, judge(taken, candidate_batches(), judgement, seeded()))
+
+
 # --- what is looked at
 
 

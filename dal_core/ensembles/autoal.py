@@ -85,17 +85,17 @@ def simulated_cycle(snapshot: Snapshot, generator: torch.Generator) -> tuple[Sna
     """
     features, labels = snapshot.labelled_features, snapshot.labels
     order = choose(len(labels), len(labels), generator).to(labels.device)
-    hidden, seen = order[: len(labels) // 2], order[len(labels) // 2 :]
+    hidden, known = order[: len(labels) // 2], order[len(labels) // 2 :]
     initial = snapshot.initial
     if initial is None or initial.hidden_weight is not None:
         initial = Head.new_layer(features, snapshot.num_classes, generator, torch.float64)
-    head = train_head(initial, features, labels, seen, snapshot.training, generator)
+    head = train_head(initial, features, labels, known, snapshot.training, generator)
     cycle = Snapshot(
         features=features[hidden],
         logits=head.logits(features[hidden]),
-        labelled_features=features[seen],
-        labelled_logits=head.logits(features[seen]),
-        labels=labels[seen],
+        labelled_features=features[known],
+        labelled_logits=head.logits(features[known]),
+        labels=labels[known],
         weight=head.weight,
         bias=head.bias,
         training=snapshot.training,

@@ -129,10 +129,9 @@ def propose(
     for name, own in zip(strategies, generators, strict=True):
         size = int(torch.randint(lowest, highest + 1, (), generator=own))
         positions = choose(n, size, own).sort().values.to(snapshot.features.device)
-        part = snapshot.at(positions)
         try:
-            seen = part if registry.needs_oracle(name) else part.without_truth()
-            batch = registry.query(registry.get(name), seen, batch_size, own)
+            part = (snapshot if registry.needs_oracle(name) else snapshot.without_truth()).at(positions)
+            batch = registry.query(registry.get(name), part, batch_size, own)
         except Exception as error:
             if name not in failures:
                 failures[name] = f"{type(error).__name__}: {error}"
