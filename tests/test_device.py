@@ -16,9 +16,7 @@ from dal_core.experiment import Experiment
 from dal_core.loop import now
 from dal_core.models.heads import KINDS, Head
 from dal_core.models.training import PROTOCOLS, train_heads
-from dal_core.strategies import herding
 from dal_core.strategies.bait import bait_select
-from dal_core.strategies.herding import HERDING_FORMS, herding_select
 from dal_core.strategies.probcover import probcover_select
 from dal_core.strategies.shared.clustering import k_means
 from dal_core.updates import Updates, select_sequentially
@@ -148,19 +146,6 @@ def test_bait_picks_as_on_the_cpu(device, approximation, selection, fisher, d):
     options |= {"top_classes": 2} if approximation == "top" else {}
     pool = (snapshot.features, snapshot.logits, snapshot.labelled_features, snapshot.labelled_logits)
     assert_equal_on_both(bait_select, device, *pool, 7, **options)
-
-
-@pytest.mark.parametrize("form", HERDING_FORMS)
-@pytest.mark.parametrize("rows", [97, 20, 1])
-def test_herding_picks_as_on_the_cpu(device, monkeypatch, form, rows):
-    """However few gains are brought up to date in a step: where they were too few, the host decides."""
-    unlabelled, labelled = unit_points(n=97, m=4)
-    expected = herding_select(unlabelled, labelled, 29, gamma=1.0, form=form)
-    monkeypatch.setattr(herding, "BLOCK_BYTES", rows * 97 * 8)
-    there = [each.to(device.where) for each in (unlabelled, labelled)]
-    device.log.clear()
-    assert herding_select(*there, 29, gamma=1.0, form=form).tolist() == expected.tolist()
-    assert (device.count(WAIT) < 10) == (rows == 97 or (rows == 20 and form == "rowwise")), device.report()
 
 
 @pytest.mark.parametrize("radius", [0.01, 0.3, 0.7, 1.9])  # nobody has neighbours, ..., everything is covered at once
@@ -335,17 +320,6 @@ def test_annealing_waits_for_each_step_and_no_more(device):
         strategies.get("sas", options)(snapshot, 6, seeded(), acquisition_size=3)
         counts.append(device.count())
     assert counts[1] - counts[0] <= 20 * 20, device.report()
-
-
-@pytest.mark.parametrize("features", ["usual", "many clusters"])
-def test_k_means_waits_as_often_whatever_the_clusters(device, features):
-    counts = []
-    for num_clusters in (4, 40):
-        there = points(n=300 if features == "usual" else 60, d=9)[0].to(device.where)
-        device.log.clear()
-        k_means(there, num_clusters, seeded())
-        counts.append(device.count())
-    assert counts == [4, 4], device.report()
 
 
 # --- a device without float64

@@ -14,7 +14,7 @@ import functools
 import importlib
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -149,6 +149,14 @@ def remembers(name: str) -> bool:
 def members() -> list[str]:
     """Names of what an ensemble can be made of: ordinary strategies that are no ensembles themselves."""
     return [name for name in names(oracle=False) if "strategies" not in option_names(name)]
+
+
+def check_strategies(strategies: Sequence[str], known: Sequence[str]) -> None:
+    """Raise ValueError unless `strategies` names at least one strategy, and only those that are `known`."""
+    if not strategies:
+        raise ValueError(f"strategies is {shown(strategies)}; a list of at least one name was expected")
+    for name in strategies:
+        check_choice("strategies", name, known)
 
 
 def plans_ahead(name: str) -> bool:

@@ -11,7 +11,16 @@ from dal_core.textbook.coreset import k_center_greedy
 from dal_core.textbook.dropquery import dropout_disagreements
 from dal_core.textbook.falcun import falcun_select
 from dal_core.textbook.herding import herding_select
-from dal_core.textbook.laplace import covariance_matrix, first_order_update, mean_field_logits, monte_carlo_probabilities, monte_carlo_weights, precision_matrix, predictive_variance, second_order_update
+from dal_core.textbook.laplace import (
+    covariance_matrix,
+    first_order_update,
+    mean_field_logits,
+    monte_carlo_probabilities,
+    monte_carlo_weights,
+    precision_matrix,
+    predictive_variance,
+    second_order_update,
+)
 from dal_core.textbook.metrics import accuracy, ace, brier, ece, nll
 from dal_core.textbook.probcover import probcover_select
 from dal_core.textbook.refine import progressive_filter
@@ -21,5 +30,3 @@ from dal_core.textbook.typiclass import class_balanced_select
 from dal_core.textbook.typiclust import typiclust_select
 from dal_core.textbook.uncertainty import entropy_scores, highest, least_confident_scores, margin_scores
 from dal_core.textbook.updates import margin_with_updates
-
-__all__ = ["SameShuffle", "accuracy", "ace", "alfamix_candidates", "badge_embedding_norm", "badge_embeddings", "badge_select", "bait_select", "brier", "cdo", "class_balanced_select", "covariance_matrix", "dropout_disagreements", "ece", "entropy_scores", "falcun_select", "first_order_update", "herding_select", "highest", "judge", "k_center_greedy", "k_means_seeds", "least_confident_scores", "lloyd", "margin_scores", "margin_with_updates", "mean_accuracy", "mean_field_logits", "mean_loss", "monte_carlo_probabilities", "monte_carlo_weights", "most_typical", "mutual_information", "nll", "precision_matrix", "predictive_variance", "probcover_select", "progressive_filter", "retrain", "sas", "second_order_update", "train_head", "typiclust_select"]

@@ -16,7 +16,7 @@ from torch import Tensor
 from dal_core.randomness import fixed_threads
 from dal_core.strategies.badge import badge_embedding_norm
 from dal_core.strategies.bait import bait_first_scores
-from dal_core.strategies.shared.clustering import k_means, neighbour_distances
+from dal_core.strategies.shared.clustering import k_means, typicality
 from dal_core.strategies.uncertainty import entropy_scores, least_confident_scores, margin_scores
 from dal_core.trace import Step
 
@@ -93,17 +93,13 @@ def _typiclust(step: Step, options: dict[str, Any]) -> Reason:
     count = min(len(seen.labels) + len(step.picked), values["max_clusters"])
     clusters = k_means(together, count, step.generator())  # those of the strategy, from the same draws
     own, of_labels = clusters[: len(seen.features)], clusters[len(seen.features) :]
-    typicality = torch.zeros(len(own), dtype=torch.float64)
-    for cluster in own.unique():
-        members = (own == cluster).nonzero().squeeze(1)
-        distances = neighbour_distances(seen.features[members], values["num_neighbours"])
-        typicality[members] = 1 / distances.clamp_min(1e-12) if len(members) > 1 else 0.0
+    scores = typicality(seen.features, own, values["num_neighbours"])
     new = int((~torch.isin(own[step.positions()], of_labels)).sum())
     text = (
         f"TypiClust does not ask the head: it takes the most typical instance of clusters with the fewest labels. "
         f"{new} of {len(step.picked)} picks are from clusters without a label; there are {count} clusters."
     )
-    return Reason(typicality, "typicality within its cluster", text)
+    return Reason(scores, "typicality within its cluster", text)
 
 
 def _scored(step: Step, scores: Tensor, quantity: str, rule: str) -> Reason:
