@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _check_places(options: argparse.Namespace) -> None:
     """Refuse places to write to that cannot be folders before anything is computed."""
-    from dal_core.checks import check_folder
+    from dal_lab.checks import check_folder
 
     for name in ("results_dir", "output_dir"):
         if getattr(options, name, None) is not None:

@@ -16,9 +16,10 @@ import joblib
 import pandas as pd
 
 from dal_core import strategies
-from dal_core.checks import check_flag, check_folder, check_whole, shown
+from dal_core.checks import check_flag, check_whole, shown
 from dal_core.experiment import Experiment
 from dal_core.loop import FailedRunError
+from dal_lab.checks import check_folder
 from dal_lab.runs import engine
 from dal_lab.runs.files import check_writable, remove_leftovers, write_text
 from dal_lab.runs.own_strategies import OwnStrategies, own_strategies

@@ -15,8 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from dal_core.checks import LONGEST_NAME, check_choice, check_file_name, check_text, printable, shown
+from dal_core.checks import check_choice, check_text, printable, shown
 from dal_core.data import FeatureBank
+from dal_lab.checks import LONGEST_NAME, check_file_name
 from dal_lab.runs import files
 from dal_lab.sources import bundled, extraction, feature_files, publishers
 from dal_lab.sources.bundled import Bundled
