@@ -48,7 +48,7 @@ def write(path, features=None, words=None):
         pd.DataFrame(features, columns=[f"f{i}" for i in range(5)]).assign(label=words).to_parquet(path)
     else:
         write(other := path.with_name("other.npz"), features, words)
-        read_features(other).save(path)
+        save_bank(read_features(other), path)
     return path
 
 
@@ -189,7 +189,7 @@ def test_key_and_provenance_know_content_and_name_but_not_the_place(tmp_path, mo
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     path = write(tmp_path / "a" / "my.npz")
-    read_features(path).save(tmp_path / "b" / "my.safetensors")
+    save_bank(read_features(path), tmp_path / "b" / "my.safetensors")
     shutil.copy(path, tmp_path / "b" / "other.npz")
     monkeypatch.chdir(tmp_path / "b")
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from dal_core.checks import one_line, printable, shown
+from dal_core.checks import printable, shown
 from dal_core.data import FeatureBank
 from dal_lab.runs.files import is_file, write_atomically
+from dal_lab.sources.raw import restated
 
 FORMAT = "dal_core.FeatureBank.1"
 
@@ -37,14 +38,11 @@ def load_bank(path: str | Path) -> FeatureBank:
     place = printable(path)
     if not is_file(path):
         raise FileNotFoundError(f"no feature file at {place}")
-    try:
+    with (
+        restated(SafetensorError, f"{place} is not a whole safetensors file: "),
+        restated(ValueError, f"{place}: ", places=[place]),
+    ):
         return _read(str(path), place)
-    except SafetensorError as error:
-        raise ValueError(f"{place} is not a whole safetensors file: {one_line(error)}") from error
-    except ValueError as error:
-        if place in str(error):
-            raise
-        raise ValueError(f"{place}: {one_line(error)}") from error
 
 
 def _read(path: str, place: str) -> FeatureBank:
@@ -58,11 +56,9 @@ def _read(path: str, place: str) -> FeatureBank:
     expected = {field.name for field in dataclasses.fields(FeatureBank)} - {"class_names", "provenance"}
     if set(tensors) != expected:
         raise ValueError(f"{place} holds the arrays {shown(sorted(tensors))}; {sorted(expected)} were expected")
-    try:
+    with restated((ValueError, RecursionError), f"{place} is damaged: its header is not whole JSON: "):
         names, provenance = json.loads(header["class_names"]), json.loads(header["provenance"])
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place} is damaged: its header is not whole JSON: {error}") from error
     bank = FeatureBank(**tensors, class_names=tuple(names) if isinstance(names, list) else names, provenance=provenance)
-    if bank.digest != header.get("digest"):
+    if bank.digest != header["digest"]:
         raise ValueError(f"{place} is damaged: its arrays do not have the digest that its header states")
     return bank

@@ -6,12 +6,12 @@ import numpy as np
 from sklearn import datasets as sklearn_datasets
 
 from dal_core.data import FeatureBank
-from dal_lab.sources.raw import DatasetUnavailableError, Origin, Places
+from dal_lab.sources.raw import DatasetUnavailableError, Places, Source, restated
 from dal_lab.sources.tables import standardised
 
 
 @dataclasses.dataclass(frozen=True)
-class OpenML(Origin):
+class OpenML(Source):
     """A table of numbers with a class a row, by its number on OpenML, which stands for one version of it."""
 
     data_id: int
@@ -19,18 +19,11 @@ class OpenML(Origin):
     def where(self) -> str:
         return f"OpenML {self.data_id}"
 
-    def identity(self, name: str, places: Places) -> str:  # noqa: ARG002 - the interface of an origin
-        return f"OpenML {self.data_id}"
-
     def read(self, name: str, places: Places) -> FeatureBank:
-        try:
+        absent = f"dataset {name!r}: OpenML's table {self.data_id} is neither in {places.cache} nor to be had from the "
+        with restated((OSError, ValueError), f"{absent}network (", ")", kind=DatasetUnavailableError):
             bunch = sklearn_datasets.fetch_openml(
                 data_id=self.data_id, data_home=places.cache / "openml", as_frame=False, parser="liac-arff"
             )
-        except (OSError, ValueError) as error:
-            raise DatasetUnavailableError(
-                f"dataset {name!r}: OpenML's table {self.data_id} is neither in {places.cache} nor to be had from the "
-                f"network ({' '.join(str(getattr(error, 'reason', error)).split())})"
-            ) from error
         features = np.asarray(bunch.data, dtype=np.float64)
-        return standardised(features, np.asarray(bunch.target).astype(str), f"OpenML {self.data_id}")
+        return standardised(features, np.asarray(bunch.target).astype(str), self.where())

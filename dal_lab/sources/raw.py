@@ -1,17 +1,21 @@
-"""Raw data: instances that an encoder has yet to turn into features, read one by one."""
+"""What all sources of data share: where they look, the instances that an encoder turns into features, and errors."""
 
 import abc
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+import tomllib
+import urllib.error
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dal_core.checks import one_line
 from dal_core.data import FeatureBank
 
-KINDS = {"image": "images", "text": "texts", "audio": "sounds"}  # what an encoder reads, and its plural
+KINDS = {"image": "images", "text": "texts", "audio": "sounds"}  # The kinds that encoders read, and their plurals.
 
 
 class DatasetUnavailableError(FileNotFoundError):
@@ -29,13 +33,15 @@ class Places:
     folder: Path | None
     cache: Path
 
-    def find(self, *names: str) -> Path | None:
-        """The first existing file or folder, `folder` before `cache`."""
-        paths = (place.joinpath(*names) for place in (self.folder, self.cache) if place is not None)
-        return next((path for path in paths if path.exists()), None)
+    def find(self, name: str) -> Path | None:
+        """Return the first file or folder of that name, `folder` before `cache`."""
+        return next((path for place in self._all() if (path := place / name).exists()), None)
 
     def __str__(self) -> str:
-        return " and ".join(str(place) for place in (self.folder, self.cache) if place is not None)
+        return " and ".join(map(str, self._all()))
+
+    def _all(self) -> list[Path]:
+        return [place for place in (self.folder, self.cache) if place is not None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,24 +70,24 @@ class RawData:
     class_names: tuple[str, ...]
 
 
-class Origin(abc.ABC):
+class Source(abc.ABC):
     """One way to get a data set."""
 
     @abc.abstractmethod
     def where(self) -> str:
-        """For a reader: the place and the name there."""
+        """Name the place, and what the data are called there, for a reader."""
 
-    @abc.abstractmethod
-    def identity(self, name: str, places: Places) -> str:
-        """What tells this data apart from another under the same name, without decoding an instance.
+    def identity(self, name: str, places: Places) -> str:  # noqa: ARG002 - other sources look at files
+        """Return what tells this data apart from another under the same name, without decoding an instance.
 
         Raises:
             DatasetUnavailableError: if that takes files that are not to be had.
         """
+        return repr(self)
 
     @abc.abstractmethod
     def read(self, name: str, places: Places) -> RawData | FeatureBank:
-        """The data, downloaded into the cache where need be.
+        """Return the data, downloaded into the cache where need be.
 
         Raises:
             DatasetUnavailableError: if they are not to be had; one line with what was looked for.
@@ -89,14 +95,41 @@ class Origin(abc.ABC):
         """
 
 
+@contextlib.contextmanager
+def restated(
+    errors: type[Exception] | tuple[type[Exception], ...],
+    before: str,
+    after: str = "",
+    *,
+    kind: type[Exception] = ValueError,
+    places: Sequence[object] = (),
+) -> Iterator[None]:
+    """Raise an error of the block as one of `kind`, with its reason in one line between `before` and `after`.
+
+    An error that names one of `places` already is left as it is.
+    """
+    try:
+        yield
+    except errors as error:
+        if any(str(place) in str(error) for place in places):
+            raise
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise kind(f"{before}{one_line(reason) or type(error).__name__}{after}") from error
+
+
+def rows_of(table: str) -> dict[str, dict[str, Any]]:
+    """Return the rows by name of a TOML table beside this module."""
+    return tomllib.loads(Path(__file__).with_name(table).read_text(encoding="utf-8"))
+
+
 def cache_dir() -> Path:
-    """The folder for downloads and encoded features: `DAL_CACHE`, else `dal_core` in the user's cache folder."""
+    """Return the folder for downloads and features: `DAL_CACHE`, else `dal_core` in the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dal_core"
     return Path(os.environ.get("DAL_CACHE") or default)
 
 
 def numbered(names: Sequence[str], labels: Sequence[str], what: str) -> np.ndarray:
-    """Class names as positions in `names`.  [n] int64
+    """Return the position of each label in `names`.  [n] int64
 
     Raises:
         ValueError: for a label that is not among the names.
@@ -105,3 +138,13 @@ def numbered(names: Sequence[str], labels: Sequence[str], what: str) -> np.ndarr
     if unknown := sorted(set(labels) - set(names)):
         raise ValueError(f"{what}: test classes {unknown} do not occur in the train split")
     return np.array([position[label] for label in labels], dtype=np.int64)
+
+
+def texts(train: Sequence[str], test: Sequence[str], labels: Sequence[np.ndarray], names: Sequence[str]) -> RawData:
+    """Return texts in memory as raw data, with the labels of the train and of the test split."""
+    return RawData(
+        "text",
+        Split(train, labels[0], lambda i: f"train text {i}"),
+        Split(test, labels[1], lambda i: f"test text {i}"),
+        tuple(names),
+    )
