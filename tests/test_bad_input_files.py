@@ -25,7 +25,7 @@ from dal_core.experiment import Experiment
 from dal_lab.__main__ import main
 from dal_lab.companion.artefacts import MANIFEST, check_manifest, read_manifest
 from dal_lab.runs.grid import Grid
-from dal_lab.sources import catalogue
+from dal_lab.sources import catalogue, feature_files
 from dal_lab.sources.bank import FORMAT, load_bank
 from dal_lab.sources.catalogue import load, read_features
 from dal_lab.sources.publishers import Published
@@ -54,7 +54,7 @@ def fresh(monkeypatch, tmp_path):
     """An empty cache folder, and nothing kept from other tests."""
     monkeypatch.setenv("DAL_CACHE", str(tmp_path / "cache"))
     catalogue._load.cache_clear()
-    catalogue._read_features.cache_clear()
+    feature_files._cached.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_a_changed_byte_is_refused_or_changes_nothing(ending, place, position, b
     path.write_bytes(content)
     good = place / f"good{ending}"
     good.write_bytes(whole(ending))
-    catalogue._read_features.cache_clear()
+    feature_files._cached.cache_clear()
     try:
         bank = read_features(path)
     except ValueError as error:
@@ -364,7 +364,7 @@ def test_odd_arrays_are_refused_by_their_name(changes, words, tmp_path):
     np.savez(tmp_path / "my.npz", **SPLIT)
     assert read_features(tmp_path / "my.npz").num_classes == 2
     np.savez(tmp_path / "my.npz", **SPLIT | changes)
-    catalogue._read_features.cache_clear()
+    feature_files._cached.cache_clear()
     refused(tmp_path / "my.npz", words)
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import http.server
 import json
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -13,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
+import dal_lab
 from dal_core.data import FeatureBank
-from dal_lab.sources import catalogue, extraction, open_ml
+from dal_lab.sources import catalogue, extraction, scikit_learn
 from dal_lab.sources.bank import save_bank
 from dal_lab.sources.catalogue import load
 from dal_lab.sources.encoders import LoadedEncoder, encoder_of, load_encoder
@@ -38,13 +41,43 @@ def no_network(monkeypatch):
         raise urllib.error.URLError("network is unreachable")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    monkeypatch.setattr(open_ml.sklearn_datasets, "fetch_openml", refuse)
+    monkeypatch.setattr(scikit_learn.sklearn_datasets, "fetch_openml", refuse)
 
 
 def one_line(error: pytest.ExceptionInfo) -> str:
     message = str(error.value)
     assert "\n" not in message
     return message
+
+
+# --- the front door
+
+LIGHT = """
+import sys, dal_lab
+heavy = {"torch", "numpy", "pandas", "sklearn"} & set(sys.modules)
+assert not heavy, heavy
+assert {"Grid", "load", "run"} <= set(dir(dal_lab))
+from dal_lab.sources.catalogue import load
+assert dal_lab.load is load
+"""
+
+
+def test_the_front_door_is_light_and_leads_to_what_it_names():
+    subprocess.run([sys.executable, "-c", LIGHT], check=True)
+    assert (dal_lab.Grid, dal_lab.run) == (dal_lab.runs.grid.Grid, dal_lab.runs.study.run)
+    with pytest.raises(AttributeError, match="module 'dal_lab' has no attribute 'laod'"):
+        dal_lab.laod  # noqa: B018 - the error is what counts
+
+
+def test_load_takes_a_name_or_the_path_of_a_file(tmp_path):
+    path = tmp_path / "my.npz"
+    np.savez(path, **arrays())
+    bank = dal_lab.load(path)
+    assert bank.num_features == 5
+    assert dal_lab.load(str(path)) is bank
+    assert repr(bank) == "FeatureBank(my.npz: 11 + 7 x 5, 3 classes)"
+    with pytest.raises(ValueError, match=r"dataset is 3; a text"):
+        dal_lab.load(3)
 
 
 # --- bundled data

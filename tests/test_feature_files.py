@@ -14,9 +14,8 @@ from dal_lab.__main__ import main
 from dal_lab.runs.grid import Grid
 from dal_lab.runs.study import run
 from dal_lab.sources import catalogue
-from dal_lab.sources.bank import save_bank
+from dal_lab.sources.bank import in_two, save_bank
 from dal_lab.sources.catalogue import load, read_features
-from dal_lab.sources.tables import in_two
 
 SMALL = {"cycles": 1, "batch_size": 2, "initial_size": 3, "subset_size": None, "options": {"epochs": 2}}
 SMALL_ARGUMENTS = [

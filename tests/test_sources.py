@@ -16,13 +16,13 @@ from PIL import Image
 from scipy.io import wavfile
 from sklearn.utils import Bunch
 
-from dal_lab.sources import catalogue, open_ml
+from dal_lab.sources import catalogue, scikit_learn
 from dal_lab.sources.catalogue import data_sets, load
 from dal_lab.sources.extraction import Extraction
 from dal_lab.sources.hub import HuggingFace, picture, sound
-from dal_lab.sources.images import TorchVision, ZippedFolders
-from dal_lab.sources.open_ml import OpenML
+from dal_lab.sources.images import ImageFolder, TorchVision
 from dal_lab.sources.raw import DatasetUnavailableError, Places
+from dal_lab.sources.scikit_learn import OpenML
 
 torchvision_datasets = pytest.importorskip("torchvision.datasets")
 DRAW = np.random.default_rng(0)
@@ -194,7 +194,7 @@ def zipped(folders, wrapped):
 def test_archives_are_unpacked_once(places, wrapped):
     for split in ("train", "test"):
         (places.folder / f"pets_{split}.zip").write_bytes(zipped(("cat", "dog"), wrapped))
-    source = ZippedFolders("Nobody", {"train": "http://127.0.0.1:9/1", "test": "http://127.0.0.1:9/2"})
+    source = ImageFolder("Nobody", {"train": "http://127.0.0.1:9/1", "test": "http://127.0.0.1:9/2"})
     data = source.read("pets", places)
     assert data.class_names == ("cat", "dog")
     assert data.test.labels.tolist() == [0, 1]
@@ -209,7 +209,7 @@ def test_two_at_once_unpack_once(places, monkeypatch):
     (places.folder / "pets_train.zip").write_bytes(zipped(("cat", "dog"), wrapped=True))
     (places.folder / "pets_test.zip").write_bytes(zipped(("cat", "dog"), wrapped=False))
     source, calls, extract = (
-        ZippedFolders("Nobody", dict.fromkeys(("train", "test"), "")),
+        ImageFolder("Nobody", dict.fromkeys(("train", "test"), "")),
         [],
         zipfile.ZipFile.extractall,
     )
@@ -232,7 +232,7 @@ def test_two_at_once_unpack_once(places, monkeypatch):
 def test_an_archive_that_is_none_is_refused(places):
     (places.folder / "pets_train.zip").write_bytes(b"<html>")
     with pytest.raises(ValueError, match=r"pets_train\.zip is not a whole zip archive"):
-        ZippedFolders("Nobody", {"train": "http://127.0.0.1:9/1"}).read("pets", places)
+        ImageFolder("Nobody", {"train": "http://127.0.0.1:9/1"}).read("pets", places)
     assert not (places.cache / "pets" / "train").exists()
 
 
@@ -419,7 +419,7 @@ def test_tables_of_openml_are_split_and_standardised(monkeypatch, places):
         values[:, 2] = 7  # constant
         return Bunch(data=values, target=np.arange(40) % 5)
 
-    monkeypatch.setattr(open_ml.sklearn_datasets, "fetch_openml", fetch)
+    monkeypatch.setattr(scikit_learn.sklearn_datasets, "fetch_openml", fetch)
     bank = OpenML(42396).read("aloi", places)
     assert asked == [(42396, places.cache / "openml")]
     assert bank.train_features.shape == (30, 4)
@@ -436,7 +436,7 @@ def test_letter_falls_back_on_openml(monkeypatch, tmp_path):
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     monkeypatch.setattr(
-        open_ml.sklearn_datasets,
+        scikit_learn.sklearn_datasets,
         "fetch_openml",
         lambda **_: Bunch(data=DRAW.normal(size=(40, 16)), target=np.array(list("ABCD") * 10)),
     )
@@ -450,7 +450,7 @@ def test_openml_without_a_network_is_named_in_one_line(monkeypatch, places, erro
     def refuse(**_):
         raise error
 
-    monkeypatch.setattr(open_ml.sklearn_datasets, "fetch_openml", refuse)
+    monkeypatch.setattr(scikit_learn.sklearn_datasets, "fetch_openml", refuse)
     with pytest.raises(DatasetUnavailableError, match=r"^dataset 'aloi': OpenML's table 42396 is neither in .*\)$"):
         OpenML(42396).read("aloi", places)
 

@@ -19,48 +19,38 @@ from dal_core.checks import check_choice, check_text, printable, shown
 from dal_core.data import FeatureBank
 from dal_lab.checks import LONGEST_NAME, check_file_name
 from dal_lab.runs import files
-from dal_lab.sources import extraction, feature_files
-from dal_lab.sources.bundled import Bundled
+from dal_lab.sources import feature_files
 from dal_lab.sources.encoders import EncoderUnavailableError, encoder_of, known_encoders, resolved_revision
+from dal_lab.sources.extraction import Extraction, Request, extracted, finished
+from dal_lab.sources.feature_files import read_features
 from dal_lab.sources.hub import HuggingFace
-from dal_lab.sources.images import ImageFolder, TorchVision, ZippedFolders
-from dal_lab.sources.open_ml import OpenML
+from dal_lab.sources.images import ImageFolder, TorchVision
 from dal_lab.sources.publishers import Published
 from dal_lab.sources.raw import KINDS, DatasetUnavailableError, Places, Source, cache_dir, rows_of
+from dal_lab.sources.scikit_learn import Bundled, OpenML
 
 FEATURES = "features"  # The kind of data that need no encoder.
 MOST_ACQUISITIONS = 20  # The cycles of the papers' protocols.
 READERS: dict[str, Callable[..., Source]] = {
-    each.__name__: each for each in (Bundled, HuggingFace, ImageFolder, OpenML, Published, TorchVision, ZippedFolders)
+    each.__name__: each for each in (Bundled, HuggingFace, ImageFolder, OpenML, Published, TorchVision)
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """A data set that is known by name.
+    """A data set that is known by name, as a row of `data_sets.toml` describes it."""
 
-    Args:
-        title: as the papers write it.
-        description: one line for readers.
-        kind: features, image, text or audio.
-        sources: where it can be had, in the order in which they are tried.
-        train_size, test_size, num_classes: as published; of the train split the pool is made.
-        licence, citation: of the data.
-        batch_size: of the papers' protocol; None: none of them uses the data set.
-        initial_size: labelled at the start; None: as many as in a batch.
-    """
-
-    title: str
+    title: str  # as the papers write it
     description: str
-    kind: str
-    sources: tuple[Source, ...]
-    train_size: int
+    kind: str  # features, image, text or audio
+    sources: tuple[Source, ...]  # in the order in which they are tried
+    train_size: int  # as published, like the next two; the pool is made of the train split
     test_size: int
     num_classes: int
     licence: str
     citation: str
-    batch_size: int | None = None
-    initial_size: int | None = None
+    batch_size: int | None = None  # of the papers' protocol; None: none of them uses the data set
+    initial_size: int | None = None  # None: as many as in a batch
 
     def protocol(self) -> dict[str, int]:
         """Return settings of an Experiment: initial_size, batch_size, and cycles, at most 20 and as the pool lasts.
@@ -111,12 +101,7 @@ def load(name: str | Path, encoder: str | None = None, data_dir: str | Path | No
 
 
 def extract(
-    name: str,
-    encoder: str,
-    *,
-    data_dir: str | Path | None = None,
-    how: extraction.Extraction | None = None,
-    fresh: bool = False,
+    name: str, encoder: str, *, data_dir: str | Path | None = None, how: Extraction | None = None, fresh: bool = False
 ) -> FeatureBank:
     """Return the features of `name`, extracted as `how` says where they are not in the cache; `fresh` extracts anew.
 
@@ -124,41 +109,6 @@ def extract(
     """
     _load.cache_clear()
     return _encoded(_checked(name, encoder), encoder, _folder(data_dir), how, fresh=fresh)
-
-
-def read_features(path: str | Path) -> FeatureBank:
-    """Return the features in a file of your own; cached within the process until the file changes.
-
-    Three kinds are read; what has no test split is split 75/25, stratified by class, with seed 0:
-
-    - `.safetensors`: a FeatureBank that `save_bank` wrote.
-    - `.npz`: x_train, y_train, x_test, y_test (integers from 0 on) and classes (their names), or x and y (integers or
-      strings) without a test split.
-    - `.parquet`: numeric columns of features, `label` (integers or strings) and, if you like, `split` (train or test).
-
-    Features of norm one are multiplied by the root of their number, so that one learning rate suits all; others, and
-    those of a FeatureBank, stay as they are. Nothing is unpickled.
-
-    The path can be an experiment's `dataset`, too, from the working directory if it is relative. Such data are called
-    by the file's name without folder and ending, and stored runs are keyed by that name and the content, so that a file
-    may be moved, or saved as another of the three kinds.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: naming the file, what was found and what was expected.
-    """
-    if not isinstance(path, str | Path):
-        raise ValueError(f"path is {shown(path)}; the path of a feature file was expected")
-    path = _absolute(path)
-    found = path.stat() if files.is_file(path) else None
-    # The time of change as well, which nobody can set: that of modification may be kept by whoever replaces the file.
-    times = None if found is None else (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-    return _read_features(path, times)
-
-
-@functools.lru_cache(maxsize=16)
-def _read_features(path: Path, version: tuple[int, ...] | None) -> FeatureBank:  # noqa: ARG001 - renews the cache
-    return feature_files.read(path)
 
 
 def is_file(name: str) -> bool:
@@ -173,13 +123,7 @@ def short_name(name: str) -> str:
 
 def absolute_name(name: str) -> str:
     """Return the name of the same data set for a process with another working directory."""
-    return str(_absolute(name)) if is_file(name) else name
-
-
-def _absolute(path: str | Path) -> Path:
-    # Links stay: what they lead to need not have the ending. `~name.npz` is a file, not somebody's home.
-    path = Path(path)
-    return (path.expanduser() if path.parts[:1] == ("~",) else path).absolute()
+    return str(feature_files.absolute(name)) if is_file(name) else name
 
 
 def file_stem(name: str, encoder: str | None) -> str:
@@ -257,7 +201,7 @@ def _load(name: str, encoder: str | None, folder: Path | None) -> FeatureBank:
 
 
 def _encoded(
-    name: str, encoder: str, folder: Path | None, how: extraction.Extraction | None, *, fresh: bool = False
+    name: str, encoder: str, folder: Path | None, how: Extraction | None, *, fresh: bool = False
 ) -> FeatureBank:
     """Return features of raw data, from the cache or extracted, from the first source that has the data."""
     places = Places(folder, cache_dir())
@@ -267,11 +211,11 @@ def _encoded(
 
     def of(source: Source) -> FeatureBank:
         identity = source.identity(name, places)
-        request = extraction.Request(name, parsed, revision(), kind, identity, places.cache / "features")
-        if not fresh and (bank := extraction.finished(request)) is not None:
+        request = Request(name, parsed, revision(), kind, identity, places.cache / "features")
+        if not fresh and (bank := finished(request)) is not None:
             return bank
         data: Any = source.read(name, places)  # RawData, as this is no source of features
-        return extraction.extracted(request, data, how or extraction.Extraction(), fresh=fresh)
+        return extracted(request, data, how or Extraction(), fresh=fresh)
 
     return _first_to_be_had(sources, of)
 

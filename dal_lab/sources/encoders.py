@@ -17,7 +17,7 @@ from torch import Tensor
 from dal_core.checks import check_choice, printable
 from dal_lab.runs.files import is_file, write_text
 from dal_lab.sources.hub import HUB_TIMEOUT
-from dal_lab.sources.raw import KINDS, rows_of
+from dal_lab.sources.raw import KINDS, package, rows_of
 
 POOLINGS = ("cls", "mean", "pooler")
 LONGEST_TEXT = 512  # Tokens of a text that are read where neither the table nor the tokenizer says less.
@@ -30,24 +30,18 @@ class EncoderUnavailableError(OSError):
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """What turns instances into features.
+    """What turns instances into features: a model of the Hugging Face hub, or of a local folder, in safetensors.
 
-    Args:
-        model: an identifier of the Hugging Face hub, or a local folder with a model in safetensors.
-        kind: image, text or audio; None: whatever the data set holds.
-        pooling: from the hidden states of the tokens to one vector: "cls" (the first token), "mean" (over tokens that
-            are not padding), "pooler" (the model's own `pooler_output`). None: mean for texts, else pooler.
-        normalise: divide each vector by its length.
-        max_tokens: longer texts are cut.
-        revision: commit, branch or tag; None for the main branch as it was when it was first used here.
+    `pooling` makes one vector of the hidden states of the tokens: "cls" takes the first token, "mean" averages tokens
+    that are not padding, "pooler" is the model's own `pooler_output`; None: mean for texts, else pooler.
     """
 
     model: str
-    kind: str | None = None
+    kind: str | None = None  # image, text or audio; None: whatever the data set holds
     pooling: str | None = None
-    normalise: bool = False
-    max_tokens: int | None = None
-    revision: str | None = None
+    normalise: bool = False  # divide each vector by its length
+    max_tokens: int | None = None  # longer texts are cut
+    revision: str | None = None  # a commit, branch or tag; None: the main branch as it was when it was first used here
 
     def described(self, kind: str) -> dict[str, Any]:
         """Return all that features of instances of `kind` depend on but the model's files, as JSON values."""
@@ -157,36 +151,21 @@ def _first_line(error: Exception) -> str:
 
 
 def _transformers(encoder: Encoder) -> Any:
-    """Import the library where it is needed: that takes seconds, and most runs need no encoder."""
-    try:
-        import transformers
-    except ModuleNotFoundError as error:
-        raise EncoderUnavailableError(
-            f"encoder {encoder.model!r} needs the package transformers, which is not installed; "
-            "`pip install dal-core[encoders]` installs it"
-        ) from error
-    return transformers
+    return package("transformers", f"encoder {encoder.model!r} needs", EncoderUnavailableError)
 
 
-@dataclasses.dataclass(frozen=True)
-class Preparation:
-    """From instances of one kind to what the model takes; pickled into the processes that read the data."""
-
-    kind: str
-    processor: Any
-    max_tokens: int
-
-    def __call__(self, instances: list[Any]) -> dict[str, Tensor]:
-        options: dict[str, Any] = {"return_tensors": "pt"}
-        if self.kind == "image":
-            instances = [image.convert("RGB") for image in instances]
-        elif self.kind == "text":
-            options |= {"padding": True, "truncation": True, "max_length": self.max_tokens}
-        else:
-            rate = self.processor.sampling_rate
-            instances = [resampled(wave, found, rate) for wave, found in instances]
-            options |= {"padding": True, "sampling_rate": rate}
-        return dict(self.processor(instances, **options))
+def prepared(kind: str, processor: Any, max_tokens: int, instances: list[Any]) -> dict[str, Tensor]:
+    """Return what the model takes, from instances of one kind; called in the processes that read the data."""
+    options: dict[str, Any] = {"return_tensors": "pt"}
+    if kind == "image":
+        instances = [image.convert("RGB") for image in instances]
+    elif kind == "text":
+        options |= {"padding": True, "truncation": True, "max_length": max_tokens}
+    else:
+        rate = processor.sampling_rate
+        instances = [resampled(wave, found, rate) for wave, found in instances]
+        options |= {"padding": True, "sampling_rate": rate}
+    return dict(processor(instances, **options))
 
 
 def resampled(wave: Shaped[np.ndarray, " samples"], rate: int, wanted: int) -> np.ndarray:
@@ -195,8 +174,7 @@ def resampled(wave: Shaped[np.ndarray, " samples"], rate: int, wanted: int) -> n
         return wave
     from scipy.signal import resample_poly
 
-    divisor = np.gcd(rate, wanted)
-    return resample_poly(wave, wanted // divisor, rate // divisor).astype(np.float32)
+    return resample_poly(wave, wanted, rate).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -267,8 +245,8 @@ def load_encoder(encoder: Encoder, kind: str, revision: str, device: torch.devic
     # Of a model for images and texts, the tower that reads what we have.
     tower = getattr(model, {"image": "vision_model", "text": "text_model"}.get(kind, ""), model)
     longest = encoder.max_tokens or min(getattr(processor, "model_max_length", LONGEST_TEXT), LONGEST_TEXT)
-    preparation = Preparation(kind, processor, longest)
-    return LoadedEncoder(preparation, tower.to(device), encoder.pooling_of(kind), encoder.normalise, device)
+    prepare = functools.partial(prepared, kind, processor, longest)
+    return LoadedEncoder(prepare, tower.to(device), encoder.pooling_of(kind), encoder.normalise, device)
 
 
 def _model(transformers: Any, encoder: Encoder, place: dict[str, str]) -> torch.nn.Module:

@@ -18,17 +18,16 @@ import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from dal_core.checks import check_choice, check_whole
+from dal_core.contracts import Count, Size, check_fields
 from dal_core.data import FeatureBank
-from dal_core.devices import DEVICES, resolve_device
+from dal_core.devices import resolve_device
 from dal_lab.runs.files import remove_leftovers, write_atomically
 from dal_lab.runs.progress import progress
-from dal_lab.sources.bank import load_bank, save_bank
+from dal_lab.sources.bank import load_bank, save_bank, training_scale
 from dal_lab.sources.encoders import Encoder, LoadedEncoder, load_encoder
 from dal_lab.sources.raw import RawData, UnreadableInstanceError
-from dal_lab.sources.tables import training_scale
 
 FORMAT = "dal_core.Features.1"  # The format of parts, and of the preprocessing that follows the model.
 PART_SIZE = 4096  # Instances in a file of features: what an interruption may cost.
@@ -51,17 +50,13 @@ class Extraction:
         ValueError: on anything out of range.
     """
 
-    device: str = "auto"
-    batch_size: int = 128
-    workers: int | None = None
-    unreadable: str = "refuse"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    batch_size: Count = 128
+    workers: Size | None = None
+    unreadable: Literal["refuse", "skip"] = "refuse"
 
     def __post_init__(self) -> None:
-        check_choice("device", self.device, DEVICES)
-        check_whole("batch_size", self.batch_size, 1)
-        check_choice("unreadable", self.unreadable, ("refuse", "skip"))
-        if self.workers is not None:
-            check_whole("workers", self.workers, 0)
+        check_fields(self)
 
     def workers_for(self, kind: str) -> int:
         """Return the number of processes beside this one. Texts take none: their tokenizer has threads of its own."""
@@ -72,21 +67,13 @@ class Extraction:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """Features of a data set through an encoder: what they depend on, and where they are kept.
-
-    Args:
-        dataset: its name.
-        encoder, revision: the encoder, and what tells its files apart (`encoders.resolved_revision`).
-        kind: of the instances.
-        identity: what tells the data apart from other data of that name.
-        folder: of the cache.
-    """
+    """Features of a data set through an encoder: what they depend on, and where they are kept."""
 
     dataset: str
     encoder: Encoder
-    revision: str
+    revision: str  # what tells the encoder's files apart (`encoders.resolved_revision`)
     kind: str
-    identity: str
+    identity: str  # what tells the data apart from other data of that name (`Source.identity`)
     folder: Path
 
     @cached_property
@@ -139,7 +126,7 @@ def extracted(request: Request, data: RawData, extraction: Extraction, *, fresh:
     """Return the bank in the cache, or a new one: encode what is missing, part by part, and put the parts together.
 
     A call that was interrupted goes on where it stopped. L2-normalised features are multiplied by sqrt(d), see
-    `tables.training_scale`. `fresh` forgets what is in the cache.
+    `bank.training_scale`. `fresh` forgets what is in the cache.
 
     Raises:
         UnreadableInstanceError: if an instance cannot be decoded and is not to be skipped.
@@ -245,11 +232,12 @@ class _Extractor:
         """Encode the instances of the parts and write each part as soon as it is done."""
         split, total = getattr(self.data, name), sum(len(part.positions) for part in parts)
         batches = [self._batches(part.positions, split.instances) for part in parts]
+        positions_alone: Any = range(len(split))  # since `_read` is called in the loader's processes
         loaded = iter(
             DataLoader(
-                _Readable(split.instances),
+                positions_alone,
                 batch_sampler=[batch for of_part in batches for batch in of_part],
-                collate_fn=functools.partial(_collated, self.encoder.prepare),
+                collate_fn=functools.partial(_read, split.instances, self.encoder.prepare),
                 num_workers=self.extraction.workers_for(self.data.kind),
                 pin_memory=self.device.type == "cuda",
                 generator=torch.Generator(),  # or the loader would draw from the global one
@@ -307,23 +295,14 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in words or "not enough memory" in words
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Readable(Dataset):
-    """Instances with their positions; one that cannot be decoded is the reason why."""
-
-    instances: Sequence[Any]
-
-    def __getitem__(self, i: int) -> tuple[int, Any, str | None]:
-        try:
-            return i, self.instances[i], None
-        except DECODING_ERRORS as error:
-            return i, None, f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _collated(
-    prepare: Callable[[list[Any]], dict[str, Tensor]], read: list[tuple[int, Any, str | None]]
+def _read(
+    instances: Sequence[Any], prepare: Callable[[list[Any]], dict[str, Tensor]], positions: Sequence[int]
 ) -> tuple[list[int], dict[str, Tensor], list[tuple[int, str]]]:
-    """Return the positions of the instances of a batch that could be read, what the model takes, and the failures."""
-    whole = [(i, instance) for i, instance, reason in read if reason is None]
-    failures = [(i, reason) for i, _, reason in read if reason is not None]
-    return [i for i, _ in whole], prepare([instance for _, instance in whole]) if whole else {}, failures
+    """Return those positions whose instances can be decoded, what the model takes of them, and why others cannot."""
+    read, failures = {}, []
+    for i in positions:
+        try:
+            read[i] = instances[i]
+        except DECODING_ERRORS as error:
+            failures.append((i, f"{type(error).__name__}: {' '.join(str(error).split())}"))
+    return list(read), prepare(list(read.values())) if read else {}, failures

@@ -1,5 +1,6 @@
 """Features that somebody brings along in a file: a FeatureBank, an archive of arrays or a table."""
 
+import functools
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -9,12 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from dal_core.checks import check_finite, free_memory, printable
+from dal_core.checks import check_finite, free_memory, printable, shown
 from dal_core.data import FeatureBank
 from dal_lab.runs.files import is_file
-from dal_lab.sources.bank import load_bank
+from dal_lab.sources.bank import STRATIFIED, Parts, bank, in_two, load_bank, training_scale
 from dal_lab.sources.raw import numbered, restated
-from dal_lab.sources.tables import STRATIFIED, Parts, bank, in_two, training_scale
 
 SPLIT_ARRAYS = ("x_train", "y_train", "x_test", "y_test", "classes")  # The arrays of an archive with a test split.
 ARRAYS = ("x", "y")  # The arrays of an archive without one.
@@ -24,13 +24,50 @@ PARTS = ("train", "test")  # The entries of the column `split`.
 Content = tuple[Parts, Iterable[object], str]  # arrays of both splits, names of classes, and who made the split
 
 
-def read(path: Path, encoder: str | None = None) -> FeatureBank:
-    """Read the bank in a file, as `catalogue.read_features` does, which tells what the file may hold.
+def read_features(path: str | Path) -> FeatureBank:
+    """Return the features in a file of your own; cached within the process until the file changes.
+
+    Three kinds are read; what has no test split is split 75/25, stratified by class, with seed 0:
+
+    - `.safetensors`: a FeatureBank that `save_bank` wrote.
+    - `.npz`: x_train, y_train, x_test, y_test (integers from 0 on) and classes (their names), or x and y (integers or
+      strings) without a test split.
+    - `.parquet`: numeric columns of features, `label` (integers or strings) and, if you like, `split` (train or test).
+
+    Features of norm one are multiplied by the root of their number, so that one learning rate suits all; others, and
+    those of a FeatureBank, stay as they are. Nothing is unpickled.
+
+    The path can be an experiment's `dataset`, too, from the working directory if it is relative. Such data are called
+    by the file's name without folder and ending, and stored runs are keyed by that name and the content, so that a file
+    may be moved, or saved as another of the three kinds.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: naming the file, what was found and what was expected.
     """
+    if not isinstance(path, str | Path):
+        raise ValueError(f"path is {shown(path)}; the path of a feature file was expected")
+    path = absolute(path)
+    found = path.stat() if is_file(path) else None
+    # The time of change as well, which nobody can set: that of modification may be kept by whoever replaces the file.
+    version = None if found is None else (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return _cached(path, version)
+
+
+@functools.lru_cache(maxsize=16)
+def _cached(path: Path, version: tuple[int, ...] | None) -> FeatureBank:  # noqa: ARG001 - it renews the cache
+    return read(path)
+
+
+def absolute(path: str | Path) -> Path:
+    """Return the path from the root on."""
+    # Links stay: what they lead to need not have the ending. `~name.npz` is a file, not somebody's home.
+    path = Path(path)
+    return (path.expanduser() if path.parts[:1] == ("~",) else path).absolute()
+
+
+def read(path: Path, encoder: str | None = None) -> FeatureBank:
+    """Read a file as `read_features` does, without its cache; `encoder` is for the provenance."""
     place, ending = printable(path), path.suffix.lower()
     if ending not in ENDINGS:
         raise ValueError(
@@ -126,8 +163,9 @@ def _table(path: Path) -> Content:
         raise ValueError(f"the column {SPLIT!r} holds {found}; {' and '.join(PARTS)} were expected")
     words, (train, test) = _words(LABEL, labels), (split == part for part in PARTS)
     class_names = [str(name) for name in np.unique(words[train])]
-    numbers = (numbered(class_names, words[part].astype(str).tolist(), f"column {LABEL!r}") for part in (train, test))
-    return (features[train], features[test], *numbers), class_names, "the file's"
+    parts = [words[part].astype(str).tolist() for part in (train, test)]
+    train_labels, test_labels = numbered(parts, class_names, f"column {LABEL!r}")
+    return (features[train], features[test], train_labels, test_labels), class_names, "the file's"
 
 
 def _is_number(kind: pa.DataType) -> bool:

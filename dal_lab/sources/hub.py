@@ -8,40 +8,26 @@ from typing import Any
 
 import numpy as np
 
-from dal_lab.sources.raw import DatasetUnavailableError, Places, RawData, Source, Split, numbered, texts
+from dal_lab.sources.raw import DatasetUnavailableError, Places, RawData, Source, Split, numbered, package
 
 HUB_TIMEOUT = 10  # Seconds until the hub counts as out of reach.
 
 
 @dataclasses.dataclass(frozen=True)
 class HuggingFace(Source):
-    """A data set of the hub.
+    """A data set of the hub, or of a local folder in place of owner and name there."""
 
-    Args:
-        path: owner and name there, or a local folder.
-        kind: image, text or audio.
-        instance, label: columns.
-        train, test: splits, or sums of splits such as "train+validation".
-        configuration: one of several versions of the data set.
-        revision: a commit, branch or reference; None for the newest. Data sets that the hub keeps as a script have a
-            converted copy without code under "refs/convert/parquet".
-        test_rows: (column, value) of the rows of `train` that are the test split, for data sets in one piece.
-        left_out: names of classes that are not used.
-    """
-
+    place = "Hugging Face {path}"
     path: str
-    kind: str
-    instance: str
+    kind: str  # image, text or audio
+    instance: str  # a column, as is the label
     label: str = "label"
-    train: str = "train"
+    train: str = "train"  # a split, or a sum of splits such as "train+validation"
     test: str = "test"
-    configuration: str | None = None
-    revision: str | None = None
-    test_rows: tuple[str, Any] | None = None
-    left_out: tuple[str, ...] = ()
-
-    def where(self) -> str:
-        return f"Hugging Face {self.path}"
+    configuration: str | None = None  # one of several versions of the data set
+    revision: str | None = None  # a commit, branch or reference; None for the newest
+    test_rows: tuple[str, Any] | None = None  # column and value of the rows of `train` that are the test split
+    left_out: tuple[str, ...] = ()  # names of classes that are not used
 
     def read(self, name: str, places: Places) -> RawData:  # noqa: ARG002 - the library has a cache of its own
         train = self._rows(name, self.train)
@@ -56,23 +42,18 @@ class HuggingFace(Source):
         declared = getattr(train.features[self.label], "names", None)
         if declared is not None:  # keep the publisher's order
             classes = [each for each in declared if each in set(classes)]
-        labels = [numbered(classes, names, f"dataset {name!r}") for names in (train_names, test_names)]
+        labels, test_labels = numbered((train_names, test_names), classes, f"dataset {name!r}")
+        splits = self._split("train", train, labels), self._split("test", test, test_labels)
+        return RawData(self.kind, *splits, tuple(classes))
+
+    def _split(self, part: str, rows: Any, labels: np.ndarray) -> Split:
         if self.kind == "text":
-            content = [[str(text) for text in rows[self.instance][:]] for rows in (train, test)]
-            return texts(content[0], content[1], labels, classes)
-        parts = [_Encoded(f"{self.path}, {part}", rows, self.instance, self.kind)
-                 for part, rows in (("train", train), ("test", test))]  # fmt: skip
-        splits = [Split(each, numbers, each.name) for each, numbers in zip(parts, labels, strict=True)]
-        return RawData(self.kind, splits[0], splits[1], tuple(classes))
+            return Split(list(map(str, rows[self.instance][:])), labels)
+        encoded = _Encoded(f"{self.path}, {part}", rows, self.instance, self.kind)
+        return Split(encoded, labels, encoded.name)
 
     def _rows(self, name: str, split: str) -> Any:
-        try:
-            import datasets
-        except ModuleNotFoundError as error:
-            raise DatasetUnavailableError(
-                f"dataset {name!r} is read with the package datasets, which is not installed; "
-                "`pip install dal-core[encoders]` installs it"
-            ) from error
+        datasets = package("datasets", f"dataset {name!r} is read with", DatasetUnavailableError)
         try:
             if not self._is_local(datasets.config.HF_DATASETS_CACHE):
                 import huggingface_hub

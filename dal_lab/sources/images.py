@@ -48,12 +48,10 @@ def _split(parts: Sequence[Any]) -> Split:
 class TorchVision(Source):
     """A class of torchvision.datasets, and the arguments of the parts that make up each split."""
 
+    place = "torchvision {name}"
     name: str
     train: Sequence[dict[str, Any]] = ({"train": True},)
     test: Sequence[dict[str, Any]] = ({"train": False},)
-
-    def where(self) -> str:
-        return f"torchvision {self.name}"
 
     def identity(self, name: str, places: Places) -> str:  # noqa: ARG002 - torchvision checks digests when it downloads
         return json.dumps([self.name, list(self.train), list(self.test)], sort_keys=True)
@@ -81,10 +79,14 @@ class TorchVision(Source):
 
 @dataclasses.dataclass(frozen=True)
 class ImageFolder(Source):
-    """`<folder>/train/<class>/*` and `<folder>/test/<class>/*` (or val), in the data folder."""
+    """`<folder>/train/<class>/*` and `<folder>/test/<class>/*` (or val), in the data folder.
 
-    def where(self) -> str:
-        return "image folder in --data-dir"
+    Archives of a publisher, one a split, with a folder a class in each, are unpacked into the cache.
+    """
+
+    place = "{publisher}"
+    publisher: str = "image folder in --data-dir"
+    archives: dict[str, str] = dataclasses.field(default_factory=dict)  # split to address
 
     def identity(self, name: str, places: Places) -> str:
         """Return a digest of the names and sizes of all files: their content may be 150 GB."""
@@ -109,9 +111,9 @@ class ImageFolder(Source):
             raise ValueError(f"dataset {name!r}: {root} has the classes {differing[:5]} in one split only")
         return RawData("image", _split([train]), _split([test]), tuple(train.classes))
 
-    @staticmethod
-    def _folders(name: str, places: Places) -> tuple[Path, Path, Path]:
+    def _folders(self, name: str, places: Places) -> tuple[Path, Path, Path]:
         """Return the folder of the data set, and those of its train and of its test split."""
+        self._unpack(name, places)
         root = places.find(name)
         if root is None or not (root / "train").is_dir():
             raise DatasetUnavailableError(
@@ -123,25 +125,6 @@ class ImageFolder(Source):
                 return root, root / "train", root / test
         expected = " or ".join(TEST_FOLDERS)
         raise ValueError(f"{root} has no test split; a folder named {expected} was expected beside train")
-
-
-@dataclasses.dataclass(frozen=True)
-class ZippedFolders(ImageFolder):
-    """Archives of a publisher, one a split, with a folder a class in each; unpacked into the cache."""
-
-    publisher: str
-    archives: dict[str, str]  # split to address
-
-    def where(self) -> str:
-        return self.publisher
-
-    def identity(self, name: str, places: Places) -> str:
-        self._unpack(name, places)
-        return super().identity(name, places)
-
-    def read(self, name: str, places: Places) -> RawData:
-        self._unpack(name, places)
-        return super().read(name, places)
 
     def _unpack(self, name: str, places: Places) -> None:
         folder = places.cache / name

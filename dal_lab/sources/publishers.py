@@ -13,8 +13,8 @@ import numpy as np
 
 from dal_core.data import FeatureBank
 from dal_lab.runs.files import write_atomically
-from dal_lab.sources.raw import DatasetUnavailableError, Places, RawData, Source, numbered, restated, texts
-from dal_lab.sources.tables import standardised
+from dal_lab.sources.bank import standardised
+from dal_lab.sources.raw import DatasetUnavailableError, Places, RawData, Source, Split, numbered, restated
 
 DOWNLOAD_TIMEOUT = 30  # Seconds without a byte, after which a download counts as failed.
 
@@ -23,11 +23,9 @@ DOWNLOAD_TIMEOUT = 30  # Seconds without a byte, after which a download counts a
 class Published(Source):
     """Files of a publisher: `files` maps local names to addresses; the data set's entry in `PARSERS` reads them."""
 
+    place = "{publisher}"
     publisher: str
     files: dict[str, str]
-
-    def where(self) -> str:
-        return self.publisher
 
     def identity(self, name: str, places: Places) -> str:
         digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in self._paths(name, places)]
@@ -103,8 +101,8 @@ def _texts(name: str, *pairs: list) -> RawData:
     """Return raw data from pairs of text and class name for both splits, with classes in alphabetical order."""
     (train, train_names), (test, test_names) = (zip(*each, strict=True) for each in pairs)
     class_names = sorted(set(train_names))
-    labels = [numbered(class_names, each, f"dataset {name!r}") for each in (train_names, test_names)]
-    return texts(train, test, labels, class_names)
+    labels, test_labels = numbered((train_names, test_names), class_names, f"dataset {name!r}")
+    return RawData("text", Split(train, labels), Split(test, test_labels), tuple(class_names))
 
 
 PARSERS: dict[str, Callable[..., RawData | FeatureBank]] = {

@@ -3,12 +3,13 @@
 import abc
 import contextlib
 import dataclasses
+import importlib
 import os
 import tomllib
 import urllib.error
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -54,7 +55,7 @@ class Split:
 
     instances: Sequence[Any]
     labels: np.ndarray  # [n] int64
-    name: Callable[[int], str]
+    name: Callable[[int], str] = "instance {}".format
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -71,28 +72,24 @@ class RawData:
 
 
 class Source(abc.ABC):
-    """One way to get a data set."""
+    """One way to get a data set; `place` says where for a reader, with fields of the source in braces.
 
-    @abc.abstractmethod
+    Methods raise DatasetUnavailableError with a line that says what was looked for if the data are not to be had, and
+    ValueError if a file does not hold what its publisher promises.
+    """
+
+    place: ClassVar[str]
+
     def where(self) -> str:
-        """Name the place, and what the data are called there, for a reader."""
+        return self.place.format(**vars(self))
 
     def identity(self, name: str, places: Places) -> str:  # noqa: ARG002 - other sources look at files
-        """Return what tells this data apart from another under the same name, without decoding an instance.
-
-        Raises:
-            DatasetUnavailableError: if that takes files that are not to be had.
-        """
+        """Return what tells this data apart from another under the same name, without decoding an instance."""
         return repr(self)
 
     @abc.abstractmethod
     def read(self, name: str, places: Places) -> RawData | FeatureBank:
-        """Return the data, downloaded into the cache where need be.
-
-        Raises:
-            DatasetUnavailableError: if they are not to be had; one line with what was looked for.
-            ValueError: if a file does not hold what its publisher promises.
-        """
+        """Return the data, downloaded into the cache where need be."""
 
 
 @contextlib.contextmanager
@@ -117,6 +114,15 @@ def restated(
         raise kind(f"{before}{one_line(reason) or type(error).__name__}{after}") from error
 
 
+def package(name: str, what: str, kind: type[Exception]) -> Any:
+    """Import a package that not everybody has, where it is needed: that takes seconds, and most runs need none."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        install = "`pip install dal-core[encoders]` installs it"
+        raise kind(f"{what} the package {name}, which is not installed; {install}") from error
+
+
 def rows_of(table: str) -> dict[str, dict[str, Any]]:
     """Return the rows by name of a TOML table beside this module."""
     return tomllib.loads(Path(__file__).with_name(table).read_text(encoding="utf-8"))
@@ -128,23 +134,13 @@ def cache_dir() -> Path:
     return Path(os.environ.get("DAL_CACHE") or default)
 
 
-def numbered(names: Sequence[str], labels: Sequence[str], what: str) -> np.ndarray:
-    """Return the position of each label in `names`.  [n] int64
+def numbered(splits: Sequence[Sequence[str]], names: Sequence[str], what: str) -> list[np.ndarray]:
+    """Return the labels of each split as positions in `names`.  [n] int64
 
     Raises:
         ValueError: for a label that is not among the names.
     """
     position = {name: i for i, name in enumerate(names)}
-    if unknown := sorted(set(labels) - set(names)):
+    if unknown := sorted({label for labels in splits for label in labels} - set(names)):
         raise ValueError(f"{what}: test classes {unknown} do not occur in the train split")
-    return np.array([position[label] for label in labels], dtype=np.int64)
-
-
-def texts(train: Sequence[str], test: Sequence[str], labels: Sequence[np.ndarray], names: Sequence[str]) -> RawData:
-    """Return texts in memory as raw data, with the labels of the train and of the test split."""
-    return RawData(
-        "text",
-        Split(train, labels[0], lambda i: f"train text {i}"),
-        Split(test, labels[1], lambda i: f"test text {i}"),
-        tuple(names),
-    )
+    return [np.array([position[label] for label in labels], dtype=np.int64) for labels in splits]

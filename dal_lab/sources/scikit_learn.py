@@ -1,4 +1,4 @@
-"""What comes with scikit-learn: digits, and points in the plane."""
+"""Data through scikit-learn: what comes with it, which are digits and points in the plane, and tables of OpenML."""
 
 import dataclasses
 
@@ -6,8 +6,8 @@ import numpy as np
 from sklearn import datasets as sklearn_datasets
 
 from dal_core.data import FeatureBank
-from dal_lab.sources.raw import Places, Source
-from dal_lab.sources.tables import STRATIFIED, bank, in_two
+from dal_lab.sources.bank import STRATIFIED, bank, in_two, standardised
+from dal_lab.sources.raw import DatasetUnavailableError, Places, Source, restated
 
 TOY_POINTS = 1000
 CENTRES = [[-1.5, -1.0], [1.5, -1.0], [0.0, 1.5], [0.0, 0.0]]
@@ -17,8 +17,7 @@ CENTRES = [[-1.5, -1.0], [1.5, -1.0], [0.0, 1.5], [0.0, 0.0]]
 class Bundled(Source):
     """Data that a function of this module makes, which `MAKERS` has under the data set's name."""
 
-    def where(self) -> str:
-        return "scikit-learn"
+    place = "scikit-learn"
 
     def read(self, name: str, places: Places) -> FeatureBank:  # noqa: ARG002 - no file is read
         return MAKERS[name]()
@@ -50,3 +49,20 @@ def _toy(points: np.ndarray, labels: np.ndarray, source: str) -> FeatureBank:
 
 
 MAKERS = {"digits": digits, "moons": moons, "blobs": blobs}
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenML(Source):
+    """A table of numbers with a class a row, by its number on OpenML, which stands for one version of it."""
+
+    place = "OpenML {data_id}"
+    data_id: int
+
+    def read(self, name: str, places: Places) -> FeatureBank:
+        absent = f"dataset {name!r}: OpenML's table {self.data_id} is neither in {places.cache} nor to be had from the "
+        with restated((OSError, ValueError), f"{absent}network (", ")", kind=DatasetUnavailableError):
+            bunch = sklearn_datasets.fetch_openml(
+                data_id=self.data_id, data_home=places.cache / "openml", as_frame=False, parser="liac-arff"
+            )
+        features = np.asarray(bunch.data, dtype=np.float64)
+        return standardised(features, np.asarray(bunch.target).astype(str), self.where())
