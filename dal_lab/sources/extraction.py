@@ -20,9 +20,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from dal_core.checks import check_choice
 from dal_core.contracts import Count, Size, check_fields
 from dal_core.data import FeatureBank
-from dal_core.devices import resolve_device
+from dal_core.devices import DEVICES, resolve_device
 from dal_lab.runs.files import remove_leftovers, write_atomically
 from dal_lab.runs.progress import progress
 from dal_lab.sources.bank import load_bank, save_bank, training_scale
@@ -50,12 +51,14 @@ class Extraction:
         ValueError: on anything out of range.
     """
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: str = "auto"
     batch_size: Count = 128
     workers: Size | None = None
-    unreadable: Literal["refuse", "skip"] = "refuse"
+    unreadable: str = "refuse"
 
     def __post_init__(self) -> None:
+        check_choice("device", self.device, DEVICES)
+        check_choice("unreadable", self.unreadable, ("refuse", "skip"))
         check_fields(self)
 
     def workers_for(self, kind: str) -> int:
