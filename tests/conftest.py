@@ -1,15 +1,16 @@
 """Shared fixtures; shapes and types of the package's public functions are checked while tests run."""
 
+import importlib.util
 import os
 from pathlib import Path
 
 import jaxtyping
 from jaxtyping import install_import_hook
 
-# Before anything of dal_core is imported. Users do not pay for these checks. An int passes for a float, as PEP 484 has
-# it and as mypy reads our signatures; beartype by itself would refuse it.
+# Before anything of dal_core is imported. Users do not pay for these checks, which see private functions, too. A
+# machine that is borrowed for its GPU may lack beartype: the tests run there without them.
 with install_import_hook(
-    ("dal_core", "dal_lab"), "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+    ("dal_core", "dal_lab"), "typechecker.typechecked" if importlib.util.find_spec("beartype") else None
 ):
     import dal_lab.studies.updating
 
@@ -22,7 +23,7 @@ import dal_lab.runs.grid
 os.environ["DAL_PROGRESS"] = "plain"
 torch.set_num_threads(1)  # the tests' tensors are tiny: more threads only wait for each other
 ROOT = Path(__file__).resolve().parent.parent
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(os.environ.get("DAL_GOLDEN", Path(__file__).parent / "golden"))
 SHARED = ROOT.parent / "shared"
 
 
