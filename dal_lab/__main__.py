@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _check_places(options: argparse.Namespace) -> None:
     """Refuse places to write to that cannot be folders before anything is computed."""
-    from dal_core.checks import check_folder
+    from dal_lab.checks import check_folder
 
     for name in ("results_dir", "output_dir"):
         if getattr(options, name, None) is not None:
@@ -217,8 +217,8 @@ def _add_grid_options(parser: argparse.ArgumentParser) -> None:
 def _datasets(_: argparse.Namespace) -> int:
     from tabulate import tabulate
 
-    from dal_lab.sources.catalogue import SOURCES
-    from dal_lab.sources.encoders import ENCODERS
+    from dal_lab.sources.catalogue import data_sets
+    from dal_lab.sources.encoders import known_encoders
 
     known = {
         name: {
@@ -228,13 +228,13 @@ def _datasets(_: argparse.Namespace) -> int:
             "test": each.test_size,
             "classes": each.num_classes,
             "batch": each.batch_size,
-            "source": " or ".join(origin.where() for origin in each.origins),
+            "source": " or ".join(source.where() for source in each.sources),
             "licence": each.licence,
             "citation": each.citation,
         }
-        for name, each in SOURCES.items()
+        for name, each in data_sets().items()
     }
-    encoders = {name: dataclasses.asdict(each) for name, each in ENCODERS.items()}
+    encoders = {name: dataclasses.asdict(each) for name, each in known_encoders().items()}
     for what, table in (("data set", known), ("encoder", encoders)):
         print(tabulate([{what: name} | row for name, row in table.items()], headers="keys", intfmt=","), end="\n\n")
     print("batch: of the papers' protocols, or what the notebooks take; any encoder of the kind fits, and so does any")

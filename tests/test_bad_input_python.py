@@ -305,7 +305,7 @@ def test_data_folders_that_are_none_are_refused(data_dir, monkeypatch, tmp_path)
         (lambda: catalogue.read_features(3), "path is 3"),
         (lambda: catalogue.read_features("x" * 5000 + ".npz"), "no feature file at"),
         (lambda: catalogue.read_features("a\nb.npz"), "a\\nb.npz"),
-        (lambda: catalogue.SOURCES["blobs"].protocol() and catalogue.SOURCES["sst2"].protocol(), "batch size"),
+        (lambda: catalogue.data_sets()["blobs"].protocol() and catalogue.data_sets()["sst2"].protocol(), "batch size"),
         (lambda: published("boss"), "name is 'boss'"),
     ],
 )

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from dal_core.checks import check_file_name, check_folder
+from dal_lab.checks import check_file_name, check_folder
 from dal_lab.companion.description import describe
 from dal_lab.runs.files import write_atomically, write_text
 from dal_lab.runs.provenance import git_commit

@@ -16,9 +16,10 @@ import joblib
 import pandas as pd
 
 from dal_core import strategies
-from dal_core.checks import check_flag, check_folder, check_whole, shown
+from dal_core.checks import check_flag, check_whole, shown
 from dal_core.experiment import Experiment
 from dal_core.loop import FailedRunError
+from dal_lab.checks import check_folder
 from dal_lab.runs import engine
 from dal_lab.runs.files import check_writable, remove_leftovers, write_text
 from dal_lab.runs.own_strategies import OwnStrategies, own_strategies
@@ -142,7 +143,7 @@ class Grid:
             missing = {key: dataclasses.replace(study, device=device_of(study).type) for key, study in missing.items()}
         together = groups(missing)
         own = own_strategies(set().union(*map(own_of, missing.values()))) if self._elsewhere(missing) else None
-        tasks = [functools.partial(attempt, _wherever(group), self.store, self.data_dir, own) for group in together]
+        tasks = [functools.partial(attempt, _absolute(group), self.store, self.data_dir, own) for group in together]
         with contextlib.closing(self._engine(tasks, missing)) as finished:
             for position, result in finished:
                 if isinstance(result, Exception):  # the worker was lost, or could not even begin
@@ -213,10 +214,12 @@ def _check_names(studies: Sequence[Study], digests: Mapping[Any, str]) -> None:
             )
 
 
-def _wherever(group: Mapping[str, Study]) -> dict[str, Study]:
+def _absolute(group: Mapping[str, Study]) -> dict[str, Study]:
     """The runs for a process that may have another working directory; their keys are the same."""
     return {
-        key: study if study.dataset is None else dataclasses.replace(study, dataset=catalogue.wherever(study.dataset))
+        key: study
+        if study.dataset is None
+        else dataclasses.replace(study, dataset=catalogue.absolute_name(study.dataset))
         for key, study in group.items()
     }
 

@@ -225,7 +225,7 @@ def test_what_is_left_of_an_unfinished_bank_goes_with_its_parts(tmp_path, raw, m
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dal_core.data.save_file", killed)
+        patch.setattr("dal_lab.sources.bank.save_file", killed)
         assert main(raw) == 130
     assert [path.name for path in hidden(tmp_path / "disk")] == [".tmpAbCdEf"]
     assert main(raw) == 0

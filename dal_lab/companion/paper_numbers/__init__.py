@@ -6,7 +6,7 @@ from importlib import resources
 import pandas as pd
 
 from dal_core.checks import check_choice, check_columns
-from dal_lab.sources.catalogue import titles
+from dal_lab.sources.catalogue import data_sets
 
 SOURCES = {
     "laplace_updates": "Huseljic et al. 2025, arXiv 2210.06112, updating study; test accuracy in percent",
@@ -33,7 +33,7 @@ def published(name: str) -> pd.DataFrame:
 
 def bank_names(data: pd.Series, encoder: str = "dinov2") -> pd.Series:
     """Data sets under their papers' titles as measured rows name them: CIFAR-10 is "cifar10 (dinov2)"."""
-    known = {title: name for name, title in titles().items()}
+    known = {each.title: name for name, each in data_sets().items()}
     return data.map(lambda title: f"{known[title]} ({encoder})" if title in known else title)
 
 
