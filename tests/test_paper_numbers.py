@@ -16,7 +16,7 @@ def test_published_tables_can_be_read(name):
 
 
 def test_unknown_tables_are_refused():
-    with pytest.raises(ValueError, match="name is 'bos'; it has to be one of 'laplace_updates'"):
+    with pytest.raises(ValueError, match="name is 'bos'; it has to be one of 'boss_ablations'"):
         published("bos")
 
 
