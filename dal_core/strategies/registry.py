@@ -10,9 +10,11 @@ the keyword `acquisition_size` plans a whole run ahead: its batch is an order, t
 An ensemble has the option `strategies`, the names of those that it is made of.
 """
 
+import contextlib
 import functools
 import importlib
 import inspect
+import re
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -29,7 +31,8 @@ RECORD, MEMORY, ACQUISITION_SIZE = "record", "memory", "acquisition_size"  # key
 
 _HOMES = ("dal_core.strategies", "dal_core.oracles", "dal_core.ensembles")  # Importing one registers what it holds.
 _STRATEGIES: dict[str, Strategy] = {}
-_SOURCES: dict[Strategy, str] = {}  # of strategies that are not the package's
+_SOURCES: dict[str, str] = {}  # The text of strategies that are not the package's, by name.
+NAMING = ("strategies", "final_strategy")  # options whose values are names of other strategies
 
 
 def register(name: str) -> Callable[[Strategy], Strategy]:
@@ -50,10 +53,11 @@ def register(name: str) -> Callable[[Strategy], Strategy]:
         if positional != ["snapshot", "batch_size", "generator"]:
             raise ValueError(f"strategy {name!r} takes {positional}; snapshot, batch_size, generator was expected")
         if name in _STRATEGIES and not _is_same_again(_STRATEGIES[name], strategy):
-            raise ValueError(f"strategy {name!r} is registered already, by {_STRATEGIES[name].__module__}")
+            owner = function_of(_STRATEGIES[name]).__module__
+            raise ValueError(f"strategy {name!r} is registered already, by {owner}")
         _STRATEGIES[name] = strategy
         if _is_own(strategy):
-            _SOURCES[strategy] = _source(strategy)
+            _SOURCES[name] = _source(strategy)
         return strategy
 
     return decorate
@@ -61,7 +65,30 @@ def register(name: str) -> Callable[[Strategy], Strategy]:
 
 def _is_same_again(earlier: Strategy, strategy: Strategy) -> bool:
     """Whether a cell of a notebook was run again."""
-    return earlier.__module__ == strategy.__module__ == "__main__" and earlier.__qualname__ == strategy.__qualname__
+    before, now = function_of(earlier), function_of(strategy)
+    return before.__module__ == now.__module__ == "__main__" and before.__qualname__ == now.__qualname__
+
+
+def function_of(strategy: Strategy) -> Any:
+    """The function that a strategy runs, which may be a partial, a method or an object with `__call__` itself."""
+    while isinstance(strategy, functools.partial):
+        strategy = strategy.func
+    function: Any = strategy if inspect.isroutine(strategy) else type(strategy).__call__
+    return getattr(function, "__func__", function)
+
+
+def used(name: str, options: Mapping[str, Any]) -> set[str]:
+    """The names of all strategies that `name` runs with these options: itself, and those that it asks in turn."""
+    found, given = set[str](), [(name, options)]
+    while given:
+        name, options = given.pop()
+        found.add(name)
+        defaults = {each.name: each.default for each in inspect.signature(_find(name)).parameters.values()}
+        for option in NAMING:
+            value = options.get(option, defaults.get(option))
+            names = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
+            given += [(each, {}) for each in names if each in _STRATEGIES and each not in found]
+    return found
 
 
 def own() -> dict[str, Strategy]:
@@ -71,29 +98,36 @@ def own() -> dict[str, Strategy]:
 
 def own_source(name: str) -> str:
     """The text of one of them when it was registered; empty where there is none, as for what was typed in."""
-    return _SOURCES.get(_find(name), "")
+    return _SOURCES.get(name, "")
 
 
 def adopt(name: str, strategy: Strategy, source: str) -> None:
     """Register what another process has registered and checked; it takes the place of a strategy of that name."""
-    _STRATEGIES[name], _SOURCES[strategy] = strategy, source
+    _STRATEGIES[name], _SOURCES[name] = strategy, source
 
 
 def forget_own() -> None:
     """Leave the package's strategies alone in the registry."""
     for name in own():
-        _SOURCES.pop(_STRATEGIES.pop(name), None)
+        del _STRATEGIES[name]
+        _SOURCES.pop(name, None)
 
 
 def _is_own(strategy: Strategy) -> bool:
-    return strategy.__module__.split(".")[0] != PACKAGE
+    return function_of(strategy).__module__.split(".")[0] != PACKAGE
 
 
-def _source(strategy: Strategy) -> str:
-    try:
-        return inspect.getsource(strategy)
-    except (OSError, TypeError):
-        return ""
+def _source(strategy: Any) -> str:
+    """The text of the function, and the values that a partial or an object holds, without addresses in memory."""
+    text, held = "", ""
+    with contextlib.suppress(OSError, TypeError):
+        text = inspect.getsource(function_of(strategy))
+    while isinstance(strategy, functools.partial):
+        strategy, held = strategy.func, f"{held}\n{strategy.args} {strategy.keywords}"
+    owner = getattr(strategy, "__self__", strategy)
+    if not inspect.isroutine(owner) and not inspect.ismodule(owner):
+        held += f"\n{getattr(owner, '__dict__', owner)}"
+    return text + re.sub(r" at 0x[0-9a-f]+", "", held)
 
 
 def names(*, oracle: bool | None = None) -> list[str]:
@@ -103,7 +137,11 @@ def names(*, oracle: bool | None = None) -> list[str]:
 
 def needs_oracle(name: str) -> bool:
     """Whether the strategy asks for an OracleSnapshot."""
-    annotation = typing.get_type_hints(_find(name)).get("snapshot", Snapshot)
+    function = function_of(_find(name))
+    try:
+        annotation = typing.get_type_hints(function).get("snapshot", Snapshot)
+    except NameError:  # Types that are imported for type checkers only have a name and no value.
+        return str(function.__annotations__.get("snapshot")).rpartition(".")[2] == OracleSnapshot.__name__
     return isinstance(annotation, type) and issubclass(annotation, OracleSnapshot)
 
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 SEAL = b"sha256 of this file, had it zeros here: "
 UNSEALED = SEAL + b"0" * 64
-# Not, for example, that a download was cut off while it was written.
+# Errors that the place has, unlike those of a download that is cut off while it is written.
 WRITING_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR)
 
 
@@ -44,27 +44,19 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
     owner = f"{platform.node()}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
     temporary = path.with_name(f".{path.stem}~{owner}.part{path.suffix}")
     try:
-        with _naming(path, temporary):
-            yield temporary
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-    finally:
-        with contextlib.suppress(OSError):  # or it would hide why there is something to delete
-            temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _naming(path: Path, temporary: Path) -> Iterator[None]:
-    """Name the file in errors of writing; libraries leave that out, or name the temporary one."""
-    try:
-        yield
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
     except SafetensorError as error:
         raise OSError(f"{path} cannot be written: {error}") from error
-    except OSError as error:
+    except OSError as error:  # libraries leave out the file's name, or name the temporary one
         if error.errno not in WRITING_FAILS or error.filename not in (None, str(temporary)):
             raise
         raise type(error)(f"{path} cannot be written: {os.strerror(error.errno)}") from error
+    finally:
+        with contextlib.suppress(OSError):  # or it would hide why there is something to delete
+            temporary.unlink(missing_ok=True)
 
 
 def check_writable(folder: str | Path) -> None:
