@@ -139,7 +139,7 @@ def on_dask(tasks: Sequence[Task], cluster: Any, folder: Path) -> Finished:
                 suspects.append(position)
             else:
                 yield position, result
-        # The scheduler also blames what only waited in a lost worker: a suspect is tried once more, with no other.
+        # The scheduler also blames tasks that only waited in a lost worker: each suspect is tried again, alone.
         for position in suspects:
             yield from _computed(client, tasks, [position], token, futures)
     finally:
@@ -179,7 +179,7 @@ def _computed(
     for future in as_completed(list(futures), loop=client.loop):
         if future.status not in ("finished", "error"):  # lost or cancelled, and not by us
             raise lost
-        # Let go of it at once: what a lost worker still held would be computed again.
+        # A future is released at once: if its worker were lost later, the task would be computed again.
         position = futures.pop(future)
         try:
             result = future.result() if future.status == "finished" else future.exception()

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and that show when they were changed."""
+"""Writing files so that they are whole or absent, and show when they were changed."""
 
 import contextlib
 import errno
@@ -85,7 +85,7 @@ def sealed(content: bytes) -> bytes:
 
 
 def is_intact(content: bytes) -> bool:
-    """Whether not a byte differs from what `sealed` returned; True for what never was sealed."""
+    """Whether every byte is as `sealed` returned it; True without a seal."""
     opened = re.sub(SEAL + b".{64}", UNSEALED, content, flags=re.DOTALL)
     return sealed(opened) == content
 
@@ -97,7 +97,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Delete what processes of this machine that are no more left half-written in `folder`, if that can be written."""
+    """Delete half-written files in `folder` whose processes, of this machine, have ended; read-only ones stay."""
     for part in Path(folder).glob(".*~*~*~*.part*"):
         host, process = part.name.split("~")[-3:-1]
         if host == platform.node() and process.isdigit() and not _is_running(int(process)):

@@ -59,7 +59,7 @@ class Grid:
             check_whole("jobs", self.jobs, 1)
         if len(chosen := [name for name in ("jobs", "dask", "slurm") if getattr(self, name) is not None]) > 1:
             raise ValueError(f"{' and '.join(chosen)} are given; one of them was expected")
-        # Dask's client would take most of a minute over what is none, and end with a traceback.
+        # For what is no address, Dask's client would take most of a minute and end with a traceback.
         if self.dask is not None and not re.fullmatch(r"(tcp|tls|ucx|wss?)://[^\s/]+:\d+(/\S*)?", self.dask):
             raise ValueError(f"dask is {self.dask!r}; the address of a scheduler was expected, like tcp://host:8786")
         for name in ("jobs", "cores", "processes"):
@@ -113,7 +113,7 @@ class Grid:
         return keyed, rows, {key: study for key, study in keyed.items() if rows.get(key) is None}
 
     def _compute(self, missing: Mapping[str, Study], what: str, total: int) -> list[Failure]:
-        """Compute and store what is missing; returns what failed."""
+        """Compute and store the missing runs; returns the failures."""
         if not missing:
             return []
         check_writable(self.store.folder)
@@ -245,7 +245,7 @@ def attempt(
 
 
 def _check_same_key(group: Mapping[str, Study], store: Store, data_dir: Path | str | None) -> None:
-    """Refuse what a machine of a cluster with other data of the same name, or another version, would store wrongly."""
+    """Refuse to compute on a machine of a cluster that has other data of the same name, or another version."""
     key, study = next(iter(group.items()))
     if store.key(study, digest_of(study, data_dir)) != key:
         raise ValueError(

@@ -25,14 +25,14 @@ class _Packed(NamedTuple):
 
 
 class OwnStrategies(NamedTuple):
-    """What a worker needs to know the strategies that are not the package's."""
+    """Strategies that are not the package's, as a worker can register them."""
 
     packed: tuple[_Packed, ...]
     path: tuple[str, ...]  # where Python looks for modules
     process: str  # that registered them
 
     def register(self) -> None:
-        """Make them known in this process, if it is another; what an earlier call made known is forgotten.
+        """Register them in this process, if it is another; those of an earlier call are forgotten.
 
         Raises:
             ValueError: if one that is required cannot be restored.
@@ -48,7 +48,7 @@ class OwnStrategies(NamedTuple):
                 if each.required:
                     raise _stays(each.name, each.module, error) from error
                 continue
-            # Annotations that are strings do not bring along what they name.
+            # Types that annotations name as text may be missing here.
             annotations = {"snapshot": OracleSnapshot if each.oracle else Snapshot}
             registry.function_of(strategy).__annotations__ = annotations
             registry.adopt(each.name, strategy, each.source)
@@ -57,8 +57,8 @@ class OwnStrategies(NamedTuple):
 def own_strategies(required: Collection[str]) -> OwnStrategies:
     """The strategies of this process that are not the package's, for `OwnStrategies.register` in another.
 
-    A function of a script or notebook travels with its code, one of a module by its name. What cannot be sent stays
-    behind, unless it is among the names in `required`.
+    A function of a script or notebook is sent with its code, one of a module by its name. One that cannot be sent is
+    left out, unless it is among the names in `required`.
 
     Raises:
         ValueError: if one that is required cannot be sent.
@@ -67,7 +67,7 @@ def own_strategies(required: Collection[str]) -> OwnStrategies:
     for name, strategy in registry.own().items():
         module, oracle = registry.function_of(strategy).__module__, registry.needs_oracle(name)
         try:
-            # joblib's way to pickle what no module holds
+            # joblib pickles functions and classes that no module holds, too.
             pickled = pickle.dumps(joblib.wrap_non_picklable_objects(strategy, keep_wrapper=False))
         except Exception as error:
             if name in required:

@@ -106,7 +106,7 @@ class Store:
             return None
 
     def provenance(self, path: Path) -> dict[str, Any]:
-        """What `write` recorded about the run in `path`."""
+        """The configuration, versions and times that `write` recorded with the run in `path`."""
         return json.loads((pq.read_schema(path).metadata or {})[PROVENANCE])
 
     def durations(self) -> dict[str, list[float]]:

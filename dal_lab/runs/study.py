@@ -1,4 +1,4 @@
-"""What can be run by name: experiments, and the studies that are no plain runs; their configuration is their key."""
+"""Running experiments, and studies that are no plain runs, by the names of their data; configurations as JSON."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ def device_of(study: Any) -> torch.device:
 def configuration(study: Any) -> dict[str, Any]:
     """The full configuration of a study (an Experiment, or another dataclass that `run` knows) as JSON values."""
     values = dataclasses.asdict(study) | {"device": device_of(study).type}
-    if study.dataset is not None:  # of a file the name alone: its content counts, wherever it lies
+    if study.dataset is not None:  # A file counts by its name and its content, in any folder.
         values["dataset"] = catalogue.short_name(study.dataset)
     return {"kind": type(study).__name__, **json.loads(json.dumps(values))}
 
