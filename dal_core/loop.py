@@ -14,7 +14,7 @@ import torch
 from dal_core import strategies
 from dal_core.data import FeatureBank
 from dal_core.devices import with_float64
-from dal_core.experiment import IMBALANCE, Experiment
+from dal_core.experiment import Experiment
 from dal_core.metrics import evaluate
 from dal_core.models.heads import Head
 from dal_core.models.training import Training, train_heads
@@ -129,7 +129,7 @@ def learning_curves(
     for experiment in experiments:
         with _naming(experiment, experiments):
             runs.append(dataclasses.replace(_start(experiment, seen, choosing, name), watch=watch))
-    initial, training = _stacked([course.initial for course in runs]).to(device), experiments[0].training
+    initial, training = Head.stack([course.initial for course in runs]).to(device), experiments[0].training
     for cycle in range(experiments[0].cycles + 1):
         start = now(device)
         # Pools may differ in size (long tails), but each run has bought as many instances as the others.
@@ -158,22 +158,14 @@ def _start(experiment: Experiment, bank: FeatureBank, device: torch.device, name
     """A run that has its initial labelled set, and no row yet."""
     draw = functools.partial(generator_for, experiment.seed)
     instances = torch.arange(len(bank.train_labels))
-    if IMBALANCE in experiment.options:
-        instances = long_tailed(bank.train_labels, experiment.options[IMBALANCE], draw("long tail"))
+    if experiment.imbalance is not None:
+        instances = long_tailed(bank.train_labels, experiment.imbalance, draw("long tail"))
     _check_size(experiment, len(instances), name)
     pool = Pool.among(instances, experiment.initial_size, draw("initial labelled set"))
     validation = pool.subset(experiment.validation_size, draw("validation set"))
     pool = pool.without(validation)
     initial = initial_head(experiment, bank, device)
     return _Run(experiment, bank, initial, validation, pool, acquired=pool.labelled, planned=pool.labelled[:0])
-
-
-def _stacked(heads: Sequence[Head]) -> Head:
-    stacks: dict[str, Any] = {}
-    for field in dataclasses.fields(Head):
-        tensors = [getattr(head, field.name) for head in heads]
-        stacks[field.name] = None if tensors[0] is None else torch.stack(tensors)
-    return Head(**stacks)
 
 
 def _acquire(course: _Run, head: Head) -> torch.Tensor:

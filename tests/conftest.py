@@ -6,11 +6,8 @@ from pathlib import Path
 import jaxtyping
 from jaxtyping import install_import_hook
 
-# Before anything of dal_core is imported. Users do not pay for these checks. An int passes for a float, as PEP 484 has
-# it and as mypy reads our signatures; beartype by itself would refuse it.
-with install_import_hook(
-    ("dal_core", "dal_lab"), "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-):
+# Before anything of dal_core is imported. Users do not pay for these checks, which see private functions, too.
+with install_import_hook(("dal_core", "dal_lab"), "typechecker.typechecked"):
     import dal_lab.studies.updating
 
 import numpy as np

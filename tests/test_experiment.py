@@ -208,7 +208,7 @@ def test_a_strategy_gets_labels_of_what_is_labelled_alone(monkeypatch):
         labelled += bought
         assert type(snapshot) is Snapshot
         others = {name for name, value in vars(snapshot).items() if not isinstance(value, torch.Tensor)}
-        assert others == {"training", "initial", "inputs", "labelled_inputs", "cycle"}
+        assert others == {"training", "initial", "inputs", "labelled_inputs", "cycle", "instances"}
         assert snapshot.inputs is None  # a linear head takes the features
         assert snapshot.labelled_inputs is None
         assert snapshot.training == tiny("spy").training

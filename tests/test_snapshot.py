@@ -143,7 +143,7 @@ def test_ground_truth_is_in_the_oracle_snapshot_alone():
     plain = {field.name for field in dataclasses.fields(Snapshot)}
     oracle = {field.name for field in dataclasses.fields(OracleSnapshot)}
     tensors = {"features", "logits", "labelled_features", "labelled_logits", "labels", "weight", "bias"}
-    assert plain == tensors | {"training", "initial", "inputs", "labelled_inputs", "cycle"}
+    assert plain == tensors | {"training", "initial", "inputs", "labelled_inputs", "cycle", "instances"}
     assert oracle - plain == {"hidden_labels", "test", "validation"}
     assert not hasattr(snapshot(), "hidden_labels")
 

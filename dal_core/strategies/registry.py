@@ -10,11 +10,9 @@ the keyword `acquisition_size` plans a whole run ahead: its batch is an order, t
 An ensemble has the option `strategies`, the names of those that it is made of.
 """
 
-import contextlib
 import functools
 import importlib
 import inspect
-import re
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dal_core.checks import check_batch_size, check_choice, check_generator, check_text, shown, suggestion
+from dal_core.checks import check_choice, check_text, shown, suggestion
+from dal_core.contracts import BatchSize, checked
 from dal_core.snapshot import OracleSnapshot, Snapshot
 
 Strategy = Callable[..., Tensor]
@@ -31,7 +30,7 @@ RECORD, MEMORY, ACQUISITION_SIZE = "record", "memory", "acquisition_size"  # key
 
 _HOMES = ("dal_core.strategies", "dal_core.oracles", "dal_core.ensembles")  # Importing one registers what it holds.
 _STRATEGIES: dict[str, Strategy] = {}
-_SOURCES: dict[str, str] = {}  # The text of strategies that are not the package's, by name.
+_SOURCES: dict[str, str] = {}  # The texts of strategies that are not the package's, by name.
 NAMING = ("strategies", "final_strategy")  # options whose values are names of other strategies
 
 
@@ -49,12 +48,11 @@ def register(name: str) -> Callable[[Strategy], Strategy]:
     def decorate(strategy: Strategy) -> Strategy:
         if not callable(strategy):
             raise ValueError(f"strategy {name!r} is {shown(strategy)}; a function was expected")
-        positional = [*inspect.signature(strategy).parameters][:3]
+        positional = [*_signature(strategy)][:3]
         if positional != ["snapshot", "batch_size", "generator"]:
             raise ValueError(f"strategy {name!r} takes {positional}; snapshot, batch_size, generator was expected")
         if name in _STRATEGIES and not _is_same_again(_STRATEGIES[name], strategy):
-            owner = function_of(_STRATEGIES[name]).__module__
-            raise ValueError(f"strategy {name!r} is registered already, by {owner}")
+            raise ValueError(f"strategy {name!r} is registered already, by {_STRATEGIES[name].__module__}")
         _STRATEGIES[name] = strategy
         if _is_own(strategy):
             _SOURCES[name] = _source(strategy)
@@ -65,29 +63,20 @@ def register(name: str) -> Callable[[Strategy], Strategy]:
 
 def _is_same_again(earlier: Strategy, strategy: Strategy) -> bool:
     """Whether a cell of a notebook was run again."""
-    before, now = function_of(earlier), function_of(strategy)
-    return before.__module__ == now.__module__ == "__main__" and before.__qualname__ == now.__qualname__
-
-
-def function_of(strategy: Strategy) -> Any:
-    """The function that a strategy runs, which may be a partial, a method or an object with `__call__` itself."""
-    while isinstance(strategy, functools.partial):
-        strategy = strategy.func
-    function: Any = strategy if inspect.isroutine(strategy) else type(strategy).__call__
-    return getattr(function, "__func__", function)
+    names = [(each.__module__, getattr(function_of(each), "__qualname__", None)) for each in (earlier, strategy)]
+    return names[0] == names[1] and names[0][0] == "__main__"
 
 
 def used(name: str, options: Mapping[str, Any]) -> set[str]:
     """The names of all strategies that `name` runs with these options: itself, and those that it asks in turn."""
-    found, given = set[str](), [(name, options)]
-    while given:
-        name, options = given.pop()
+    found, left = set[str](), [(name, options)]
+    while left:
+        name, options = left.pop()
         found.add(name)
-        defaults = {each.name: each.default for each in inspect.signature(_find(name)).parameters.values()}
-        for option in NAMING:
-            value = options.get(option, defaults.get(option))
+        for option, parameter in _signature(_find(name)).items():
+            value = options.get(option, parameter.default) if option in NAMING else ()
             names = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
-            given += [(each, {}) for each in names if each in _STRATEGIES and each not in found]
+            left += [(each, {}) for each in names if each in _STRATEGIES and each not in found]
     return found
 
 
@@ -98,6 +87,7 @@ def own() -> dict[str, Strategy]:
 
 def own_source(name: str) -> str:
     """The text of one of them when it was registered; empty where there is none, as for what was typed in."""
+    _find(name)
     return _SOURCES.get(name, "")
 
 
@@ -114,20 +104,25 @@ def forget_own() -> None:
 
 
 def _is_own(strategy: Strategy) -> bool:
-    return function_of(strategy).__module__.split(".")[0] != PACKAGE
+    return strategy.__module__.split(".")[0] != PACKAGE
 
 
-def _source(strategy: Any) -> str:
-    """The text of the function, and the values that a partial or an object holds, without addresses in memory."""
-    text, held = "", ""
-    with contextlib.suppress(OSError, TypeError):
+def _source(strategy: Strategy) -> str:
+    """The text of the function or class, and what a partial or an object holds beside it."""
+    if isinstance(strategy, functools.partial):
+        return f"{_source(strategy.func)}{strategy.args}{sorted(strategy.keywords.items())}"
+    try:
         text = inspect.getsource(function_of(strategy))
+    except (OSError, TypeError):
+        return ""
+    return text if inspect.isroutine(strategy) else f"{text}{getattr(strategy, '__dict__', '')}"
+
+
+def function_of(strategy: Strategy) -> Any:
+    """What was written down: the function itself, that of a partial, or the class of an object that can be called."""
     while isinstance(strategy, functools.partial):
-        strategy, held = strategy.func, f"{held}\n{strategy.args} {strategy.keywords}"
-    owner = getattr(strategy, "__self__", strategy)
-    if not inspect.isroutine(owner) and not inspect.ismodule(owner):
-        held += f"\n{getattr(owner, '__dict__', owner)}"
-    return text + re.sub(r" at 0x[0-9a-f]+", "", held)
+        strategy = strategy.func
+    return strategy if inspect.isroutine(strategy) else type(strategy)
 
 
 def names(*, oracle: bool | None = None) -> list[str]:
@@ -137,12 +132,17 @@ def names(*, oracle: bool | None = None) -> list[str]:
 
 def needs_oracle(name: str) -> bool:
     """Whether the strategy asks for an OracleSnapshot."""
-    function = function_of(_find(name))
-    try:
-        annotation = typing.get_type_hints(function).get("snapshot", Snapshot)
-    except NameError:  # Types that are imported for type checkers only have a name and no value.
-        return str(function.__annotations__.get("snapshot")).rpartition(".")[2] == OracleSnapshot.__name__
-    return isinstance(annotation, type) and issubclass(annotation, OracleSnapshot)
+    strategy = _find(name)
+    written = function_of(strategy)
+    try:  # Annotations may be texts, and may name what was imported for type checkers only.
+        hint = typing.get_type_hints(written if inspect.isroutine(written) else written.__call__).get("snapshot")
+    except NameError:
+        hint = _signature(strategy)["snapshot"].annotation
+    return (
+        hint.endswith("OracleSnapshot")
+        if isinstance(hint, str)
+        else inspect.isclass(hint) and issubclass(hint, OracleSnapshot)
+    )
 
 
 def option_names(name: str) -> list[str]:
@@ -182,20 +182,17 @@ def get(name: str, options: Mapping[str, Any] | None = None) -> Strategy:
         if option not in known:
             meant = suggestion(option, known)
             raise ValueError(f"strategy {name!r} has no option {option!r}; it has {', '.join(known) or 'none'}{meant}")
-    return functools.partial(strategy, **(options or {}))
+    return functools.partial(strategy, **options) if options else strategy
 
 
-def query(strategy: Strategy, snapshot: Snapshot, batch_size: int, generator: torch.Generator) -> Tensor:
+@checked
+def query(strategy: Strategy, snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator) -> Tensor:
     """Ask a strategy for a batch and check its answer: distinct positions in range.  [b] int64
 
     Raises:
         ValueError: if the batch is larger than the pool, or the answer is not a batch.
     """
-    if not isinstance(snapshot, Snapshot):
-        raise ValueError(f"snapshot is a {type(snapshot).__name__}; a Snapshot was expected")
     size = len(snapshot.features)
-    check_batch_size(batch_size, size)
-    check_generator("generator", generator)
     picked = strategy(snapshot, batch_size, generator)
     if not isinstance(picked, Tensor) or picked.is_floating_point():
         raise ValueError(f"the strategy returned {shown(picked)}; a tensor of integer positions was expected")
@@ -209,7 +206,11 @@ def query(strategy: Strategy, snapshot: Snapshot, batch_size: int, generator: to
 
 
 def _parameters(name: str) -> list[str]:
-    return [*inspect.signature(_find(name)).parameters]
+    return [*_signature(_find(name))]
+
+
+def _signature(strategy: Strategy) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(strategy).parameters
 
 
 def _find(name: str) -> Strategy:

@@ -164,7 +164,8 @@ def _fields(module: str, name: str) -> dict[str, dict[str, Any]]:
         if annotation == "bool":
             options[field] = FLAG | {"help": about}
         elif isinstance(each.value, ast.Constant):
-            kind = int if annotation.startswith("int") else Path if annotation.startswith("Path") else str
+            whole = annotation.startswith(("int", "Count", "Size"))
+            kind = int if whole else Path if annotation.startswith("Path") else str
             default: Any = each.value.value
             about += "" if default is None else f" (default: {default})"
             options[field] = {"type": kind, "default": default, "help": about}

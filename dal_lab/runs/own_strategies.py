@@ -1,5 +1,6 @@
 """Strategies that a user registered in a script, a notebook or a module, on their way to a worker process."""
 
+import inspect
 import pickle
 import sys
 import uuid
@@ -49,8 +50,9 @@ class OwnStrategies(NamedTuple):
                     raise _stays(each.name, each.module, error) from error
                 continue
             # Types that annotations name as text may be missing here.
-            annotations = {"snapshot": OracleSnapshot if each.oracle else Snapshot}
-            registry.function_of(strategy).__annotations__ = annotations
+            function = registry.function_of(strategy)
+            function = function.__call__ if inspect.isclass(function) else getattr(function, "__func__", function)
+            function.__annotations__ = {"snapshot": OracleSnapshot if each.oracle else Snapshot}
             registry.adopt(each.name, strategy, each.source)
 
 
