@@ -22,8 +22,8 @@ from safetensors.torch import save, save_file
 
 from dal_core.data import FeatureBank
 from dal_core.experiment import Experiment
-from dal_lab.__main__ import main
 from dal_lab.companion.artefacts import MANIFEST, check_manifest, read_manifest
+from dal_lab.companion.command_line import main
 from dal_lab.runs.grid import Grid
 from dal_lab.sources import catalogue, feature_files
 from dal_lab.sources.bank import FORMAT, load_bank

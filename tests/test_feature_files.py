@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dal_core.experiment import Experiment
-from dal_lab.__main__ import main
+from dal_lab.companion.command_line import main
 from dal_lab.runs.grid import Grid
 from dal_lab.runs.study import run
 from dal_lab.sources import catalogue

@@ -29,7 +29,7 @@ from small_grid import (
 )
 
 import dal_lab.runs.grid
-from dal_lab.__main__ import main
+from dal_lab.companion.command_line import main
 from dal_lab.companion.notebooks import execute
 from dal_lab.runs.files import remove_leftovers
 from dal_lab.runs.grid import Grid
