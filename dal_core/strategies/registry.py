@@ -63,8 +63,8 @@ def register(name: str) -> Callable[[Strategy], Strategy]:
 
 def _is_same_again(earlier: Strategy, strategy: Strategy) -> bool:
     """Whether a cell of a notebook was run again."""
-    names = [(each.__module__, getattr(function_of(each), "__qualname__", None)) for each in (earlier, strategy)]
-    return names[0] == names[1] and names[0][0] == "__main__"
+    before, now = ((each.__module__, each.__qualname__) for each in map(function_of, (earlier, strategy)))
+    return before == now and (now[0] == "__main__" or isinstance(strategy, functools.partial))
 
 
 def used(name: str, options: Mapping[str, Any]) -> set[str]:

@@ -138,7 +138,8 @@ class Grid:
         """For each run None when it has been computed and stored, or why it failed, in the order of completion."""
         cluster, jobs, own = self.dask is not None or self.slurm is not None, self._side_by_side(missing), None
         if cluster:  # A worker may have another device than this machine, whose device is part of the key.
-            missing = {key: dataclasses.replace(study, device=device_of(study).type) for key, study in missing.items()}
+            types: dict[str, Any] = {key: device_of(study).type for key, study in missing.items()}
+            missing = {key: dataclasses.replace(study, device=types[key]) for key, study in missing.items()}
         if cluster or jobs > 1:
             own = own_strategies(set().union(*map(own_of, missing.values())))
         together = groups(missing)
