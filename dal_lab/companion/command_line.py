@@ -176,17 +176,17 @@ def datasets(_: argparse.Namespace) -> None:
     """List the data sets and encoders that are known by name."""
     from tabulate import tabulate
 
-    from dal_lab.sources.catalogue import SOURCES
-    from dal_lab.sources.encoders import ENCODERS
+    from dal_lab.sources.catalogue import data_sets
+    from dal_lab.sources.encoders import known_encoders
 
     columns = {"train": "train_size", "test": "test_size", "classes": "num_classes", "batch": "batch_size"}
     known = {}
-    for name, each in SOURCES.items():
+    for name, each in data_sets().items():
         sizes = {column: getattr(each, field) for column, field in columns.items()}
-        places = {"source": " or ".join(origin.where() for origin in each.origins)}
+        places = {"source": " or ".join(source.where() for source in each.sources)}
         origin = {"licence": each.licence, "citation": each.citation}
         known[name] = {"title": each.title, "kind": each.kind} | sizes | places | origin
-    encoders = {name: dataclasses.asdict(each) for name, each in ENCODERS.items()}
+    encoders = {name: dataclasses.asdict(each) for name, each in known_encoders().items()}
     for what, table in (("data set", known), ("encoder", encoders)):
         print(tabulate([{what: name} | row for name, row in table.items()], headers="keys", intfmt=","), end="\n\n")
     print("batch: of the papers' protocols, or what the notebooks take; any encoder of the kind fits, and so does any")
