@@ -75,6 +75,14 @@ class Below(NamedTuple):
     axis: str
 
 
+class Fewest(NamedTuple):
+    """Of a tensor: the axis has at least so many entries, as a softmax needs two classes to say anything."""
+
+    axis: str
+    lowest: int
+    noun: str
+
+
 Positive = Annotated[float, Between(0, math.inf)]
 NonNegative = Annotated[float, AtLeast(0)]
 Fraction = Annotated[float, Between(0, 1, "both")]
@@ -297,7 +305,7 @@ def _check_of(annotation: Any) -> _Check:
     if annotation in (int, float) or (origin is Annotated and parts[0] in (int, float)):
         return functools.partial(_number, parts[0] if parts else annotation, parts[1:])
     if origin is Annotated:
-        return functools.partial(_below, _check_of(parts[0]), parts[1:])
+        return functools.partial(_sized, _check_of(parts[0]), parts[1:])
     if origin in (typing.Union, types.UnionType):
         return functools.partial(_union, [_check_of(each) for each in parts])
     if origin is Literal:
@@ -352,18 +360,22 @@ def _tensor(name: str, value: Any, _: _Seen) -> Tensor:
     return value.detach() if value.requires_grad else value
 
 
-def _below(base: _Check, rules: Sequence[Any], name: str, value: Any, seen: _Seen) -> Any:
+def _sized(base: _Check, rules: Sequence[Any], name: str, value: Any, seen: _Seen) -> Any:
     taken = base(name, value, seen)
 
     def check(axis: str) -> None:
         size = seen.size(axis)
-        if size is not None and isinstance(taken, Tensor) and taken.numel():
+        if size is not None and isinstance(taken, Tensor) and taken.numel() and not taken.is_meta:
             lowest, highest = (int(each) for each in taken.aminmax())
             if lowest < 0 or highest >= size:
                 what = "labels" if any(each in name for each in LABELS) else "positions"
                 raise ValueError(f"{name} holds {what} from {lowest} to {highest}; 0 to {size - 1} was expected")
 
     seen.later += [functools.partial(check, each.axis) for each in rules if isinstance(each, Below)]
+    for each in rules:
+        if isinstance(each, Fewest) and (size := seen.size(each.axis)) is not None and size < each.lowest:
+            shape, verb = tuple(taken.shape), "was" if each.lowest == 1 else "were"
+            raise ValueError(f"{name} has shape {shape}; at least {each.lowest} {each.noun} {verb} expected")
     return taken
 
 

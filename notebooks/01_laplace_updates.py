@@ -75,9 +75,9 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
+from dal_core import posterior
 from dal_core.checks import check_choice
 from dal_core.experiment import Experiment
-from dal_core.laplace import covariance_matrix, precision_matrix, second_order_update
 from dal_core.models.training import PROTOCOLS, train_head
 from dal_core.models.heads import Head
 from dal_core.randomness import fixed_threads, generator_for
@@ -153,10 +153,10 @@ with fixed_threads():
         )
 
     before, after = train(old), train(torch.cat((old, new)))
-    covariance = covariance_matrix(precision_matrix(before.embed(moons.train_features[old])))
+    state = posterior.fit(before.embed(moons.train_features[old]), before.weight)  # N(W, Σ) of the last layer
     features, targets = before.embed(moons.train_features[new]), moons.train_labels[new]
-    weight, _ = second_order_update(before.weight, covariance, features, targets, gamma=10.0)
-    updated = Head(weight, None, before.hidden_weight, before.hidden_bias)
+    state = posterior.update(state, features, targets, gamma=10.0)  # a Newton step on each new sample
+    updated = Head(state.weight, None, before.hidden_weight, before.hidden_bias)
 
 # %%
 figure, panels = draw.panels(3, panel=(3.3, 3.1))

@@ -89,8 +89,7 @@ from dal_lab.companion.paper_numbers import SOURCES, cell_by_cell, published
 from dal_lab.companion.parameters import check_values
 from dal_lab.companion.statistics import difference_to, in_percent, mean_over_seeds, verdict
 from dal_lab.runs.grid import Grid
-from dal_lab.sources.catalogue import SOURCES as DATA_SETS
-from dal_lab.sources.catalogue import available
+from dal_lab.sources.catalogue import available, data_sets
 from dal_lab.studies.scaling import ScalingStudy, slope
 
 # %%
@@ -118,7 +117,7 @@ APPROXIMATIONS = {
     "food101": ["top_1", "top_2"], "flowers102": ["top_1", "top_2"], "tinyimagenet": ["top_1"], "imagenet": [],
 }  # fmt: skip
 images = [
-    {"dataset": name, "encoder": encoder, "approximations": approximations} | DATA_SETS[name].protocol()
+    {"dataset": name, "encoder": encoder, "approximations": approximations} | data_sets()[name].protocol()
     for encoder in encoders
     for name, approximations in APPROXIMATIONS.items()
 ]

@@ -90,8 +90,7 @@ from dal_lab.companion.paper_numbers import SOURCES, bank_names, cell_by_cell, p
 from dal_lab.companion.parameters import check_values
 from dal_lab.companion.statistics import in_percent, mean_over_seeds, verdict
 from dal_lab.runs.grid import Grid
-from dal_lab.sources.catalogue import SOURCES as DATA_SETS
-from dal_lab.sources.catalogue import available
+from dal_lab.sources.catalogue import available, data_sets
 
 # %%
 check_values(globals())  # of the parameters above; what exists is checked below
@@ -105,7 +104,7 @@ image_sets = (
 )  # fmt: skip
 images = [
     {"dataset": name, "encoder": encoder, "ablations": encoder == encoders[0] and name in ("cifar10", "dtd")}
-    | DATA_SETS[name].protocol()
+    | data_sets()[name].protocol()
     for encoder in encoders
     for name in image_sets
 ]

@@ -87,8 +87,7 @@ from dal_lab.companion.paper_numbers import SOURCES, cell_by_cell, published
 from dal_lab.companion.parameters import check_values
 from dal_lab.companion.statistics import blocks, friedman, in_percent, mean_over_seeds, paired, verdict, win_rates
 from dal_lab.runs.grid import Grid
-from dal_lab.sources.catalogue import SOURCES as DATA_SETS
-from dal_lab.sources.catalogue import available
+from dal_lab.sources.catalogue import available, data_sets
 
 # %%
 check_values(globals())  # of the parameters above; what exists is checked below
@@ -101,12 +100,12 @@ image_sets = (
 )  # fmt: skip
 images = [
     {"dataset": name, "encoder": encoder, "ablations": encoder == encoders[0] and name in ("cifar10", "dtd")}
-    | DATA_SETS[name].protocol()
+    | data_sets()[name].protocol()
     for encoder in encoders
     for name in image_sets
 ]
 others = [
-    {"dataset": name, "encoder": encoder} | DATA_SETS[name].protocol()
+    {"dataset": name, "encoder": encoder} | data_sets()[name].protocol()
     for name, encoder in (("banking77", "bert"), ("clinc150", "bert"), ("esc50", "ast"))
 ]
 # Options of REFINE in (a) are `refining`, in (c) `filtering`, in (d) and (e) `cheaper`; {} is what the paper has. (c) to (e) stop

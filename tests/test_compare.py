@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dal_lab.__main__ import main
 from dal_lab.companion.artefacts import Report, check_manifest
+from dal_lab.companion.command_line import main
 from dal_lab.companion.statistics import paired, win_rates
 from dal_lab.companion.tables import markdown
 from dal_lab.companion.terminal import Comparison, check_strategies, sparkline

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dal_core.data import FORMAT, FeatureBank
-from dal_lab.sources.bank import load_bank, save_bank
+from dal_core.data import FeatureBank
+from dal_lab.sources.bank import FORMAT, load_bank, save_bank
 
 N, N_TEST, D, K = 11, 7, 5, 3
 
@@ -37,6 +37,12 @@ def with_value(name: str, place: tuple[int, ...], value: float) -> dict[str, tor
 def test_sizes():
     bank = make()
     assert (bank.num_classes, bank.num_features) == (K, D)
+
+
+def test_prints_as_one_line():
+    assert repr(make()) == f"FeatureBank(test: {N} + {N_TEST} x {D}, {K} classes)"
+    assert repr(make(provenance={})) == f"FeatureBank({N} + {N_TEST} x {D}, {K} classes)"
+    assert "\n" not in repr(make(provenance={"source": "a\nb"}))
 
 
 def test_is_frozen():

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dal_core.checks import check_file_name, check_folder
+from dal_lab.checks import check_file_name, check_folder
 from dal_lab.companion.description import describe
 from dal_lab.companion.tables import markdown
 from dal_lab.runs.files import write_atomically, write_text

@@ -5,8 +5,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dal_core.checks import check_choice, check_flag, check_names, check_text, check_whole
+from dal_core.checks import check_choice, check_flag, check_text, check_whole
 from dal_core.devices import DEVICES
+from dal_lab.checks import check_names
 
 
 def check_values(parameters: Mapping[str, Any]) -> None:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from dal_core.randomness import fixed_threads
 from dal_core.strategies.badge import badge_embedding_norm
-from dal_core.strategies.bait.select import bait_first_scores
-from dal_core.strategies.shared.clustering import k_means, neighbour_distances
+from dal_core.strategies.bait import bait_first_scores
+from dal_core.strategies.shared.clustering import k_means, typicality
 from dal_core.strategies.uncertainty import entropy_scores, least_confident_scores, margin_scores
 from dal_core.trace import Step
 
@@ -63,14 +63,10 @@ def _typicality(step: Step, options: dict[str, Any]) -> tuple[Tensor, str]:
     count = min(len(seen.labels) + len(step.picked), options["max_clusters"])
     clusters = k_means(together, count, step.generator())  # those of the strategy, from the same draws
     own, of_labels = clusters[: len(seen.features)], clusters[len(seen.features) :]
-    typicality = torch.zeros(len(own), dtype=torch.float64)
-    for cluster in own.unique():
-        members = (own == cluster).nonzero().squeeze(1)
-        distances = neighbour_distances(seen.features[members], options["num_neighbours"])
-        typicality[members] = 1 / distances.clamp_min(1e-12) if len(members) > 1 else 0.0
+    scores = typicality(seen.features, own, options["num_neighbours"])
     new = int((~torch.isin(own[step.positions()], of_labels)).sum())
     text = f"{new} of {len(step.picked)} picks are from clusters without a label; there are {count} clusters."
-    return typicality, text
+    return scores, text
 
 
 def _standing(step: Step, scores: Tensor) -> str:

@@ -6,7 +6,7 @@ from importlib import resources
 import pandas as pd
 
 from dal_core.checks import check_choice, check_columns
-from dal_lab.sources.catalogue import titles
+from dal_lab.sources.catalogue import data_sets
 
 TABLES = {
     path.name.removesuffix(".csv"): path for path in resources.files(__name__).iterdir() if path.name.endswith(".csv")
@@ -28,7 +28,7 @@ def published(name: str) -> pd.DataFrame:
 
 def bank_names(data: pd.Series, encoder: str = "dinov2") -> pd.Series:
     """Data sets under their papers' titles as measured rows name them: CIFAR-10 is "cifar10 (dinov2)"."""
-    known = {title: name for name, title in titles().items()}
+    known = {each.title: name for name, each in data_sets().items()}
     return data.map(lambda title: f"{known[title]} ({encoder})" if title in known else title)
 
 
