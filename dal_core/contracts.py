@@ -80,7 +80,7 @@ class Fewest(NamedTuple):
 
     axis: str
     lowest: int
-    noun: str
+    nouns: str
 
 
 Positive = Annotated[float, Between(0, math.inf)]
@@ -208,9 +208,7 @@ def _hints(owner: Any) -> dict[str, Any]:
 
 
 def _tensors_in(annotation: Any) -> set[str]:
-    """The kinds of tensors, Float or Int or others, that a result is made of."""
-    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
-        return set().union(*(_tensors_in(each) for each in _hints(annotation).values() if each is not annotation))
+    """The kinds of tensors, Float or Int or others, that a result is made of; a model may have diverged."""
     if _is_array(annotation):
         return {annotation.dtype.__name__}
     if typing.get_origin(annotation) in (tuple, list, Annotated, typing.Union, types.UnionType):
@@ -255,10 +253,7 @@ def _without_gradient(result: Any) -> Any:
 def _floats_in(result: Any) -> Iterator[Tensor]:
     if isinstance(result, Tensor) and result.is_floating_point():
         yield result
-    parts = result if isinstance(result, tuple | list) else ()
-    if dataclasses.is_dataclass(type(result)):
-        parts = [getattr(result, each.name) for each in dataclasses.fields(result)]
-    for each in parts:
+    for each in result if isinstance(result, tuple | list) else ():
         yield from _floats_in(each)
 
 
@@ -374,8 +369,8 @@ def _sized(base: _Check, rules: Sequence[Any], name: str, value: Any, seen: _See
     seen.later += [functools.partial(check, each.axis) for each in rules if isinstance(each, Below)]
     for each in rules:
         if isinstance(each, Fewest) and (size := seen.size(each.axis)) is not None and size < each.lowest:
-            shape, verb = tuple(taken.shape), "was" if each.lowest == 1 else "were"
-            raise ValueError(f"{name} has shape {shape}; at least {each.lowest} {each.noun} {verb} expected")
+            shape = tuple(taken.shape)
+            raise ValueError(f"{name} has shape {shape}; {each.lowest} or more {each.nouns} were expected")
     return taken
 
 

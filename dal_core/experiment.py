@@ -158,4 +158,4 @@ def training_protocol(optimiser: str, changes: dict[str, Any]) -> Training:
     try:
         return dataclasses.replace(PROTOCOLS[optimiser], **fields)
     except ValueError as refusal:
-        raise ValueError(f"of the training {refusal}") from None
+        raise ValueError(f"training_{refusal}") from None

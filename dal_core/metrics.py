@@ -12,7 +12,7 @@ from dal_core.contracts import Below, Count, Fewest, Fraction, checked, unchecke
 CALIBRATION_BINS = 15
 ADAPTIVE_THRESHOLD = 0.01  # Smaller class probabilities say nothing about calibration (Nixon et al. 2019).
 
-Logits = Annotated[Float[Tensor, "n k"], Fewest("n", 1, "sample"), Fewest("k", 2, "classes")]
+Logits = Annotated[Float[Tensor, "n k"], Fewest("n", 1, "samples"), Fewest("k", 2, "classes")]
 Labels = Annotated[Int[Tensor, " n"], Below("k")]
 Binning = Literal["standard", "published"]
 

@@ -211,7 +211,7 @@ def test_snapshots_refuse_each_tensor(name, fault):
         (lambda: Pool.start(5, 1, seeded()).buy(Pool.start(5, 1, seeded()).unlabelled[[0, 0]]), "instances"),
         (lambda: Pool.start(5, 2, seeded()).subset(-1, seeded()), "size"),
         (lambda: Pool.start(5, 2, seeded()).subset(1, None), "generator"),
-        (lambda: Head.initial("conv", D, K, seeded()), "head"),
+        (lambda: Head.initial("conv", D, K, seeded()), "kind"),
         (lambda: Head.initial("linear", 0, K, seeded()), "num_features"),
         (lambda: Head.initial("linear", D, 0, seeded()), "num_classes"),
         (lambda: Head.initial("linear", D, 2.5, seeded()), "num_classes"),

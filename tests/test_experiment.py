@@ -619,7 +619,7 @@ def test_devices_have_names_for_readers(monkeypatch):
             {"strategy": "sas", "allow_oracle": True, "options": {"acquisition_size": 2}},
             "strategy 'sas' has no option 'acquisition_size'; it has steps, greedy_steps, ",
         ),
-        ({"options": {"learning_rate": 0.0}}, r"learning_rate is 0\.0; a finite number above 0"),
+        ({"options": {"learning_rate": 0.0}}, r"learning_rate is 0\.0; a number above 0 and at most 1e\+30"),
         ({"options": {"update_every": 0}}, "update_every is 0; a whole number of at least 1"),
         (
             {"options": {"update_gamma": 1.0}},

@@ -421,14 +421,14 @@ def test_a_model_with_one_output_is_refused(name):
     p = single()
     one = dataclasses.replace(p, weight=p.weight[:1], bias=p.bias[:1], targets=torch.zeros_like(p.targets))
     with pytest.raises(
-        ValueError, match=r"(weight|logits|hypotheses) has shape \(.*\); at least 2 classes were expected"
+        ValueError, match=r"(weight|logits|hypotheses) has shape \(.*\); 2 or more classes were expected"
     ):
         CALLS[name](one)
 
 
 def test_no_hypotheses_are_refused():
     p = problem()
-    with pytest.raises(ValueError, match=r"hypotheses has shape \(0, 3, 5\); at least 1 hypothesis was expected"):
+    with pytest.raises(ValueError, match=r"hypotheses has shape \(0, 3, 5\); 1 or more hypotheses were expected"):
         monte_carlo_weights(hypotheses()[:0], p.features, p.targets, gamma=0.1)
 
 

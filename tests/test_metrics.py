@@ -83,13 +83,13 @@ def test_metrics_refuse_labels_out_of_range_and_no_samples(name):
     metric = getattr(metrics, name)
     with pytest.raises(ValueError, match="labels holds labels from 0 to 4; 0 to 3 was expected"):
         metric(torch.zeros(2, K), torch.tensor([0, 4]))
-    with pytest.raises(ValueError, match=r"logits has shape \(0, 4\); at least 1 sample was expected"):
+    with pytest.raises(ValueError, match=r"logits has shape \(0, 4\); 1 or more samples were expected"):
         metric(torch.zeros(0, K), torch.zeros(0, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("name", ["accuracy", "nll", "brier", "ece", "ace", "evaluate"])
 def test_metrics_refuse_logits_of_a_model_with_one_output(name):
-    with pytest.raises(ValueError, match=r"logits has shape \(5, 1\); at least 2 classes were expected"):
+    with pytest.raises(ValueError, match=r"logits has shape \(5, 1\); 2 or more classes were expected"):
         getattr(metrics, name)(torch.zeros(5, 1), torch.zeros(5, dtype=torch.int64))
 
 

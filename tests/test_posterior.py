@@ -65,7 +65,7 @@ def test_a_layer_of_a_network_gives_a_posterior_without_gradients():
         (lambda: fit(FEATURES, WEIGHT, likelihood="probit"), "likelihood is 'probit'; it has to be one of 'gaussian'"),
         (lambda: Posterior(WEIGHT, torch.eye(D).double(), "probit"), "likelihood is 'probit'; it has to be one of"),
         (lambda: fit(FEATURES[:, 1:], WEIGHT), r"weight has shape \(3, 5\); \(k, d\) with d = 4 as in features"),
-        (lambda: fit(FEATURES, WEIGHT[:1]), r"weight has shape \(1, 5\); at least 2 classes were expected"),
+        (lambda: fit(FEATURES, WEIGHT[:1]), r"weight has shape \(1, 5\); 2 or more classes were expected"),
         (lambda: fit(FEATURES, WEIGHT.float()), r"weight has dtype torch\.float32, but features has torch\.float64"),
         (lambda: update(fit(FEATURES, WEIGHT), NEW, TARGETS + 1), "targets holds labels from 1 to 3; 0 to 2"),
         (lambda: update(fit(FEATURES, WEIGHT), NEW[:, 1:], TARGETS), r"features has shape \(4, 4\)"),
