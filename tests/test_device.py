@@ -341,7 +341,7 @@ def test_experiments_make_no_float64_on_mps(monkeypatch, head, name):
         device.log.clear()
         rows = run(study)
     pd.testing.assert_frame_equal(without_times(rows), without_times(expected), check_exact=True)
-    assert any("_orders" in event.place for event in device.log)  # heads are trained there
+    assert any("_train_block" in event.place for event in device.log)  # heads are trained there
 
 
 def test_studies_but_for_experiments_leave_mps_to_the_cpu(monkeypatch):
