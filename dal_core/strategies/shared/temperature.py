@@ -30,9 +30,7 @@ def held_out_temperature(snapshot: Snapshot, generator: torch.Generator) -> floa
         return 1.0
     order = choose(len(labels), len(labels), generator).to(features.device)
     held_out, rest = order[: len(labels) // 5], order[len(labels) // 5 :]
-    initial = Head.initial(
-        "linear", features.shape[1], snapshot.num_classes, generator, dtype=features.dtype, device=features.device
-    )
+    initial = Head.new_layer(features, snapshot.num_classes, generator, features.dtype)
     head = train_head(initial, features, labels, rest, snapshot.training, generator)
     return calibrating_temperature(head.logits(features[held_out]), labels[held_out])
 

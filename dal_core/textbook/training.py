@@ -1,0 +1,61 @@
+"""A linear head trained by torch's own modules and optimiser, as the papers of BoSS and REFINE train theirs."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence, Sized
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler, TensorDataset
+
+from dal_core.models.heads import Head
+from dal_core.models.training import Training
+from dal_core.snapshot import OracleSnapshot
+
+
+def train_head(
+    initial: Head, features: Tensor, labels: Tensor, training: Training, sampler: Sampler[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return weight and bias after stochastic gradient descent; `sampler` replaces the shuffle of the DataLoader."""
+    model = torch.nn.Linear(features.shape[1], len(initial.weight), dtype=features.dtype)
+    model.load_state_dict({"weight": initial.weight, "bias": initial.bias})
+    loader = DataLoader(
+        TensorDataset(features, labels),
+        batch_size=training.batch_size, shuffle=sampler is None, sampler=sampler, drop_last=training.drop_last,
+    )  # fmt: skip
+    optimiser = torch.optim.SGD(
+        model.parameters(), lr=training.learning_rate, momentum=0.9, nesterov=True, weight_decay=training.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=training.epochs)
+    for _ in range(training.epochs):
+        for inputs, targets in loader:
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(model(inputs), targets).backward()
+            optimiser.step()
+        schedule.step()
+    return model.weight.detach(), model.bias.detach()
+
+
+def retrain(
+    snapshot: OracleSnapshot, bought: Tensor | Sequence[int], epochs: int, seed: int, labels: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return weight and bias trained anew on the labelled and the bought instances; None: with their true labels."""
+    assert snapshot.initial is not None, "what the papers' heads start from"
+    bought = torch.as_tensor(bought, dtype=torch.int64)
+    labels = torch.cat((snapshot.labels, snapshot.hidden_labels[bought] if labels is None else labels))
+    features = torch.cat((snapshot.labelled_features, snapshot.features[bought]))
+    training = dataclasses.replace(snapshot.training, epochs=epochs)
+    sampler = SameShuffle(labels, torch.Generator().manual_seed(seed))
+    return train_head(snapshot.initial, features, labels, training, sampler)
+
+
+class SameShuffle(Sampler[int]):
+    """The order that `train_heads` draws: one permutation an epoch and nothing else."""
+
+    def __init__(self, samples: Sized, generator: torch.Generator) -> None:
+        self.samples, self.generator = samples, generator
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(torch.randperm(len(self.samples), generator=self.generator).tolist())
+
+    def __len__(self) -> int:
+        return len(self.samples)
