@@ -148,9 +148,9 @@ def _random(*, small: bool) -> Case:
 
 CASES = {
     "random": _random,
-    "margin": functools.partial(ranking, "margin", textbook.margin),
-    "entropy": functools.partial(ranking, "entropy", textbook.entropy),
-    "least_confident": functools.partial(ranking, "least_confident", textbook.least_confident),
+    "margin": functools.partial(ranking, "margin", textbook.margin_scores),
+    "entropy": functools.partial(ranking, "entropy", textbook.entropy_scores),
+    "least_confident": functools.partial(ranking, "least_confident", textbook.least_confident_scores),
     "alfamix": alfamix,
     "dropquery": dropquery,
     "falcun": falcun,
