@@ -76,11 +76,11 @@ class Below(NamedTuple):
 
 
 class Fewest(NamedTuple):
-    """Of a tensor: its axis has at least so many entries, as predictions have two classes."""
+    """Of a tensor: the axis has at least so many entries, as a softmax needs two classes to say anything."""
 
     axis: str
     lowest: int
-    meaning: str
+    noun: str
 
 
 Positive = Annotated[float, Between(0, math.inf)]
@@ -365,17 +365,17 @@ def _sized(base: _Check, rules: Sequence[Any], name: str, value: Any, seen: _See
 
     def check(axis: str) -> None:
         size = seen.size(axis)
-        if size is not None and isinstance(taken, Tensor) and taken.numel():
+        if size is not None and isinstance(taken, Tensor) and taken.numel() and not taken.is_meta:
             lowest, highest = (int(each) for each in taken.aminmax())
             if lowest < 0 or highest >= size:
                 what = "labels" if any(each in name for each in LABELS) else "positions"
                 raise ValueError(f"{name} holds {what} from {lowest} to {highest}; 0 to {size - 1} was expected")
 
-    for each in rules:
-        if isinstance(each, Fewest) and seen.sizes[each.axis][0] < each.lowest:
-            expected = f"{each.lowest} or more {each.meaning} were expected"
-            raise ValueError(f"{name} has shape {tuple(taken.shape)}; {expected}")
     seen.later += [functools.partial(check, each.axis) for each in rules if isinstance(each, Below)]
+    for each in rules:
+        if isinstance(each, Fewest) and (size := seen.size(each.axis)) is not None and size < each.lowest:
+            shape, verb = tuple(taken.shape), "was" if each.lowest == 1 else "were"
+            raise ValueError(f"{name} has shape {shape}; at least {each.lowest} {each.noun} {verb} expected")
     return taken
 
 

@@ -2,118 +2,113 @@
 
 Symbols of the paper: W weight [k, d] of the last layer, S covariance [d, d] over the features, shared by all
 classes, phi the features of a sample [d], gamma the step of an update, lambda the prior precision.
-Axes: n samples, b new samples, k classes, d features, e hypotheses.
+Axes: n samples, b new samples, k classes, d features, e hypotheses, t candidate batches.
+
+`dal_core.posterior` puts these functions into stages, `dal_core.textbook.laplace` computes them sample by sample.
 """
+
+import functools
+from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dal_core.checks import (
-    check_alike,
-    check_choice,
-    check_finite,
-    check_generator,
-    check_labels,
-    check_memory,
-    check_number,
-    check_positive,
-    check_shape,
-    check_whole,
-)
+from dal_core.blocks import blocks
+from dal_core.checks import check_choice, check_finite, check_memory
+from dal_core.contracts import Below, Count, Fewest, NonNegative, Positive, checked
 
-LIKELIHOODS = ("gaussian", "categorical")
-BLOCK_ROWS = 65536  # rows of a pool that are worked on at a time
-BLOCK_OUTPUTS = 2**20  # outputs of sampled hypotheses that are worked on at a time
+BLOCK_ROWS = 65536  # Rows of a pool that are worked on at a time.
+BLOCK_BYTES = 4 * 2**20  # Bytes of sampled outputs in float32 held at a time, which fit into a processor's cache.
+
+Features = Float[Tensor, "n d"]
+Logits = Annotated[Float[Tensor, "n k"], Fewest("k", 2, "classes")]
+Weight = Annotated[Float[Tensor, "k d"], Fewest("k", 2, "classes")]
+Bias = Float[Tensor, " k"] | None
+Covariance = Float[Tensor, "d d"]
+Hypotheses = Annotated[Float[Tensor, "e k d"], Fewest("e", 1, "hypothesis"), Fewest("k", 2, "classes")]
+NewFeatures = Float[Tensor, "b d"]
+Targets = Annotated[Int[Tensor, " b"], Below("k")]
+SampleCurvature = Callable[[Tensor], Tensor]
 
 
+def most_probable(probabilities: Tensor) -> Tensor:
+    """The curvature of the categorical likelihood, p_max (1 - p_max), of the last axis."""
+    highest = probabilities.amax(dim=-1)
+    return torch.addcmul(highest, highest, highest, value=-1)
+
+
+# What a sample's phi phi^T counts in the precision, as a function of its probabilities: [..., k] to [...], from 0 to 1.
+# None is the constant 1, for which the updates need no probabilities. A further likelihood is a further entry.
+LIKELIHOODS: dict[str, SampleCurvature | None] = {"gaussian": None, "categorical": most_probable}
+
+
+@checked
 def precision_matrix(
-    features: Float[Tensor, "n d"],
-    logits: Float[Tensor, "n k"] | None = None,
-    *,
-    likelihood: str = "gaussian",
-    prior_precision: float = 1.0,
+    features: Features, logits: Logits | None = None, *, likelihood: str = "gaussian", prior_precision: Positive = 1.0
 ) -> Float[Tensor, "d d"]:
-    """Posterior precision of the last layer, O(n d^2).
+    """Return the posterior precision of the last layer, O(n d^2).
 
         P = lambda I + sum_n c_n phi_n phi_n^T,   c_n = 1 (gaussian) or p_max (1 - p_max) (categorical)
 
-    Raises:
-        ValueError: unknown likelihood, categorical without logits, or arguments that do not fit each other.
+    >>> precision_matrix(torch.tensor([[1.0, 0.0], [1.0, 2.0]])).tolist()
+    [[3.0, 2.0], [2.0, 5.0]]
     """
-    check_choice("likelihood", likelihood, LIKELIHOODS)
-    check_positive(prior_precision=prior_precision)
-    check_alike(features=features)
-    check_shape("features", features, (None, None))
-    weighted = features
-    if likelihood == "categorical":
+    weighted, curvature = features, _curvature_of(likelihood)
+    if curvature is not None:
         if logits is None:
-            raise ValueError("logits is None; the categorical likelihood needs the logits [n, k] of the features")
-        check_alike(features=features, logits=logits)
-        check_shape("logits", logits, (len(features), None))
-        weighted = features * _curvature(logits.softmax(dim=-1)).unsqueeze(-1)
-    size = (features.shape[1], features.shape[1])
-    check_memory("the precision matrix", size, features, "use features of fewer dimensions")
+            raise ValueError(f"logits is None; the {likelihood} likelihood needs the logits [n, k] of the features")
+        weighted = features * curvature(logits.softmax(dim=-1)).unsqueeze(-1)
+    check_memory("the precision matrix", (features.shape[1],) * 2, features, "use features of fewer dimensions")
     precision = weighted.mT @ features
     precision.diagonal().add_(prior_precision)
-    return _finite(precision, features=features, **({} if logits is None else {"logits": logits}))
+    return precision
 
 
+@checked
 def covariance_matrix(precision: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
-    """S = P^-1 from the Cholesky factor of P, O(d^3).
+    """Return S = P^-1 from the Cholesky factor of a positive definite P, O(d^3).
 
-    Raises:
-        ValueError: if the matrix is not positive definite.
+    >>> covariance_matrix(torch.tensor([[4.0]])).tolist()
+    [[0.25]]
     """
-    check_alike(precision=precision)
-    check_shape("precision", precision, (None, len(precision) if precision.ndim else None))
-    check_finite(precision=precision)
+    check_finite(precision=precision)  # The factorisation looks at the lower triangle alone.
     return torch.cholesky_inverse(_cholesky("precision", precision))
 
 
-def predictive_variance(features: Float[Tensor, "n d"], covariance: Float[Tensor, "d d"]) -> Float[Tensor, " n"]:
-    """Variance of the logits, v = phi^T S phi, in blocks: no n-by-n matrix, O(n d^2)."""
-    check_alike(features=features, covariance=covariance)
-    check_shape("features", features, (None, None))
-    check_shape("covariance", covariance, (features.shape[1], features.shape[1]))
-    variance = features.new_empty(len(features))
-    for start in range(0, len(features), BLOCK_ROWS):
-        block = features[start : start + BLOCK_ROWS]
-        variance[start : start + BLOCK_ROWS] = torch.linalg.vecdot(block @ covariance, block)
-    return _finite(variance, features=features, covariance=covariance)
+@checked
+def predictive_variance(features: Features, covariance: Covariance) -> Float[Tensor, " n"]:
+    """Return the variance of the logits, v = phi^T S phi, in blocks: no n-by-n matrix, O(n d^2).
+
+    >>> predictive_variance(torch.tensor([[1.0, 2.0]]), torch.eye(2)).tolist()
+    [5.0]
+    """
+    return torch.cat([torch.linalg.vecdot(block @ covariance, block) for block in features.split(BLOCK_ROWS)])
 
 
+@checked
 def mean_field_logits(
-    logits: Float[Tensor, "n k"], variance: Float[Tensor, " n"], factor: float
+    logits: Float[Tensor, "n k"], variance: Float[Tensor, " n"], factor: NonNegative
 ) -> Float[Tensor, "n k"]:
-    """Logits whose softmax approximates the posterior predictive: logits / sqrt(1 + factor v).
+    """Return logits whose softmax approximates the posterior predictive: logits / sqrt(1 + factor v).
 
     `factor` is pi / 8 for the probit approximation; the paper's own experiments tune it.
+
+    >>> mean_field_logits(torch.tensor([[2.0, 0.0]]), torch.tensor([6.0]), factor=0.5).tolist()
+    [[1.0, 0.0]]
     """
-    check_alike(logits=logits, variance=variance)
-    check_shape("logits", logits, (None, None))
-    check_shape("variance", variance, (len(logits),))
-    check_finite(variance=variance)
-    check_number("factor", factor)
-    if not 0 <= factor < float("inf"):
-        raise ValueError(f"factor is {factor}; a finite number of at least 0 was expected")
-    if len(variance) and float(variance.min()) < 0:
-        raise ValueError(f"variance holds values down to {float(variance.min())}; none below 0 was expected")
-    return _finite(logits / torch.sqrt(1 + factor * variance).unsqueeze(-1), logits=logits, variance=variance)
+    if len(variance) and not 0 <= variance.min() <= variance.max() < torch.inf:  # An infinite one gives finite logits.
+        raise ValueError(f"variance holds {variance.min():g} to {variance.max():g}; 0 to below infinity was expected")
+    return logits / torch.sqrt(1 + factor * variance).unsqueeze(-1)
 
 
+@checked
 def second_order_update(
-    weight: Float[Tensor, "k d"],
-    covariance: Float[Tensor, "d d"],
-    features: Float[Tensor, "b d"],
-    targets: Int[Tensor, " b"],
-    *,
-    likelihood: str = "gaussian",
-    gamma: float = 10.0,
-    passes: int = 1,
-    bias: Float[Tensor, " k"] | None = None,
-) -> tuple[Float[Tensor, "k d"], Float[Tensor, "d d"]]:
-    """Newton steps on new samples, one sample after another, `passes` times over all of them (section 4).
+    weight: Weight, covariance: Covariance, features: NewFeatures, targets: Targets, *,
+    likelihood: str = "gaussian", gamma: Positive = 10.0, passes: Count = 1, bias: Bias = None,
+) -> tuple[Float[Tensor, "k d"], Float[Tensor, "d d"]]:  # fmt: skip
+    """Return weight and covariance after Newton steps on new samples, one by one, `passes` times over all (section 4).
 
     Sample by sample, with p = softmax(W phi + bias), t = S phi, v = phi^T t and a = p_max (1 - p_max):
 
@@ -121,91 +116,73 @@ def second_order_update(
         categorical:  W <- W + gamma (onehot(y) - p) (S' phi)^T  with  S' = S - a / (1 + v) t t^T,
                       then, with a' at the new W,  S <- S - a' / (1 + a' v) t t^T
 
-    All of it happens in the span of the new samples, so that the recursion runs on their Gram matrix: the
-    covariance is read once before and written once after the whole batch, O(b d^2 + b^2 (d + k)) instead of
-    O(b d (d + k)) with several passes over S a sample. The bias enters p and is not updated.
+    All of it happens in the span of the new samples, so that the recursion runs on their Gram matrix and reads and
+    writes S once a batch: O(b d^2 + b^2 (d + k)) instead of O(b d (d + k)). The bias enters p and is not updated.
 
-    Returns:
-        The new weight [k, d] and covariance [d, d]; the arguments are not modified.
-
-    Raises:
-        ValueError: unknown likelihood, gamma not positive, passes below 1, or arguments that do not fit each other.
+    >>> weight, covariance = second_order_update(torch.zeros(2, 1), torch.eye(1), torch.ones(1, 1), torch.tensor([0]))
+    >>> weight.tolist(), covariance.tolist()
+    ([[2.5], [-2.5]], [[0.5]])
     """
-    check_choice("likelihood", likelihood, LIKELIHOODS)
-    _check_update(weight, features, targets, gamma, bias)
-    check_alike(weight=weight, covariance=covariance)
-    check_shape("covariance", covariance, (weight.shape[1], weight.shape[1]))
-    check_whole("passes", passes, 1)
-    arguments = _arguments(weight, features, bias) | {"covariance": covariance}
+    curvature = _curvature_of(likelihood)
+    recursion = _constant_recursion if curvature is None else functools.partial(_curved_recursion, curvature)
     features, targets = features.repeat(passes, 1), targets.repeat(passes)
-    recursion = _gaussian_recursion if likelihood == "gaussian" else _categorical_recursion
     steps = features @ covariance  # S phi of the old S, [b, d]
-    coefficients, directions, shrinkage = recursion(weight, features, targets, steps, gamma, bias)
+    start = steps @ features.mT, *_logits_and_labels(weight, features, targets, bias)
+    coefficients, directions, shrinkage = recursion(*start, steps, gamma)
     new_covariance = covariance - directions.mT @ (shrinkage.unsqueeze(-1) * directions)
-    new_weight = _finite(weight + coefficients.mT @ directions, **arguments)
-    return new_weight, (new_covariance + new_covariance.mT) / 2
+    return weight + coefficients.mT @ directions, (new_covariance + new_covariance.mT) / 2
 
 
+@checked
 def second_order_weights(
-    weight: Float[Tensor, "k d"],
-    covariance: Float[Tensor, "d d"],
-    features: Float[Tensor, "t b d"],
-    targets: Int[Tensor, "t b"],
-    *,
-    gamma: float = 10.0,
-    bias: Float[Tensor, " k"] | None = None,
-) -> Float[Tensor, "t k d"]:
-    """`second_order_update` (gaussian, one pass) for t candidate batches at once; only the weights are formed.
+    weight: Weight, covariance: Covariance, features: Float[Tensor, "t b d"],
+    targets: Annotated[Int[Tensor, "t b"], Below("k")], *, gamma: Positive = 10.0, bias: Bias = None,
+) -> Float[Tensor, "t k d"]:  # fmt: skip
+    """Return the weights of `second_order_update` (gaussian, one pass) for t candidate batches at once.
 
     Candidate i starts from the same weight and covariance and learns `features[i]`, `targets[i]`. What looks
     ahead needs t updated heads, but none of their covariances.
+
+    >>> second_order_weights(torch.zeros(2, 1), torch.eye(1), torch.ones(5, 3, 1), torch.zeros(5, 3).long()).shape
+    torch.Size([5, 2, 1])
     """
-    check_alike(weight=weight, covariance=covariance, features=features)
-    check_shape("weight", weight, (None, None))
-    check_shape("covariance", covariance, (weight.shape[1], weight.shape[1]))
-    check_shape("features", features, (None, None, weight.shape[1]))
-    check_shape("targets", targets, tuple(features.shape[:2]))
-    flat = features.flatten(0, 1)  # [t b, d]
-    _check_update(weight, flat, targets.flatten(), gamma, bias)
     check_memory("the updated weights", (len(features), *weight.shape), weight, "use fewer candidate batches")
-    steps = (flat @ covariance).view_as(features)  # S phi, [t, b, d]
-    coefficients, directions, _ = _gaussian_recursion(weight, features, targets, steps, gamma, bias)
-    arguments = _arguments(weight, features, bias) | {"covariance": covariance}
-    return _finite(weight + coefficients.mT @ directions, **arguments)
+    steps = (features.flatten(0, 1) @ covariance).view_as(features)  # S phi, [t, b, d]
+    start = steps @ features.mT, *_logits_and_labels(weight, features, targets, bias)
+    coefficients, directions, _ = _constant_recursion(*start, steps, gamma)
+    return weight + coefficients.mT @ directions
 
 
-def _gaussian_recursion(
-    weight: Tensor, features: Tensor, targets: Tensor, steps: Tensor, gamma: float, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _logits_and_labels(weight: Tensor, features: Tensor, targets: Tensor, bias: Bias) -> tuple[Tensor, Tensor]:
+    """The logits before an update, and the labels as rows onehot(y).  [*t, b, k] each"""
+    logits = last_layer(features, weight, bias)
+    return logits, torch.nn.functional.one_hot(targets, weight.shape[0]).to(logits.dtype)
+
+
+def _constant_recursion(
+    gram: Tensor, logits: Tensor, labels: Tensor, steps: Tensor, gamma: float
+) -> tuple[Tensor, ...]:
     """The updates as `W + coefficients^T directions` and `S - directions^T diag(shrinkage) directions`.
 
     With I + Phi S Phi^T = L L^T, row i of L^-1 Phi S is t_i / sqrt(1 + v_i) at the time of sample i, because the
     Cholesky factorisation eliminates sample after sample in just the same way. The covariance of a gaussian
     update does not depend on the labels, so only the logits remain to be carried from sample to sample.
-    features, steps [*t, b, d], targets [*t, b]; returns [*t, b, k], [*t, b, d], [*t, b].
+    gram = Phi S Phi^T [*t, b, b] and steps = Phi S [*t, b, d]; returns [*t, b, k], [*t, b, d], [*t, b].
     """
-    gram = steps @ features.mT  # Phi S Phi^T, [*t, b, b]
     gram.diagonal(dim1=-2, dim2=-1).add_(1)
     factor = _cholesky("the new samples' Gram matrix, of features and covariance,", gram)
     root = factor.diagonal(dim1=-2, dim2=-1)  # sqrt(1 + v_i)
     directions = torch.linalg.solve_triangular(factor, steps, upper=False)
     # Entry (j, i): what error_i adds to the logits of a later sample j, gamma phi_j . (S phi_i) with the new S.
     influence = gamma * factor / root.unsqueeze(-2)  # [*t, b, b]
-    errors = _errors_in_order(weight, features, targets, influence, bias)
+    errors = _errors_in_order(logits, labels, influence)
     return gamma * errors / root.unsqueeze(-1), directions, torch.ones_like(root)
 
 
-def _errors_in_order(
-    weight: Tensor, features: Tensor, targets: Tensor, influence: Tensor, bias: Tensor | None
-) -> Tensor:
-    """onehot(y_i) - p_i at the time of each sample i, when error_i moves the logits of sample j by `influence[j, i]`.
-
-    features [*t, b, d], targets [*t, b], influence [*t, b, b]; returns [*t, b, k].
-    """
-    logits = _logits(features, weight, bias)
-    errors = torch.nn.functional.one_hot(targets, weight.shape[0]).to(logits.dtype)
+def _errors_in_order(logits: Tensor, labels: Tensor, influence: Tensor) -> Tensor:
+    """onehot(y_i) - p_i [*t, b, k] at each sample i, when error_i moves the logits of sample j by `influence[j, i]`."""
     # The sample axis goes first, and is taken apart once: the loop is bound by the number of small calls.
-    logits, errors = logits.movedim(-2, 0).contiguous(), errors.movedim(-2, 0).contiguous()  # [b, *t, k]
+    logits, errors = logits.movedim(-2, 0).contiguous(), labels.movedim(-2, 0).contiguous()  # [b, *t, k]
     columns = influence.movedim((-1, -2), (0, 1)).unsqueeze(-1).contiguous()  # [i, j, *t, 1]
     rows = zip(logits.unbind(), errors.unbind(), columns.unbind(), strict=True)
     for i, (logit, error, column) in enumerate(rows, start=1):
@@ -214,170 +191,110 @@ def _errors_in_order(
     return errors.movedim(0, -2)
 
 
-def _categorical_recursion(
-    weight: Tensor, features: Tensor, targets: Tensor, steps: Tensor, gamma: float, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As `_gaussian_recursion`, for shrinkages that depend on the labels through the probabilities.
+def _curved_recursion(
+    curvature_of: SampleCurvature, gram: Tensor, logits: Tensor, coefficients: Tensor, steps: Tensor, gamma: float
+) -> tuple[Tensor, ...]:
+    """As `_constant_recursion`, where the shrinkages depend on the labels through the probabilities.
 
-    `gram` is Phi S Phi^T for the S of the moment: row i is t_i = S phi_i as the other samples see it. The rows
-    t_i themselves follow at the end from t_i = (S phi)_i - sum_{j<i} shrinkage_j (t_j . phi_i) t_j.
+    S_i is the covariance before sample i, t_i = S_i phi_i, and S_i+1 = S_i - s_i t_i t_i^T with the shrinkage s_i.
+    Entry (i, j) of `gram` is phi_i^T S phi_j for the S of the moment, so that row i is t_i^T phi_j at sample i.
     """
-    gram = steps @ features.mT  # [b, b]
-    logits = _logits(features, weight, bias)
-    coefficients = torch.nn.functional.one_hot(targets, weight.shape[0]).to(logits.dtype)
     shrinkage, one = torch.empty_like(gram[0]), gram.new_ones(())
     rows = zip(gram.unbind(), gram.diagonal().unbind(), logits.unbind(), coefficients.unbind(), strict=True)
     for i, (row, variance, logit, coefficient) in enumerate(rows):
         probabilities = logit.softmax(-1)
-        # (S' phi) = t (1 - a v / (1 + v)) with the provisional covariance S'.
-        gain = torch.addcmul(one, _curvature(probabilities), variance / (1 + variance), value=-1)
-        coefficient.sub_(probabilities).mul_(gamma * gain)
+        # S' phi = t - a / (1 + v) t (t^T phi) = t (1 - a v / (1 + v)): the step goes along t, shortened by `gain`.
+        gain = torch.addcmul(one, curvature_of(probabilities), variance / (1 + variance), value=-1)
+        coefficient.sub_(probabilities).mul_(gamma * gain)  # It was onehot(y).
+        # W phi_j changes by coefficient (t_i^T phi_j); sample i itself is among them, for a' is taken at the new W.
         logits[i:].addr_(row[i:], coefficient)
-        curvature = _curvature(logit.softmax(-1))
+        curvature = curvature_of(logit.softmax(-1))
         shrink = torch.div(curvature, torch.addcmul(one, curvature, variance), out=shrinkage[i])
+        # phi_j^T S phi_l loses s_i (t_i^T phi_j) (t_i^T phi_l), in the rows j > i alone: the rows up to i are kept.
         gram[i + 1 :].addr_(row[i + 1 :] * -shrink, row)
-    # Row i of `gram` was left alone once sample i was done: above the diagonal stands t_i . phi_j for the later j.
+    # S_i = S_0 - sum_j<i s_j t_j t_j^T, applied to phi_i, is t_i = S_0 phi_i - sum_j<i s_j (t_j^T phi_i) t_j, hence
+    # t_i + sum_j<i s_j gram[j, i] t_j = steps_i: a triangular system for the t_i, since gram[j, i] is still t_j^T phi_i
+    # as it was at sample j. The solver looks below the diagonal of `elimination` alone, and takes ones on it.
     elimination = (gram * shrinkage.unsqueeze(-1)).mT
     directions = torch.linalg.solve_triangular(elimination, steps, upper=False, unitriangular=True)
     return coefficients, directions, shrinkage
 
 
+@checked
 def first_order_update(
-    weight: Float[Tensor, "k d"],
-    features: Float[Tensor, "b d"],
-    targets: Int[Tensor, " b"],
-    *,
-    gamma: float,
-    passes: int = 1,
-    bias: Float[Tensor, " k"] | None = None,
+    weight: Weight, features: NewFeatures, targets: Targets, *, gamma: Positive, passes: Count = 1, bias: Bias = None
 ) -> Float[Tensor, "k d"]:
-    """Gradient steps on new samples, one after another: W <- W + gamma (onehot(y) - p) phi^T (section 5).
+    """Return the weight after gradient steps W <- W + gamma (onehot(y) - p) phi^T, sample by sample (section 5).
 
     The second-order update with S = I held fixed, and computed like it: on the samples' Gram matrix.
 
-    Raises:
-        ValueError: gamma not positive, passes below 1, or arguments that do not fit each other.
+    >>> first_order_update(torch.zeros(2, 1), torch.ones(1, 1), torch.tensor([0]), gamma=1.0).tolist()
+    [[0.5], [-0.5]]
     """
-    _check_update(weight, features, targets, gamma, bias)
-    check_whole("passes", passes, 1)
-    arguments = _arguments(weight, features, bias)
     features, targets = features.repeat(passes, 1), targets.repeat(passes)
-    errors = _errors_in_order(weight, features, targets, gamma * (features @ features.mT), bias)
-    return _finite(weight + gamma * errors.mT @ features, **arguments)
+    errors = _errors_in_order(*_logits_and_labels(weight, features, targets, bias), gamma * (features @ features.mT))
+    return weight + gamma * errors.mT @ features
 
 
+@checked
 def sample_weights(
-    weight: Float[Tensor, "k d"], covariance: Float[Tensor, "d d"], count: int, generator: torch.Generator
+    weight: Float[Tensor, "k d"], covariance: Covariance, count: Count, generator: torch.Generator
 ) -> Float[Tensor, "e k d"]:
-    """`count` hypotheses from N(W, S), the rows (classes) independent with the same covariance S."""
-    check_alike(weight=weight, covariance=covariance)
-    check_shape("weight", weight, (None, None))
-    check_shape("covariance", covariance, (weight.shape[1], weight.shape[1]))
-    check_whole("count", count, 1)
-    check_generator("generator", generator)
+    """Draw `count` hypotheses from N(W, S), the rows (classes) independent with the same covariance S.
+
+    >>> sample_weights(torch.zeros(3, 2), torch.eye(2), 5, torch.Generator().manual_seed(0)).shape
+    torch.Size([5, 3, 2])
+    """
     check_memory("the sample of weights", (count, *weight.shape), weight, "draw fewer hypotheses")
     noise = torch.randn(count, *weight.shape, dtype=weight.dtype, generator=generator, device=generator.device)
-    weights = weight + noise.to(weight.device) @ _cholesky("covariance", covariance).mT
-    return _finite(weights, weight=weight, covariance=covariance)
+    return weight + noise.to(weight.device) @ _cholesky("covariance", covariance).mT
 
 
+@checked
 def monte_carlo_weights(
-    hypotheses: Float[Tensor, "e k d"],
-    features: Float[Tensor, "b d"],
-    targets: Int[Tensor, " b"],
-    *,
-    gamma: float,
-    bias: Float[Tensor, " k"] | None = None,
+    hypotheses: Hypotheses, features: NewFeatures, targets: Targets, *, gamma: Positive, bias: Bias = None
 ) -> Float[Tensor, " e"]:
-    """Posterior weights of sampled hypotheses: softmax_e( gamma sum_i log p(y_i | phi_i, hypothesis_e) ).
+    """Return posterior weights of sampled hypotheses: softmax_e( gamma sum_i log p(y_i | phi_i, hypothesis_e) ).
 
-    Predict with the mean of the hypotheses' softmax outputs under these weights (`monte_carlo_probabilities`).
+    >>> monte_carlo_weights(torch.zeros(4, 2, 1), torch.ones(1, 1), torch.tensor([0]), gamma=1.0).tolist()
+    [0.25, 0.25, 0.25, 0.25]
     """
-    check_shape("hypotheses", hypotheses, (None, None, None))
-    if len(hypotheses) == 0:
-        raise ValueError("hypotheses is empty; at least one was expected")
-    check_alike(hypotheses=hypotheses, features=features)
-    _check_update(hypotheses[0], features, targets, gamma, bias)
-    logits = _logits(features, hypotheses, bias)  # [e, b, k]
+    logits = last_layer(features, hypotheses, bias)  # [e, b, k]
     index = targets.expand(len(hypotheses), -1).unsqueeze(-1)
     likelihood = logits.log_softmax(dim=-1).gather(-1, index).squeeze(-1)  # log p(y | ...), [e, b]
-    weights = torch.softmax(gamma * likelihood.sum(dim=1), dim=0)
-    return _finite(weights, hypotheses=hypotheses, **_arguments(hypotheses[0], features, bias))
+    return torch.softmax(gamma * likelihood.sum(dim=1), dim=0)
 
 
+@checked
 def monte_carlo_probabilities(
-    hypotheses: Float[Tensor, "e k d"],
-    hypothesis_weights: Float[Tensor, "*s e"],
-    features: Float[Tensor, "n d"],
-    *,
-    bias: Float[Tensor, " k"] | None = None,
+    hypotheses: Hypotheses, hypothesis_weights: Float[Tensor, "*s e"], features: Features, *, bias: Bias = None
 ) -> Float[Tensor, "*s n k"]:
-    """Mean of the hypotheses' softmax outputs under `hypothesis_weights`, or under each row of them.
+    """Return the mean of the hypotheses' softmax outputs under `hypothesis_weights`, or under each row of them.
 
-    In blocks of the features: at most 4 MB of outputs [block, e, k] in float32, for the processor's cache.
+    >>> monte_carlo_probabilities(torch.zeros(2, 4, 1), torch.tensor([0.5, 0.5]), torch.ones(1, 1)).tolist()
+    [[0.25, 0.25, 0.25, 0.25]]
     """
-    check_alike(hypotheses=hypotheses, hypothesis_weights=hypothesis_weights, features=features)
-    check_shape("features", features, (None, None))
-    check_shape("hypotheses", hypotheses, (None, None, features.shape[1]))
-    if hypothesis_weights.shape[-1:] != hypotheses.shape[:1] or len(hypotheses) == 0:
-        raise ValueError(
-            f"hypothesis_weights has shape {tuple(hypothesis_weights.shape)}; (..., {len(hypotheses)}) was expected, a "
-            "number a hypothesis, of which there has to be one"
-        )
     num_hypotheses, num_classes, _ = hypotheses.shape
     probabilities = features.new_empty(*hypothesis_weights.shape[:-1], len(features), num_classes)
-    rows = max(1, BLOCK_OUTPUTS // (num_hypotheses * num_classes))
-    for start in range(0, len(features), rows):
-        outputs = _logits(features[start : start + rows], hypotheses, bias).softmax(dim=-1)  # [e, block, k]
+    for block in blocks(len(features), 4 * num_hypotheses * num_classes, BLOCK_BYTES):
+        outputs = last_layer(features[block], hypotheses, bias).softmax(dim=-1)  # [e, block, k]
         mean = hypothesis_weights @ outputs.flatten(1)  # [*s, block k]
-        probabilities[..., start : start + rows, :] = mean.unflatten(-1, (-1, num_classes))
-    return _finite(probabilities, hypotheses=hypotheses, hypothesis_weights=hypothesis_weights, features=features)
+        probabilities[..., block, :] = mean.unflatten(-1, (-1, num_classes))
+    return probabilities
 
 
-def _logits(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """W phi + bias.  [..., n, k]"""
-    product = features @ weight.mT
-    return product if bias is None else product + bias
+def last_layer(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The logits W phi + bias.  [..., n, k]"""
+    return features @ weight.mT if bias is None else features @ weight.mT + bias
 
 
-def _curvature(probabilities: Tensor) -> Tensor:
-    """p_max (1 - p_max) of the last axis."""
-    highest = probabilities.amax(dim=-1)
-    return torch.addcmul(highest, highest, highest, value=-1)
-
-
-def _check_update(weight: Tensor, features: Tensor, targets: Tensor, gamma: float, bias: Tensor | None) -> None:
-    check_positive(gamma=gamma)
-    check_alike(weight=weight, features=features)
-    check_shape("weight", weight, (None, None))
-    check_shape("features", features, (None, weight.shape[1]))
-    check_shape("targets", targets, (len(features),))
-    check_labels("targets", targets, weight.shape[0])
-    if bias is not None:
-        check_alike(weight=weight, bias=bias)
-        check_shape("bias", bias, (weight.shape[0],))
-
-
-def _arguments(weight: Tensor, features: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
-    """Those of an update that may hold NaN, by name."""
-    return {"weight": weight, "features": features} | ({} if bias is None else {"bias": bias})
-
-
-def _finite(result: Tensor, **arguments: Tensor) -> Tensor:
-    """`result`; where it is not finite, a ValueError says which argument is not, or that the numbers are too large.
-
-    One look at a result instead of one at each argument: an update costs no more than a few such looks.
-    """
-    if not torch.isfinite(result.sum()) and not torch.isfinite(result).all():
-        check_finite(**arguments)
-        raise ValueError(f"{', '.join(arguments)} lead to values that are not finite; smaller numbers were expected")
-    return result
+def _curvature_of(likelihood: str) -> SampleCurvature | None:
+    check_choice("likelihood", likelihood, LIKELIHOODS)
+    return LIKELIHOODS[likelihood]
 
 
 def _cholesky(name: str, matrix: Tensor) -> Tensor:
-    """The lower Cholesky factor."""
     try:
         return torch.linalg.cholesky(matrix)
     except torch.linalg.LinAlgError:
-        check_finite(**{name: matrix})
         raise ValueError(f"{name} is not positive definite; a matrix that is was expected") from None

@@ -82,7 +82,7 @@ class _Run:
                 f"learning_rate is {self.experiment.training.learning_rate:g}, with which training diverged; a smaller "
                 "one was expected"
             )
-        scores = evaluate(head.logits(self.bank.test_features), self.bank.test_labels)
+        scores = evaluate(head.logits(self.bank.test_features).double(), self.bank.test_labels)
         self.rows.append(
             {"cycle": self.cycle, "n_labeled": len(self.pool.labelled), **scores}
             | {"query_s": self.query_seconds, "train_s": train_seconds, "acquired": self.acquired.tolist()}

@@ -108,6 +108,8 @@ REFUSED = [
     (Matrix, NAN.mT, "x holds 1 values that are NaN or infinite, the first at (1, 2)"),
     (Matrix, torch.cat((X, NAN), dim=1)[:, ::2], "x holds 1 values that are NaN or infinite, the first at (2, 3)"),
     (Matrix | None, -NAN.double(), "x holds 1 values that are NaN or infinite, the first at (2, 1)"),
+    (Annotated[Matrix, Fewest("d", 9, "columns")], X, "x has shape (11, 5); at least 9 columns were"),
+    (Annotated[Matrix, Fewest("n", 1, "row")], X[:0], "x has shape (0, 5); at least 1 row was expected"),
     (Matrix, X * -1e30, "x holds values up to 1.08e+30, whose squares overflow; smaller numbers or float64"),
     (Matrix, X.double() * 1e200, "x holds values up to 1.08e+200, whose squares overflow; smaller numbers were"),
     (Sequence[Matrix], [X, NAN], "x[1] holds 1 values that are NaN or infinite, the first at (2, 1)"),

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dal_core import laplace
+from dal_core import laplace, textbook
 from dal_core.laplace import (
     covariance_matrix,
     first_order_update,
@@ -101,6 +101,11 @@ class Problem:
         return torch.linalg.inv(self.precision)
 
     @property
+    def logits(self) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return self.features @ self.weight.mT
+
+    @property
     def arguments(self) -> tuple[torch.Tensor, ...]:
         return self.weight, self.covariance, self.features, self.targets
 
@@ -124,29 +129,6 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor, tolerance: float =
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
 
 
-def textbook_update(p: Problem, likelihood: str, gamma: float, passes: int, bias: torch.Tensor | None):
-    """The docstring's recursion, sample by sample on the full covariance."""
-    W, S = p.weight.clone(), p.covariance
-    offset = torch.zeros(len(W), dtype=W.dtype) if bias is None else bias
-    for _ in range(passes):
-        for phi, y in zip(p.features, p.targets, strict=True):
-            t = S @ phi
-            v = phi @ t
-            probabilities = torch.softmax(W @ phi + offset, dim=0)
-            error = torch.eye(len(W), dtype=W.dtype)[y] - probabilities
-            if likelihood == "gaussian":
-                S = S - torch.outer(t, t) / (1 + v)
-                W = W + gamma * torch.outer(error, S @ phi)
-                continue
-            a = probabilities.max() * (1 - probabilities.max())
-            provisional = S - a / (1 + v) * torch.outer(t, t)
-            W = W + gamma * torch.outer(error, provisional @ phi)
-            highest = torch.softmax(W @ phi + offset, dim=0).max()
-            curvature = highest * (1 - highest)
-            S = S - curvature / (1 + curvature * v) * torch.outer(t, t)
-    return W, S
-
-
 # --- the posterior
 
 
@@ -155,10 +137,7 @@ def textbook_update(p: Problem, likelihood: str, gamma: float, passes: int, bias
 def test_precision_equals_its_sum(likelihood, prior_precision):
     p = problem(b=11)
     logits = p.features @ p.weight.mT
-    expected = prior_precision * torch.eye(5, dtype=torch.float64)
-    for phi, logit in zip(p.features, logits, strict=True):
-        highest = torch.softmax(logit, dim=0).max()
-        expected += (1.0 if likelihood == "gaussian" else highest * (1 - highest)) * torch.outer(phi, phi)
+    expected = textbook.precision_matrix(p.features, logits, likelihood=likelihood, prior_precision=prior_precision)
     found = precision_matrix(p.features, logits, likelihood=likelihood, prior_precision=prior_precision)
     assert_close(found, expected, 1e-12)
     assert_close(covariance_matrix(found), torch.linalg.inv(expected), 1e-12)
@@ -168,7 +147,7 @@ def test_precision_equals_its_sum(likelihood, prior_precision):
 def test_predictive_variance_equals_its_loop_whatever_the_block(monkeypatch, block_rows):
     monkeypatch.setattr(laplace, "BLOCK_ROWS", block_rows)
     p = problem(b=11)
-    expected = torch.stack([phi @ p.covariance @ phi for phi in p.features])
+    expected = textbook.predictive_variance(p.features, p.covariance)
     assert_close(predictive_variance(p.features, p.covariance), expected, 1e-12)
 
 
@@ -188,10 +167,10 @@ def test_mean_field_divides_each_samples_logits():
 @given(p=problems, gamma=gammas, passes=st.integers(1, 2))
 def test_second_order_equals_the_textbook(likelihood, with_bias, p, gamma, passes):
     bias = p.bias if with_bias else None
-    weight, covariance = second_order_update(*p.arguments, likelihood=likelihood, gamma=gamma, passes=passes, bias=bias)
-    expected_weight, expected_covariance = textbook_update(p, likelihood, gamma, passes, bias)
-    assert_close(weight, expected_weight)
-    assert_close(covariance, expected_covariance)
+    options = {"likelihood": likelihood, "gamma": gamma, "passes": passes, "bias": bias}
+    expected = textbook.second_order_update(*p.arguments, **options)
+    for found, each in zip(second_order_update(*p.arguments, **options), expected, strict=True):
+        assert_close(found, each)
 
 
 @both_likelihoods
@@ -308,16 +287,9 @@ def test_second_order_weights_equal_the_update_of_each_candidate(with_bias):
 @bounded
 @given(p=problems, gamma=st.sampled_from([0.01, 0.5]), passes=st.integers(1, 2))
 def test_first_order_equals_the_textbook(with_bias, p, gamma, passes):
-    bias = p.bias if with_bias else torch.zeros_like(p.bias)
-    expected = p.weight.clone()
-    for _ in range(passes):
-        for phi, y in zip(p.features, p.targets, strict=True):
-            error = -torch.softmax(expected @ phi + bias, dim=0)
-            error[y] += 1
-            expected = expected + gamma * torch.outer(error, phi)
-    given_bias = p.bias if with_bias else None
-    found = first_order_update(p.weight, p.features, p.targets, gamma=gamma, passes=passes, bias=given_bias)
-    assert_close(found, expected)
+    new, options = (p.weight, p.features, p.targets), {"gamma": gamma, "passes": passes}
+    options["bias"] = p.bias if with_bias else None
+    assert_close(first_order_update(*new, **options), textbook.first_order_update(*new, **options))
 
 
 @bounded
@@ -366,15 +338,9 @@ def test_sampled_weights_follow_from_the_generator():
 def test_monte_carlo_weights_equal_their_loop(with_bias):
     p = problem()
     bias = p.bias if with_bias else None
-    likelihoods = []
-    for W in hypotheses():
-        total = 1.0
-        for phi, y in zip(p.features, p.targets, strict=True):
-            total *= torch.softmax(W @ phi + (p.bias if with_bias else 0), dim=0)[y].item()
-        likelihoods.append(total**0.3)
-    expected = torch.tensor(likelihoods, dtype=torch.float64) / sum(likelihoods)
-    found = monte_carlo_weights(hypotheses(), p.features, p.targets, gamma=0.3, bias=bias)
-    assert_close(found, expected, 1e-12)
+    options = {"gamma": 0.3, "bias": bias}
+    expected = textbook.monte_carlo_weights(hypotheses(), p.features, p.targets, **options)
+    assert_close(monte_carlo_weights(hypotheses(), p.features, p.targets, **options), expected, 1e-12)
 
 
 def test_monte_carlo_weights_survive_improbable_labels():
@@ -385,19 +351,91 @@ def test_monte_carlo_weights_survive_improbable_labels():
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("block_rows", [1, 65536])  # at 1, eleven rows come in blocks of 9, which leaves 2
+@pytest.mark.parametrize("block_rows", [1, 3, 65536])  # eleven rows come in blocks of 3, which leaves 2
 def test_monte_carlo_probabilities_equal_their_loop_whatever_the_block(monkeypatch, block_rows, with_bias):
-    monkeypatch.setattr(laplace, "BLOCK_ROWS", block_rows)
     p, outcomes = problem(b=11), hypotheses()
+    monkeypatch.setattr(laplace, "BLOCK_BYTES", 4 * block_rows * len(outcomes) * 3)
     weightings = torch.rand(2, len(outcomes), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    expected = torch.zeros(2, 11, 3, dtype=torch.float64)
-    for s, weighting in enumerate(weightings):
-        for share, W in zip(weighting, outcomes, strict=True):
-            for i, phi in enumerate(p.features):
-                expected[s, i] += share * torch.softmax(W @ phi + (p.bias if with_bias else 0), dim=0)
     bias = p.bias if with_bias else None
-    assert_close(monte_carlo_probabilities(outcomes, weightings, p.features, bias=bias), expected, 1e-12)
-    assert_close(monte_carlo_probabilities(outcomes, weightings[1], p.features, bias=bias), expected[1], 1e-12)
+    each = [textbook.monte_carlo_probabilities(outcomes, shares, p.features, bias=bias) for shares in weightings]
+    assert_close(monte_carlo_probabilities(outcomes, weightings, p.features, bias=bias), torch.stack(each), 1e-12)
+    assert_close(monte_carlo_probabilities(outcomes, weightings[1], p.features, bias=bias), each[1], 1e-12)
+
+
+# --- inputs of users
+
+CALLS = {
+    "precision": lambda p: precision_matrix(p.features),
+    "curved precision": lambda p: precision_matrix(p.features, p.logits, likelihood="categorical"),
+    "variance": lambda p: predictive_variance(p.features, p.covariance),
+    "gaussian": lambda p: second_order_update(*p.arguments, bias=p.bias)[0],
+    "categorical": lambda p: second_order_update(*p.arguments, likelihood="categorical", bias=p.bias)[1],
+    "candidates": lambda p: second_order_weights(p.weight, p.covariance, p.features[None], p.targets[None]),
+    "first order": lambda p: first_order_update(p.weight, p.features, p.targets, gamma=0.1, bias=p.bias),
+    "hypotheses": lambda p: sample_weights(p.weight, p.covariance, 3, torch.Generator().manual_seed(0)),
+    "monte carlo": lambda p: monte_carlo_weights(p.weight[None], p.features, p.targets, gamma=0.1, bias=p.bias),
+    "probabilities": lambda p: monte_carlo_probabilities(p.weight[None], torch.ones(1), p.features, bias=p.bias),
+}
+all_calls = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+
+
+def single(**changes) -> Problem:
+    """The problem in float32, with changes."""
+    fields = {name: value.float() if value.is_floating_point() else value for name, value in vars(problem()).items()}
+    return dataclasses.replace(Problem(**fields), **changes)
+
+
+@all_calls
+def test_a_layer_of_a_network_gives_what_its_detached_weight_gives(call):
+    weight, bias = (torch.nn.Parameter(each) for each in (single().weight, single().bias))
+    found = call(single(weight=weight, bias=bias, features=single().features.clone().requires_grad_()))
+    assert not found.requires_grad
+    assert torch.equal(found, call(single()))
+
+
+@all_calls
+def test_callers_autocast_changes_nothing(call):
+    expected = call(single())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = call(single())
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("name", ["precision", "variance", "gaussian", "categorical", "candidates", "first order"])
+def test_finite_values_whose_squares_overflow_are_refused(name):
+    refused = r"features holds values up to \S+, whose squares overflow; smaller numbers or float64 were expected"
+    with pytest.raises(ValueError, match=refused):
+        CALLS[name](single(features=single().features * 1e20))
+
+
+@pytest.mark.parametrize("name", ["curved precision", "monte carlo", "probabilities"])
+def test_large_logits_that_mean_certainty_are_none_to_refuse(name):
+    assert CALLS[name](single(features=single().features * 1e20)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "name", ["curved precision", "gaussian", "categorical", "candidates", "first order", "monte carlo"]
+)
+def test_a_model_with_one_output_is_refused(name):
+    p = single()
+    one = dataclasses.replace(p, weight=p.weight[:1], bias=p.bias[:1], targets=torch.zeros_like(p.targets))
+    with pytest.raises(
+        ValueError, match=r"(weight|logits|hypotheses) has shape \(.*\); at least 2 classes were expected"
+    ):
+        CALLS[name](one)
+
+
+def test_no_hypotheses_are_refused():
+    p = problem()
+    with pytest.raises(ValueError, match=r"hypotheses has shape \(0, 3, 5\); at least 1 hypothesis was expected"):
+        monte_carlo_weights(hypotheses()[:0], p.features, p.targets, gamma=0.1)
+
+
+@pytest.mark.parametrize("bad", [-1.0, math.inf, math.nan])
+def test_variances_that_are_none_are_refused(bad):
+    with pytest.raises(ValueError, match="variance holds"):
+        mean_field_logits(torch.ones(2, 3), torch.tensor([1.0, bad]), 0.4)
 
 
 # --- no surprises

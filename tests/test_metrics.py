@@ -1,14 +1,11 @@
-"""Prediction metrics against the loops that their docstrings describe, and learning curves on hand-made frames."""
+"""Prediction metrics against the textbook's loops, and on logits whose metrics are known."""
 
-import itertools
 import math
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from dal_core import metrics
+from dal_core import metrics, textbook
 
 N, K = 53, 4
 
@@ -21,37 +18,15 @@ def predictions(generator):
     return logits, labels
 
 
-def softmax(row: list[float]) -> list[float]:
-    exponentials = [math.exp(value) for value in row]
-    return [each / sum(exponentials) for each in exponentials]
-
-
-def test_prediction_metrics_equal_their_loops(predictions):
-    logits, labels = predictions
-    right, surprise, distance = 0, 0.0, 0.0
-    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
-        p = softmax(row)
-        right += p.index(max(p)) == label
-        surprise -= math.log(p[label])
-        distance += sum((p[k] - (k == label)) ** 2 for k in range(K))
-    assert metrics.accuracy(logits, labels) == pytest.approx(right / N, abs=1e-12)
-    assert metrics.nll(logits, labels) == pytest.approx(surprise / N, abs=1e-12)
-    assert metrics.brier(logits, labels) == pytest.approx(distance / N, abs=1e-12)
+@pytest.mark.parametrize("name", ["accuracy", "nll", "brier"])
+def test_prediction_metrics_equal_their_loops(predictions, name):
+    assert getattr(metrics, name)(*predictions) == pytest.approx(getattr(textbook, name)(*predictions), abs=1e-12)
 
 
 @pytest.mark.parametrize("bins", [1, 6, 15])
 def test_ece_equals_its_loop(predictions, bins):
-    logits, labels = predictions
-    members: dict[int, list[tuple[float, bool]]] = {}
-    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
-        p = softmax(row)
-        members.setdefault(min(int(max(p) * bins), bins - 1), []).append((max(p), p.index(max(p)) == label))
-    expected = 0.0
-    for samples in members.values():
-        confidence = sum(each for each, _ in samples) / len(samples)
-        accuracy = sum(hit for _, hit in samples) / len(samples)
-        expected += len(samples) / N * abs(accuracy - confidence)
-    assert metrics.ece(logits, labels, bins=bins) == pytest.approx(expected, abs=1e-12)
+    expected = textbook.ece(*predictions, bins=bins)
+    assert metrics.ece(*predictions, bins=bins) == pytest.approx(expected, abs=1e-12)
 
 
 def test_ece_gives_certainty_a_bin_of_its_own_as_published():
@@ -66,15 +41,9 @@ def test_ece_gives_certainty_a_bin_of_its_own_as_published():
 def test_ace_equals_slices_of_the_ranked_probabilities(generator, borders):
     # 20 distinct probabilities a class: the edge between two bins is a sample, which belongs to the bin below it.
     logits = torch.randn(20, 3, generator=generator, dtype=torch.float64)
-    labels = torch.randint(3, (20,), generator=generator).tolist()
-    gaps = []
-    for k in range(3):
-        ranked = sorted((softmax(row)[k], label == k) for row, label in zip(logits.tolist(), labels, strict=True))
-        for start, end in itertools.pairwise(borders):
-            samples = ranked[start:end]
-            gaps.append(abs(sum(hit - p for p, hit in samples)) / len(samples))
-    found = metrics.ace(logits, torch.tensor(labels), bins=len(borders) - 1, threshold=0.0)
-    assert found == pytest.approx(sum(gaps) / len(gaps), abs=1e-12)
+    labels = torch.randint(3, (20,), generator=generator)
+    found = metrics.ace(logits, labels, bins=len(borders) - 1, threshold=0.0)
+    assert found == pytest.approx(textbook.ace(logits, labels, borders), abs=1e-12)
 
 
 def test_ace_leaves_out_probabilities_up_to_the_threshold():
@@ -114,60 +83,23 @@ def test_metrics_refuse_labels_out_of_range_and_no_samples(name):
     metric = getattr(metrics, name)
     with pytest.raises(ValueError, match="labels holds labels from 0 to 4; 0 to 3 was expected"):
         metric(torch.zeros(2, K), torch.tensor([0, 4]))
-    with pytest.raises(ValueError, match="logits is empty"):
+    with pytest.raises(ValueError, match=r"logits has shape \(0, 4\); at least 1 sample was expected"):
         metric(torch.zeros(0, K), torch.zeros(0, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("name", ["accuracy", "nll", "brier", "ece", "ace", "evaluate"])
+def test_metrics_refuse_logits_of_a_model_with_one_output(name):
+    with pytest.raises(ValueError, match=r"logits has shape \(5, 1\); at least 2 classes were expected"):
+        getattr(metrics, name)(torch.zeros(5, 1), torch.zeros(5, dtype=torch.int64))
+
+
+def test_evaluate_is_every_metric_whatever_the_callers_autocast_and_gradients(predictions):
+    logits, labels = predictions
+    expected = {name: getattr(metrics, name)(logits, labels) for name in ("accuracy", "nll", "brier", "ece", "ace")}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert metrics.evaluate(logits.clone().requires_grad_(), labels) == expected
 
 
 def test_ece_lists_the_binnings():
     with pytest.raises(ValueError, match="binning is 'equal'; it has to be one of 'standard', 'published'"):
         metrics.ece(torch.zeros(2, K), torch.tensor([0, 1]), binning="equal")
-
-
-def test_aulc_is_the_mean_over_cycles_of_each_run():
-    curves = pd.DataFrame(
-        {"run": ["b", "a", "b", "a", "a"], "cycle": [0, 0, 1, 1, 2], "nll": [4.0, 1.0, 2.0, 2.0, 6.0]}
-    )
-    assert metrics.aulc(curves, "nll").to_dict() == {"a": 3.0, "b": 3.0}
-
-
-def test_aulc_names_missing_columns():
-    with pytest.raises(ValueError, match=r"curves lacks the columns \['accuracy', 'cycle'\]; it has \['run'\]"):
-        metrics.aulc(pd.DataFrame({"run": ["a"]}))
-
-
-def duels() -> pd.DataFrame:
-    accuracies = {"margin": [0.5, 0.6, 0.7, 0.8], "random": [0.5, 0.5, 0.75, 0.6], "bait": [0.9, 0.9, 0.9, 0.1]}
-    return pd.DataFrame(
-        [
-            {"dataset": "digits", "seed": seed, "strategy": name, "accuracy": value}
-            for name, values in accuracies.items()
-            for seed, value in enumerate(values)
-        ]
-    )
-
-
-def test_win_rates_count_wins_of_the_row_over_the_column():
-    rates = metrics.win_rates(duels())
-    assert rates.loc["margin", "random"] == 2 / 4  # one draw, one loss
-    assert rates.loc["random", "margin"] == 1 / 4
-    assert rates.loc["bait", "random"] == 3 / 4
-    assert np.diag(rates).tolist() == [0.0, 0.0, 0.0]
-
-
-def test_win_rates_with_a_margin_ask_for_more():
-    rates = metrics.win_rates(duels(), margin=0.15)
-    assert rates.loc["margin", "random"] == 1 / 4
-    assert rates.loc["random", "margin"] == 0
-
-
-def test_win_rates_do_not_depend_on_the_order_of_rows():
-    shuffled = duels().sample(frac=1, random_state=0)
-    pd.testing.assert_frame_equal(metrics.win_rates(shuffled), metrics.win_rates(duels()))
-
-
-def test_win_rates_name_a_duel_that_lacks_a_contestant_or_has_one_twice():
-    rows = duels()
-    with pytest.raises(ValueError, match=r"scores lacks \['random'\] in the duel \{.*'digits', .*: 2\}"):
-        metrics.win_rates(rows.drop(index=6))
-    with pytest.raises(ValueError, match=r"scores holds \{.*'digits', .*'random'\} more than once"):
-        metrics.win_rates(pd.concat([rows, rows.loc[[6]]]))

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import textbook_bait
 from benchmarks.case import Case, Goal
 from benchmarks.data import Size, size_of
 from benchmarks.gpu import floors, pools
@@ -25,6 +24,7 @@ from dal_core.snapshot import Snapshot
 from dal_core.strategies.herding import nearest_pair_gamma
 from dal_core.strategies.shared.temperature import held_out_temperature
 from dal_core.strategies.uncertainty import margin_scores
+from dal_core.textbook import bait as textbook_bait
 
 BANKING = Size(n=9600, m=377, b=50)
 FILTERED = dataclasses.replace(BANKING, n=2000)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from benchmarks.case import Case, Goal
 from benchmarks.data import Size, oracle_snapshot, size_of
-from benchmarks.textbook import update_gaussian
 from benchmarks.timing import check_agreement, check_picks
 from dal_core import strategies, textbook
 from dal_core.laplace import covariance_matrix, precision_matrix
@@ -118,9 +117,8 @@ def look_ahead(*, small: bool) -> Case:
         covariance = covariance_matrix(precision_matrix(at.labelled_features))
         losses = []
         for batch in candidates[:count]:
-            weight, _ = update_gaussian(
-                at.weight, covariance, at.features[batch], at.hidden_labels[batch], how.gamma, at.bias
-            )
+            new = at.features[batch], at.hidden_labels[batch]
+            weight, _ = textbook.second_order_update(at.weight, covariance, *new, gamma=how.gamma, bias=at.bias)
             logits = at.test.features @ weight.mT + (0 if at.bias is None else at.bias)
             losses.append(torch.nn.functional.cross_entropy(logits, at.test.labels))
         return torch.stack(losses)

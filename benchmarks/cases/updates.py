@@ -7,15 +7,15 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks import textbook
 from benchmarks.case import Case, Goal
 from benchmarks.data import Size, clustered
 from benchmarks.timing import check_agreement
-from dal_core import textbook as plain_training
+from dal_core import textbook
 from dal_core.laplace import (
     covariance_matrix,
     first_order_update,
@@ -75,19 +75,15 @@ def learned(size: Size, num_samples: int, likelihood: str = "gaussian") -> Learn
 def update(likelihood: str, *, small: bool) -> Case:
     """`second_order_update` of one batch, against one sample after another."""
     size = BANKING.fitted(small=small)
-    plain = textbook.update_gaussian if likelihood == "gaussian" else textbook.update_categorical
     start = learned(size, size.m + size.b, likelihood)
 
     def both(dtype: torch.dtype) -> tuple[Callable[[], Updated], Callable[[], Updated]]:
         at = start.to(dtype)
         head, new, targets = at.head, at.features[size.m :], at.labels[size.m :]
 
-        def ours() -> Updated:
-            return second_order_update(
-                head.weight, at.covariance, new, targets, likelihood=likelihood, gamma=GAMMA, bias=head.bias
-            )
-
-        return ours, lambda: plain(head.weight, at.covariance, new, targets, GAMMA, head.bias)
+        given = head.weight, at.covariance, new, targets
+        options: dict[str, Any] = {"likelihood": likelihood, "gamma": GAMMA, "bias": head.bias}
+        return lambda: second_order_update(*given, **options), lambda: textbook.second_order_update(*given, **options)
 
     for dtype, tolerance in TOLERANCE.items():
         # Categorical steps depend on p through S as well, and amplify rounding: compared in float64 alone.
@@ -122,7 +118,7 @@ def one_head(*, small: bool) -> Case:
     return Case(
         f"{words(size, 'm')}, {training.epochs} epochs",
         lambda: train_head(start, features, labels, indices, training, generator_for(0, "minibatches")),
-        lambda: plain_training.train_head(start, features, labels, training),
+        lambda: textbook.train_head(start, features, labels, training),
         Goal(seconds=0.3),
         reads={"epochs L": float(training.epochs * features.nbytes)},
     )
@@ -142,7 +138,7 @@ def many_heads(*, small: bool) -> Case:
 
     def plain() -> None:
         for indices in sets[:HEADS_MEASURED]:
-            plain_training.train_head(start, features[indices], labels[indices], training)
+            textbook.train_head(start, features[indices], labels[indices], training)
 
     return Case(
         f"{num_heads} heads, {words(size, 'm')}, {epochs} epochs",
@@ -173,8 +169,8 @@ def _check_training(start: Head, features: Tensor, labels: Tensor, sets: Tensor,
     mine = train_heads(start, features, labels, sets, training, _minibatch_generators(len(sets)))
     assert mine.bias is not None
     for i, (indices, generator) in enumerate(zip(sets, _minibatch_generators(len(sets)), strict=True)):
-        sampler = plain_training.SameShuffle(indices, generator)
-        plain = plain_training.train_head(start, features[indices], labels[indices], training, sampler)
+        sampler = textbook.SameShuffle(indices, generator)
+        plain = textbook.train_head(start, features[indices], labels[indices], training, sampler)
         check_agreement(f"head {i}", (mine.weight[i], mine.bias[i]), plain, TOLERANCE[torch.float64])
 
 
@@ -220,7 +216,7 @@ def first_order(*, small: bool) -> Case:
         given = (at.head.weight, at.features[size.m :], at.labels[size.m :])
         return (
             lambda: first_order_update(*given, gamma=0.01, bias=at.head.bias),
-            lambda: textbook.update_first_order(*given, 0.01, at.head.bias),
+            lambda: textbook.first_order_update(*given, gamma=0.01, bias=at.head.bias),
         )
 
     start = learned(size, size.m + size.b)
@@ -245,7 +241,11 @@ def monte_carlo(*, small: bool) -> Case:
             weights = monte_carlo_weights(hypotheses, new, targets, gamma=1.0, bias=bias)
             return monte_carlo_probabilities(hypotheses, weights, pool, bias=bias)
 
-        return ours, lambda: textbook.monte_carlo(hypotheses, new, targets, pool, 1.0, bias)
+        def plain() -> Tensor:
+            weights = textbook.monte_carlo_weights(hypotheses, new, targets, gamma=1.0, bias=bias)
+            return textbook.monte_carlo_probabilities(hypotheses, weights, pool, bias=bias)
+
+        return ours, plain
 
     mine, plain = (way() for way in both(torch.float64))
     check_agreement("Monte-Carlo predictions", [mine], [plain], 1e-10)
@@ -263,7 +263,7 @@ def posterior(likelihood: str, *, small: bool) -> Case:
         logits = at.head.logits(at.features)
         return (
             lambda: covariance_matrix(precision_matrix(at.features, logits, likelihood=likelihood)),
-            lambda: torch.linalg.inv(textbook.precision(at.features, logits, likelihood)),
+            lambda: textbook.covariance_matrix(textbook.precision_matrix(at.features, logits, likelihood=likelihood)),
         )
 
     mine, plain = (way() for way in both(torch.float64))
@@ -275,7 +275,7 @@ def posterior(likelihood: str, *, small: bool) -> Case:
     return Case(
         words(size, "n"),
         ours,
-        lambda: textbook.precision(few, logits, likelihood),
+        lambda: textbook.precision_matrix(few, logits, likelihood=likelihood),
         scale=PART,
         note=f"one outer product a sample, 1/{PART} of the samples, scaled, without the inverse",
         reads=reads,
@@ -292,7 +292,9 @@ def mean_field(*, small: bool) -> Case:
         logits = at.head.logits(at.features)
         return (
             lambda: mean_field_logits(logits, predictive_variance(at.features, at.covariance), math.pi / 8),
-            lambda: textbook.mean_field(logits, at.features, at.covariance, math.pi / 8),
+            lambda: textbook.mean_field_logits(
+                logits, textbook.predictive_variance(at.features, at.covariance), math.pi / 8
+            ),
         )
 
     for dtype, tolerance in TOLERANCE.items():

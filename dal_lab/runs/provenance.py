@@ -1,4 +1,4 @@
-"""Where a result or a figure comes from."""
+"""The commit and the versions that a result or a figure comes from."""
 
 import platform
 import subprocess
@@ -10,7 +10,7 @@ import torch
 import dal_core
 
 PACKAGE = Path(__file__).resolve().parent.parent
-# What numbers and figures depend on. A run rewrites figures and notebook outputs, which does not make the code dirty.
+# Paths that numbers depend on. Figures and notebook outputs, which a run rewrites, do not make the code dirty.
 CODE = ("dal_core", "dal_lab", "notebooks/*.py", "pyproject.toml")
 
 
@@ -34,5 +34,6 @@ def versions() -> dict[str, str]:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
+    # Without locks: a process that is killed while git refreshes its index would leave one behind, and block the user.
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()

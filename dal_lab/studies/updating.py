@@ -11,48 +11,34 @@ test split, so that whoever reads the rows can tune each method in the same way 
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from dal_core.checks import (
-    check_choice,
-    check_columns,
-    check_number,
-    check_options,
-    check_positive,
-    check_text,
-    check_whole,
-)
+from dal_core import laplace
+from dal_core.checks import check_choice, check_columns, check_options, check_text
+from dal_core.contracts import Between, Count, Positive, Size, check_fields, unchecked
 from dal_core.data import FeatureBank
-from dal_core.devices import DEVICES
 from dal_core.experiment import training_protocol
-from dal_core.laplace import (
-    LIKELIHOODS,
-    covariance_matrix,
-    first_order_update,
-    monte_carlo_probabilities,
-    monte_carlo_weights,
-    precision_matrix,
-    sample_weights,
-    second_order_update,
-)
 from dal_core.loop import initial_head, now
 from dal_core.metrics import accuracy, nll
-from dal_core.models.heads import KINDS, Head
-from dal_core.models.training import OPTIMISERS, Training, train_head, train_heads
+from dal_core.models.heads import Head
+from dal_core.models.training import Training, train_head, train_heads
+from dal_core.posterior import fit
 from dal_core.randomness import choose, fixed_threads, generator_for
 from dal_core.snapshot import Pool
 from dal_core.strategies.uncertainty import highest, margin_scores
 from dal_lab.runs.study import bank_name, device_of, run
 from dal_lab.sources import catalogue
 
-SELECTIONS = ("random", "margin")
 GRADIENT_SAMPLES = ("new", "all", "mixture")
+StepSize = Count | Positive  # A whole number stays one: a study is stored under what was written.
+Row = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,30 +59,27 @@ class UpdateStudy:
         num_hypotheses, monte_carlo_gammas: of the Monte-Carlo update.
         gradient_steps, gradient_rates: numbers of full-batch gradient steps and their learning rates; empty: none.
         options: changes to the training, e.g. {"epochs": 20}.
-
-    Raises:
-        ValueError: on anything unknown or out of range.
     """
 
     dataset: str = "digits"
     encoder: str | None = None
-    seed: int = 0
-    initial_size: int = 10
-    new_sizes: tuple[int, ...] = tuple(range(1, 11))
-    draws: int = 5
-    selection: str = "random"
-    validation_share: float = 0.2
-    gammas: tuple[float, ...] = (1.0, 2.0, 5.0, 10.0, 30.0)
+    seed: Size = 0
+    initial_size: Count = 10
+    new_sizes: tuple[Count, ...] = tuple(range(1, 11))
+    draws: Count = 5
+    selection: Literal["random", "margin"] = "random"
+    validation_share: Annotated[float, Between(0, 1)] = 0.2
+    gammas: tuple[StepSize, ...] = (1.0, 2.0, 5.0, 10.0, 30.0)
     likelihood: str = "gaussian"
-    prior_precision: float = 1.0
-    first_order_gammas: tuple[float, ...] = (0.001, 0.01, 0.1)
-    num_hypotheses: int = 1000
-    monte_carlo_gammas: tuple[float, ...] = (0.01, 0.1, 0.3, 1.0)
-    gradient_steps: tuple[int, ...] = ()
-    gradient_rates: tuple[float, ...] = (0.01, 0.1, 1.0)
-    head: str = "linear"
-    optimiser: str = "radam"
-    device: str = "auto"
+    prior_precision: StepSize = 1.0
+    first_order_gammas: tuple[StepSize, ...] = (0.001, 0.01, 0.1)
+    num_hypotheses: Count = 1000
+    monte_carlo_gammas: tuple[StepSize, ...] = (0.01, 0.1, 0.3, 1.0)
+    gradient_steps: tuple[Count, ...] = ()
+    gradient_rates: tuple[StepSize, ...] = (0.01, 0.1, 1.0)
+    head: Literal["linear", "mlp"] = "linear"
+    optimiser: Literal["sgd", "radam"] = "radam"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     columns: ClassVar[tuple[str, ...]] = (
         "draw", "n_new", "method", "gamma", "steps", "rate",
@@ -104,41 +87,17 @@ class UpdateStudy:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name, value in {"dataset": self.dataset, "encoder": self.encoder or "none"}.items():
-            check_text(name, value)
+        check_fields(self)
+        check_text("dataset", self.dataset)
+        check_text("encoder", self.encoder or "none")
+        check_choice("likelihood", self.likelihood, laplace.LIKELIHOODS)
         check_options("options", self.options)
-        for name in (
-            "new_sizes",
-            "gammas",
-            "first_order_gammas",
-            "monte_carlo_gammas",
-            "gradient_steps",
-            "gradient_rates",
-        ):
-            if not isinstance(getattr(self, name), tuple):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; a tuple of numbers was expected")
-        check_choice("head", self.head, KINDS)
-        check_choice("optimiser", self.optimiser, OPTIMISERS)
-        check_choice("device", self.device, DEVICES)
-        check_choice("selection", self.selection, SELECTIONS)
-        check_choice("likelihood", self.likelihood, LIKELIHOODS)
-        for name, lowest in {"seed": 0, "initial_size": 1, "draws": 1, "num_hypotheses": 1}.items():
-            check_whole(name, getattr(self, name), lowest)
-        for name in ("new_sizes", "gradient_steps"):
-            for i, size in enumerate(getattr(self, name)):
-                check_whole(f"{name}[{i}]", size, 1)
         if not self.new_sizes or list(self.new_sizes) != sorted(set(self.new_sizes)):
             raise ValueError(f"new_sizes is {self.new_sizes}; ascending whole numbers of at least 1 were expected")
-        check_positive(prior_precision=self.prior_precision)
-        for name in ("gammas", "first_order_gammas", "monte_carlo_gammas", "gradient_rates"):
-            check_positive(**{f"{name}[{i}]": value for i, value in enumerate(getattr(self, name))})
-        check_number("validation_share", self.validation_share)
-        if not 0 < self.validation_share < 1:
-            raise ValueError(f"validation_share is {self.validation_share}; a number between 0 and 1 was expected")
-        self.training  # noqa: B018 - validates the options of the training
+        self.training  # noqa: B018  # It refuses options that are none of the training.
 
     def __hash__(self) -> int:
-        return hash((self.dataset, self.initial_size, self.seed))  # options are a dict, and cannot take part
+        return hash((self.dataset, self.initial_size, self.seed))  # The options, a dictionary, cannot take part.
 
     @property
     def training(self) -> Training:
@@ -146,29 +105,27 @@ class UpdateStudy:
 
 
 def tuned(rows: pd.DataFrame, by: tuple[str, ...] = ()) -> pd.DataFrame:
-    """The rows of each method at its step size (gamma, learning rate) with the best mean accuracy on validation data.
+    """Return the rows of each method at its step size (gamma, learning rate) with the best mean validation accuracy.
 
     `rows` are those of one or more studies. Within each combination of `by` and of `steps` (a budget, not a step
     size) the choice is made anew; ties go to the smaller step.
     """
     groups = [*by, "method", "steps"]
     check_columns("rows", rows, [*groups, "gamma", "rate", "validation_accuracy"])
-    step = rows["gamma"].fillna(rows["rate"]).fillna(0.0)
-    rows = rows.assign(step=step)
+    rows = rows.assign(step=rows["gamma"].fillna(rows["rate"]).fillna(0.0))
     means = rows.groupby([*groups, "step"], dropna=False)["validation_accuracy"].mean().reset_index()
     best = means.sort_values("validation_accuracy", ascending=False, kind="stable").drop_duplicates(groups)
     return rows.merge(best[[*groups, "step"]], on=[*groups, "step"])
 
 
 def compared(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """The rows of `methods`, in that order, with the column `gain`: accuracy above the base head of the same draw."""
+    """Return the rows of `methods`, in that order, with `gain`: the accuracy above the base head of the same draw."""
     pairing = ["run", "draw", "n_new"]
     check_columns("rows", rows, [*pairing, "method", "accuracy"])
     base = rows[rows["method"] == "base"].set_index(pairing)["accuracy"]
     rows = rows.assign(gain=rows["accuracy"] - base.loc[rows.set_index(pairing).index].to_numpy())
-    order = {method: position for position, method in enumerate(methods)}
     chosen = rows[rows["method"].isin(methods)]
-    return chosen.sort_values("method", key=lambda names: names.map(order), kind="stable")
+    return chosen.sort_values("method", key=lambda names: names.map(list(methods).index), kind="stable")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -179,10 +136,11 @@ class _Setting:
     bank: FeatureBank
     initial: Head
     base: Head
-    pool: Pool
+    labelled: Tensor
+    unlabelled: Tensor
     covariance: Tensor  # [d, d]
     hypotheses: Tensor  # [e, k, d]
-    judged: Tensor  # inputs that predictions are judged on: the test split, then the validation split
+    judged: Tensor  # Inputs that predictions are judged on: the test split, then the validation split.
     truth: Tensor
 
     @functools.cached_property
@@ -193,86 +151,78 @@ class _Setting:
     def base_logits(self) -> Tensor:
         return self.base.last_layer(self.judged_features)
 
-    def logits(self, weight: Tensor) -> Tensor:
-        """Logits of another last layer with the base head's bias."""
-        return dataclasses.replace(self.base, weight=weight).last_layer(self.judged_features)
+    def samples(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and labels of instances of the train split."""
+        return self.base.embed(self.bank.train_features[indices]), self.bank.train_labels[indices]
 
-    def score(self, logits: Tensor, seconds: float, **what: Any) -> dict[str, Any]:
+    def timed(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[Any, float]:
+        """The result of a call and the seconds that it took."""
+        start = now(self.judged.device)
+        result = call(*arguments, **options)
+        return result, now(self.judged.device) - start
+
+    def score_weight(self, weight: Tensor, seconds: float, **what: Any) -> Row:
+        """`score` of another last layer with the base head's bias."""
+        logits = dataclasses.replace(self.base, weight=weight).last_layer(self.judged_features)
+        return self.score(logits, seconds, **what)
+
+    def score(self, logits: Tensor, seconds: float, **what: Any) -> Row:
         """A row: accuracy, nll in nats, decision flips (share of test predictions that differ from the base head's)."""
         # Gradient steps at too high a rate diverge. Such a head takes whatever is NaN for the most probable class.
         diverged, most = not torch.isfinite(logits).all(), torch.finfo(logits.dtype).max
         logits = logits.nan_to_num(nan=most, posinf=most / 2) if diverged else logits
-        split = len(self.bank.test_labels)
-        test, labels = logits[:split], self.bank.test_labels
-        flips = (test.argmax(dim=1) != self.base_logits[:split].argmax(dim=1)).double().mean().item()
-        scores = {"accuracy": accuracy(test, labels), "nll": nll(test, labels), "flips": flips}
-        scores |= {"nll": float("nan")} if diverged else {}
-        validation = accuracy(logits[split:], self.truth[split:])
-        return {**what, **scores, "validation_accuracy": validation, "update_s": seconds}
+        correct, split = unchecked(accuracy), len(self.bank.test_labels)  # The contract refuses logits of that size.
+        test, truth = logits[:split], self.truth[:split]
+        flips = test.argmax(dim=1) != self.base_logits[:split].argmax(dim=1)
+        scores = {"accuracy": correct(test, truth), "nll": float("nan") if diverged else unchecked(nll)(test, truth)}
+        scores |= {"flips": flips.double().mean().item()}
+        scores |= {"validation_accuracy": correct(logits[split:], self.truth[split:])}
+        return {**what, **scores, "update_s": seconds}
 
 
 @run.register
 def _(study: UpdateStudy, *, data_dir: str | Path | None = None) -> pd.DataFrame:
-    """A row a draw, number of new samples, method and step size.
+    """Return a row a draw, number of new samples, method and step size.
 
     Columns: draw, n_new, method, gamma, steps, rate, accuracy, nll, flips, validation_accuracy, update_s (seconds).
     """
-    device = device_of(study)
-    bank = catalogue.load(study.dataset, encoder=study.encoder, data_dir=data_dir)
-    needed = study.initial_size + study.new_sizes[-1]
-    left = len(bank.train_labels) - _validation_size(study, bank)
+    device, bank = device_of(study), catalogue.load(study.dataset, encoder=study.encoder, data_dir=data_dir)
+    held_out = max(1, round(study.validation_share * len(bank.train_labels)))
+    needed, left = study.initial_size + study.new_sizes[-1], len(bank.train_labels) - held_out
     if needed > left:
         raise ValueError(f"the study needs {needed} instances; the pool of {bank_name(study)} has {left} to train on")
     with fixed_threads():
-        setting = _prepare(study, bank.to(device), device)
+        setting = _prepare(study, bank.to(device), held_out)
         new = _draw_new_samples(setting)  # [draws, b]
-        rows = _monte_carlo_updates(setting, new, device)
+        rows = list(_monte_carlo_updates(setting, new))
         for n_new in study.new_sizes:
             for updated in (_laplace_updates, _gradient_updates, _retraining):
-                rows += [{"n_new": n_new, **row} for row in updated(setting, new[:, :n_new], device)]
+                rows += [{"n_new": n_new, **row} for row in updated(setting, new[:, :n_new])]
     return pd.DataFrame(rows, columns=study.columns)
 
 
-def _validation_size(study: UpdateStudy, bank: FeatureBank) -> int:
-    return max(1, round(study.validation_share * len(bank.train_labels)))
-
-
-def _prepare(study: UpdateStudy, bank: FeatureBank, device: torch.device) -> _Setting:
-    draw = functools.partial(generator_for, study.seed)
-    size = len(bank.train_labels)
-    order = choose(size, size, draw("validation split"))
-    count = _validation_size(study, bank)
-    validation, rest = order[:count].to(device), order[count:]
-    positions = Pool.start(len(rest), study.initial_size, draw("initial labelled set"))
-    pool = Pool(rest[positions.labelled], rest[positions.unlabelled])
-
+def _prepare(study: UpdateStudy, bank: FeatureBank, held_out: int) -> _Setting:
+    draw, size, device = functools.partial(generator_for, study.seed), len(bank.train_labels), bank.train_labels.device
+    validation, rest = choose(size, size, draw("validation split")).split([held_out, size - held_out])
+    pool = Pool.start(len(rest), study.initial_size, draw("initial labelled set"))
+    labelled, validation = rest[pool.labelled].to(device), validation.to(device)
     initial = initial_head(study, bank, device)
-    labelled = pool.labelled.to(device)
     base = train_head(initial, bank.train_features, bank.train_labels, labelled, study.training, draw("minibatches", 0))
-    features = base.embed(bank.train_features[labelled])
-    precision = precision_matrix(
-        features,
-        base.last_layer(features),
-        likelihood=study.likelihood,
-        prior_precision=study.prior_precision,
-    )
-    covariance = covariance_matrix(precision)
+    posterior = fit(
+        base.embed(bank.train_features[labelled]), base.weight, base.bias,
+        likelihood=study.likelihood, prior_precision=study.prior_precision,
+    )  # fmt: skip
     return _Setting(
-        study,
-        bank,
-        initial,
-        base,
-        pool,
-        covariance,
-        hypotheses=sample_weights(base.weight, covariance, study.num_hypotheses, draw("hypotheses")),
+        study, bank, initial, base, labelled, rest[pool.unlabelled], posterior.covariance,
+        hypotheses=laplace.sample_weights(base.weight, posterior.covariance, study.num_hypotheses, draw("hypotheses")),
         judged=torch.cat((bank.test_features, bank.train_features[validation])),
         truth=torch.cat((bank.test_labels, bank.train_labels[validation])),
-    )
+    )  # fmt: skip
 
 
 def _draw_new_samples(setting: _Setting) -> Tensor:
     """Positions in the train split of the new samples, best or first drawn first.  [draws, b]"""
-    study, unlabelled, device = setting.study, setting.pool.unlabelled, setting.judged.device
+    study, unlabelled, device = setting.study, setting.unlabelled, setting.judged.device
     count = study.new_sizes[-1]
     draws = []
     for draw in range(study.draws):
@@ -285,95 +235,66 @@ def _draw_new_samples(setting: _Setting) -> Tensor:
     return torch.stack(draws)
 
 
-def _laplace_updates(setting: _Setting, new: Tensor, device: torch.device) -> list[dict[str, Any]]:
+def _laplace_updates(setting: _Setting, new: Tensor) -> Iterator[Row]:
     """The base head as it is, first-order and second-order updates, draw by draw."""
-    study, base, rows = setting.study, setting.base, []
+    study, weight, covariance, bias = setting.study, setting.base.weight, setting.covariance, setting.base.bias
     for draw, indices in enumerate(new):
-        features, targets = base.embed(setting.bank.train_features[indices]), setting.bank.train_labels[indices]
-        rows.append(setting.score(setting.base_logits, 0.0, draw=draw, method="base"))
+        samples = setting.samples(indices)
+        yield setting.score(setting.base_logits, 0.0, draw=draw, method="base")
         for gamma in study.first_order_gammas:
-            start = now(device)
-            weight = first_order_update(base.weight, features, targets, gamma=gamma, bias=base.bias)
-            seconds = now(device) - start
-            rows.append(setting.score(setting.logits(weight), seconds, draw=draw, method="first_order", gamma=gamma))
+            found, spent = setting.timed(laplace.first_order_update, weight, *samples, gamma=gamma, bias=bias)
+            yield setting.score_weight(found, spent, draw=draw, method="first_order", gamma=gamma)
         for gamma in study.gammas:
-            start = now(device)
-            weight, _ = second_order_update(
-                base.weight, setting.covariance, features, targets,
-                likelihood=study.likelihood, gamma=gamma, bias=base.bias,
-            )  # fmt: skip
-            seconds = now(device) - start
-            rows.append(setting.score(setting.logits(weight), seconds, draw=draw, method="second_order", gamma=gamma))
-    return rows
+            options = {"likelihood": study.likelihood, "gamma": gamma, "bias": bias}
+            (found, _), spent = setting.timed(laplace.second_order_update, weight, covariance, *samples, **options)
+            yield setting.score_weight(found, spent, draw=draw, method="second_order", gamma=gamma)
 
 
-def _monte_carlo_updates(setting: _Setting, new: Tensor, device: torch.device) -> list[dict[str, Any]]:
+def _monte_carlo_updates(setting: _Setting, new: Tensor) -> Iterator[Row]:
     """All numbers of new samples and step sizes of a draw at once: they share the hypotheses' predictions."""
-    study, base, rows = setting.study, setting.base, []
-    for draw, indices in enumerate(new if study.monte_carlo_gammas else []):
-        features, targets = base.embed(setting.bank.train_features[indices]), setting.bank.train_labels[indices]
-        keys, weights, seconds = [], [], []
-        for n_new in study.new_sizes:
-            for gamma in study.monte_carlo_gammas:
-                start = now(device)
-                weights.append(
-                    monte_carlo_weights(
-                        setting.hypotheses, features[:n_new], targets[:n_new], gamma=gamma, bias=base.bias
-                    )
-                )
-                seconds.append(now(device) - start)
-                keys.append({"draw": draw, "n_new": n_new, "method": "monte_carlo", "gamma": gamma})
-        probabilities = monte_carlo_probabilities(
-            setting.hypotheses, torch.stack(weights), setting.judged_features, bias=base.bias
-        )  # [s, n, k]
-        logs = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
-        rows += [setting.score(log, spent, **key) for log, spent, key in zip(logs, seconds, keys, strict=True)]
-    return rows
+    study, hypotheses, bias, judged = setting.study, setting.hypotheses, setting.base.bias, setting.judged_features
+    steps = [(n_new, gamma) for n_new in study.new_sizes for gamma in study.monte_carlo_gammas]
+    for draw, indices in enumerate(new if steps else []):
+        samples, weights, seconds = setting.samples(indices), [], []
+        for n_new, gamma in steps:
+            first = [each[:n_new] for each in samples]
+            found, spent = setting.timed(laplace.monte_carlo_weights, hypotheses, *first, gamma=gamma, bias=bias)
+            weights.append(found)
+            seconds.append(spent)
+        means = laplace.monte_carlo_probabilities(hypotheses, torch.stack(weights), judged, bias=bias)  # [s, n, k]
+        logs = means.clamp_min(torch.finfo(means.dtype).tiny).log()
+        for log, spent, (n_new, gamma) in zip(logs, seconds, steps, strict=True):
+            yield setting.score(log, spent, draw=draw, n_new=n_new, method="monte_carlo", gamma=gamma)
 
 
-def _gradient_updates(setting: _Setting, new: Tensor, device: torch.device) -> list[dict[str, Any]]:
+def _gradient_updates(setting: _Setting, new: Tensor) -> Iterator[Row]:
     """Full-batch gradient steps from the base head, on three choices of samples; all draws at once."""
-    study = setting.study
-    labelled = setting.pool.labelled.to(device)
+    study, labelled = setting.study, setting.labelled
     draws, count = new.shape
-    # The mixture: as many old samples as new ones, drawn per number of new samples.
+    # The mixture has as many old samples as new ones, drawn anew for each number of new samples.
     picks = [choose(len(labelled), count, generator_for(study.seed, "mixture", count, draw)) for draw in range(draws)]
-    old = labelled[torch.stack(picks).to(device)]
-    samples = {
-        "new": new,
-        "all": torch.cat((labelled.expand(draws, -1), new), dim=1),
-        "mixture": torch.cat((old, new), dim=1),
-    }
-    rows = []
-    for steps in study.gradient_steps:
-        for rate in study.gradient_rates:
-            for name in GRADIENT_SAMPLES:
-                indices = samples[name]
-                training = dataclasses.replace(
-                    study.training, optimiser="sgd", learning_rate=rate, batch_size=indices.shape[1], epochs=steps
-                )
-                what = {"method": f"gradient_{name}", "steps": steps, "rate": rate}
-                rows += _trained_heads(setting, setting.base, indices, training, device, what)
-    return rows
+    old = labelled[torch.stack(picks).to(labelled.device)]
+    everything = torch.cat((labelled.expand(draws, -1), new), dim=1)
+    samples = dict(zip(GRADIENT_SAMPLES, (new, everything, torch.cat((old, new), dim=1)), strict=True))
+    for steps, rate, (name, indices) in itertools.product(study.gradient_steps, study.gradient_rates, samples.items()):
+        change: Row = {"optimiser": "sgd", "learning_rate": rate, "batch_size": indices.shape[1], "epochs": steps}
+        what = {"method": f"gradient_{name}", "steps": steps, "rate": rate}
+        yield from _trained_heads(setting, setting.base, indices, dataclasses.replace(study.training, **change), what)
 
 
-def _retraining(setting: _Setting, new: Tensor, device: torch.device) -> list[dict[str, Any]]:
+def _retraining(setting: _Setting, new: Tensor) -> Iterator[Row]:
     """From the initial weights on everything labelled: what an update stands in for."""
-    labelled = setting.pool.labelled.to(device).expand(len(new), -1)
-    indices = torch.cat((labelled, new), dim=1)
-    return _trained_heads(setting, setting.initial, indices, setting.study.training, device, {"method": "retraining"})
+    indices = torch.cat((setting.labelled.expand(len(new), -1), new), dim=1)
+    return _trained_heads(setting, setting.initial, indices, setting.study.training, {"method": "retraining"})
 
 
 def _trained_heads(
-    setting: _Setting, start_head: Head, indices: Tensor, training: Training, device: torch.device, what: dict[str, Any]
-) -> list[dict[str, Any]]:
-    bank, seed = setting.bank, setting.study.seed
+    setting: _Setting, start: Head, indices: Tensor, training: Training, what: dict[str, Any]
+) -> Iterator[Row]:
+    data, seed = (start, setting.bank.train_features, setting.bank.train_labels), setting.study.seed
     shuffles = [generator_for(seed, "retraining", indices.shape[1], draw) for draw in range(len(indices))]
-    heads = train_heads(start_head, bank.train_features, bank.train_labels, indices, training, shuffles)
+    heads = train_heads(*data, indices, training, shuffles)
     # Trained together the heads cost less than one by one; the time that a user waits for is that of one head alone.
-    start = now(device)
-    generator = generator_for(seed, "timing")
-    train_head(start_head, bank.train_features, bank.train_labels, indices[0], training, generator)
-    seconds = now(device) - start
-    logits = heads.logits(setting.judged)  # [draws, n, k]
-    return [setting.score(each, seconds, draw=draw, **what) for draw, each in enumerate(logits)]
+    _, seconds = setting.timed(train_head, *data, indices[0], training, generator_for(seed, "timing"))
+    for draw, logits in enumerate(heads.logits(setting.judged)):  # [draws, n, k]
+        yield setting.score(logits, seconds, draw=draw, **what)
