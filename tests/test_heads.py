@@ -338,19 +338,19 @@ def test_labels_of_another_shape_are_refused(unchecked, shape, message, data):
 
 
 def test_new_layers_drawn_in_float64_are_the_same_in_both_dtypes():
-    double = Head.new_layer(torch.zeros(2, 5, dtype=torch.float64), 3, seeded(), torch.float64)
-    single = Head.new_layer(torch.zeros(2, 5), 3, seeded(), torch.float64)
+    double = Head.new_layer(torch.zeros(2, 5, dtype=torch.float64), 3, torch.Generator().manual_seed(0), torch.float64)
+    single = Head.new_layer(torch.zeros(2, 5), 3, torch.Generator().manual_seed(0), torch.float64)
     assert single.weight.dtype == single.bias.dtype == torch.float32
     assert torch.equal(single.weight, double.weight.float())
     assert torch.equal(single.bias, double.bias.float())
     assert double.weight.shape == (3, 5)
-    drawn_as_they_are = Head.new_layer(torch.zeros(2, 5), 3, seeded(), torch.float32)
-    assert torch.equal(drawn_as_they_are.weight, Head.initial("linear", 5, 3, seeded()).weight)
+    drawn_as_they_are = Head.new_layer(torch.zeros(2, 5), 3, torch.Generator().manual_seed(0), torch.float32)
+    assert torch.equal(drawn_as_they_are.weight, Head.initial("linear", 5, 3, torch.Generator().manual_seed(0)).weight)
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_a_stack_is_made_of_its_heads(kind):
-    heads = [Head.initial(kind, 5, 3, seeded(seed)) for seed in range(4)]
+    heads = [Head.initial(kind, 5, 3, generator) for generator in seeded(4)]
     stack = Head.stack(heads)
     for i, head in enumerate(heads):
         for name, part in vars(stack.unstacked(i)).items():

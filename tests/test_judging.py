@@ -281,14 +281,14 @@ def test_the_current_loss_is_that_of_the_head_as_it_is(loss, performance_on):
     taken = snapshot()
     judged = getattr(taken, performance_on, None)
     logits = taken.logits if judged is None else judged.features @ taken.weight.T + taken.bias
-    expected = textbook.mean_loss(logits, None if judged is None else judged.labels, loss)
+    expected = float(textbook.mean_loss(logits, None if judged is None else judged.labels, loss))
     found = judging.current_loss(taken, judgement_of(loss=loss, performance_on=performance_on))
     assert found == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_current_loss_of_a_head_with_a_hidden_layer():
     taken = mlp_snapshot()
-    expected = textbook.mean_loss(taken.test.features @ taken.weight.T, taken.test.labels, "brier")
+    expected = float(textbook.mean_loss(taken.test.features @ taken.weight.T, taken.test.labels, "brier"))
     assert judging.current_loss(taken, judgement_of(loss="brier")) == pytest.approx(expected, abs=1e-12)
 
 

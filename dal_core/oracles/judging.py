@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from dal_core.blocks import blocks
-from dal_core.contracts import Count, Positive, Size, check_fields, checked
+from dal_core.contracts import Count, Positive, Size, check_fields, checked, unchecked
 from dal_core.laplace import covariance_matrix, precision_matrix, second_order_weights
 from dal_core.models.heads import Head
 from dal_core.models.training import train_heads
@@ -128,7 +128,8 @@ def retraining(snapshot: OracleSnapshot, epochs: Size, generator: torch.Generato
         index_sets = torch.cat((torch.arange(m, device=batches.device).expand(e, -1), m + local), dim=1)
         orders = [torch.Generator().manual_seed(each) for each in ([seeds] * e if isinstance(seeds, int) else seeds)]
         both = torch.cat((known, pool[positions])), torch.cat((snapshot.labels.expand(e, -1), labels), dim=1)
-        return train_heads(initial, *both, index_sets, training, orders)
+        # Unchecked, because a head that diverges is no reason to refuse the others.
+        return unchecked(train_heads)(initial, *both, index_sets, training, orders)
 
     return trained
 
