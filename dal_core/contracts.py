@@ -365,7 +365,7 @@ def _below(base: _Check, rules: Sequence[Any], name: str, value: Any, seen: _See
 
     def check(axis: str) -> None:
         size = seen.size(axis)
-        if size is not None and isinstance(taken, Tensor) and taken.numel():
+        if size is not None and isinstance(taken, Tensor) and taken.numel() and not taken.is_meta:
             lowest, highest = (int(each) for each in taken.aminmax())
             if lowest < 0 or highest >= size:
                 what = "labels" if any(each in name for each in LABELS) else "positions"

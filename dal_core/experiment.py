@@ -102,7 +102,11 @@ class Experiment:
         """Updates within a batch, if `options` asks for them."""
         if "update_every" not in self._of_run:
             return None
-        return Updates(**{k.removeprefix("update_"): v for k, v in self._of_run.items() if k in UPDATE_OPTIONS})
+        changes = {k.removeprefix("update_"): v for k, v in self._of_run.items() if k in UPDATE_OPTIONS}
+        try:
+            return Updates(**changes)
+        except ValueError as refusal:
+            raise ValueError(f"update_{refusal}") from None
 
     @property
     def strategy_options(self) -> dict[str, Any]:
@@ -148,4 +152,7 @@ def training_protocol(optimiser: str, changes: dict[str, Any]) -> Training:
     fields = {TRAINING_OPTIONS[name]: value for name, value in changes.items()}
     if len(fields) < len(changes):
         raise ValueError(f"options holds {sorted(changes)}, of which two mean the same; one of them was expected")
-    return dataclasses.replace(PROTOCOLS[optimiser], **fields)
+    try:
+        return dataclasses.replace(PROTOCOLS[optimiser], **fields)
+    except ValueError as refusal:
+        raise ValueError(f"of the training {refusal}") from None

@@ -129,7 +129,7 @@ def learning_curves(
     for experiment in experiments:
         with _naming(experiment, experiments):
             runs.append(dataclasses.replace(_start(experiment, seen, choosing, name), watch=watch))
-    initial, training = _stacked([course.initial for course in runs]).to(device), experiments[0].training
+    initial, training = Head.stack([course.initial for course in runs]).to(device), experiments[0].training
     for cycle in range(experiments[0].cycles + 1):
         start = now(device)
         # Pools may differ in size (long tails), but each run has bought as many instances as the others.
@@ -166,14 +166,6 @@ def _start(experiment: Experiment, bank: FeatureBank, device: torch.device, name
     pool = pool.without(validation)
     initial = initial_head(experiment, bank, device)
     return _Run(experiment, bank, initial, validation, pool, acquired=pool.labelled, planned=pool.labelled[:0])
-
-
-def _stacked(heads: Sequence[Head]) -> Head:
-    stacks: dict[str, Any] = {}
-    for field in dataclasses.fields(Head):
-        tensors = [getattr(head, field.name) for head in heads]
-        stacks[field.name] = None if tensors[0] is None else torch.stack(tensors)
-    return Head(**stacks)
 
 
 def _acquire(course: _Run, head: Head) -> torch.Tensor:

@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import math
 from functools import cached_property
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 import torch
@@ -102,7 +102,16 @@ def long_tailed(labels: Int[Tensor, " n"], imbalance: Imbalance, generator: torc
     return order[torch.arange(len(labels)) - first < kept[labels[order]]].sort().values
 
 
-class AbsentError(ValueError, AttributeError):
+if TYPE_CHECKING:  # Reading one that is absent raises an AbsentError: nobody meets the None.
+    from torch import Tensor as LabelledLogits
+    from torch import Tensor as PoolLogits
+    from torch import Tensor as Weight
+else:
+    PoolLogits, LabelledLogits = Float[Tensor, "n k"] | None, Float[Tensor, "m k"] | None
+    Weight = Float[Tensor, "k d"] | None
+
+
+class AbsentError(ValueError):
     """A strategy asked a snapshot for what it was not given."""
 
 
@@ -125,11 +134,11 @@ class Snapshot:
     """
 
     features: Float[Tensor, "n d"]
-    logits: Float[Tensor, "n k"] | None
+    logits: PoolLogits
     labelled_features: Float[Tensor, "m d"]
-    labelled_logits: Float[Tensor, "m k"] | None
+    labelled_logits: LabelledLogits
     labels: Annotated[Int[Tensor, " m"], Below("k")]
-    weight: Float[Tensor, "k d"] | None
+    weight: Weight
     bias: Float[Tensor, " k"] | None
     _: dataclasses.KW_ONLY
     training: Training = PROTOCOLS["sgd"]
@@ -156,32 +165,32 @@ class Snapshot:
         >>> taken.features.shape, taken.instances.tolist()
         (torch.Size([2, 2]), [0, 2])
         """
-        whole = {"features": features, "logits": logits, "weight": weight, "bias": bias}
-        parts = {name: None if value is None else _tensor(name, value) for name, value in whole.items()}
-        everything = parts["features"]
-        assert everything is not None
-        chosen, known = _tensor("labelled", labelled), _tensor("labels", labels)
-        chosen, known = (each.long() if each.numel() == 0 else each for each in (chosen, known))
-        size = len(everything) if everything.ndim else 0
-        if chosen.dtype == torch.bool and chosen.shape == (size,):
+        everything, chosen = _tensor("features", features), _tensor("labelled", labelled)
+        rows = len(everything) if everything.ndim else 0
+        if chosen.dtype == torch.bool and chosen.shape == (rows,):
             chosen = chosen.nonzero().squeeze(1)
-        if chosen.dtype.is_floating_point or chosen.ndim != 1 or len(chosen.unique()) < len(chosen):
-            raise ValueError(f"labelled is {shown(labelled)}; different positions, or a mask of {size}, were expected")
-        if len(chosen) and not (int(chosen.min()) >= 0 and int(chosen.max()) < size):
-            found = f"{int(chosen.min())} to {int(chosen.max())}"
-            raise ValueError(f"labelled holds positions from {found}; 0 to {size - 1} was expected")
-        if parts["logits"] is not None and len(parts["logits"]) != size:
-            raise ValueError(f"logits has {len(parts['logits'])} rows; {size} were expected, as features has")
+        if chosen.ndim != 1 or (len(chosen) and (chosen.is_floating_point() or len(chosen.unique()) < len(chosen))):
+            raise ValueError(f"labelled is {shown(labelled)}; different positions, or a mask of {rows}, were expected")
         chosen = chosen.long().to(everything.device)
+        if len(chosen) and not (int(chosen.min()) >= 0 and int(chosen.max()) < rows):
+            found = f"{int(chosen.min())} to {int(chosen.max())}"
+            raise ValueError(f"labelled holds positions from {found}; 0 to {rows - 1} was expected")
         rest = (
-            torch.ones(size, dtype=torch.bool, device=chosen.device).index_fill_(0, chosen, False).nonzero().squeeze(1)
+            torch.ones(rows, dtype=torch.bool, device=chosen.device).index_fill_(0, chosen, False).nonzero().squeeze(1)
         )
-        logits_u, logits_l = (None if parts["logits"] is None else parts["logits"][each] for each in (rest, chosen))
-        known = known if known.is_floating_point() or known.dtype == torch.bool else known.long().to(everything.device)
-        return cls(
-            everything[rest], logits_u, everything[chosen], logits_l, known, parts["weight"], parts["bias"],
-            instances=rest,
-        )  # fmt: skip
+        predictions, known = None if logits is None else _tensor("logits", logits), _tensor("labels", labels)
+        if predictions is not None and (predictions.ndim == 0 or len(predictions) != rows):
+            raise ValueError(
+                f"logits has shape {tuple(predictions.shape)}; a row for each of {rows} instances was expected"
+            )
+        if known.numel() == 0 or not (known.is_floating_point() or known.dtype == torch.bool):
+            known = known.long().to(everything.device)
+        parts: dict[str, Any] = {"features": everything[rest], "labelled_features": everything[chosen], "labels": known}
+        for name, positions in {"logits": rest, "labelled_logits": chosen}.items():
+            parts[name] = None if predictions is None else predictions[positions]
+        for name, value in {"weight": weight, "bias": bias}.items():
+            parts[name] = None if value is None else _tensor(name, value)
+        return cls(**parts, instances=rest)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -203,7 +212,8 @@ class Snapshot:
 
     def __getattr__(self, name: str) -> Any:
         if name in ("logits", "labelled_logits", "weight"):
-            raise AbsentError(f"snapshot has no {name}, which this strategy needs: Snapshot.of(..., {name}=...)")
+            argument = name.removeprefix("labelled_")
+            raise AbsentError(f"snapshot has no {name}, which this strategy needs: Snapshot.of(..., {argument}=...)")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def _check_labels(self, name: str, labels: Tensor, expected: int) -> None:

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dal_core.checks import check_choice, check_positive, check_whole
-from dal_core.laplace import LIKELIHOODS, covariance_matrix, precision_matrix, second_order_update
+from dal_core.contracts import Count, Positive, check_fields
+from dal_core.laplace import covariance_matrix, precision_matrix, second_order_update
 from dal_core.models.heads import Head
 from dal_core.snapshot import Snapshot
 from dal_core.strategies.registry import Strategy, query
@@ -20,15 +21,13 @@ Annotator = Callable[[Int[Tensor, " b"]], Int[Tensor, " b"]]
 class Updates:
     """How the head is updated within a batch: after every `every` picks, with the second-order update."""
 
-    every: int
-    gamma: float = 10.0
-    likelihood: str = "gaussian"
-    prior_precision: float = 1.0
+    every: Count
+    gamma: Positive = 10.0
+    likelihood: Literal["gaussian", "categorical"] = "gaussian"
+    prior_precision: Positive = 1.0
 
     def __post_init__(self) -> None:
-        check_whole("update_every", self.every, 1)
-        check_positive(update_gamma=self.gamma, update_prior_precision=self.prior_precision)
-        check_choice("update_likelihood", self.likelihood, LIKELIHOODS)
+        check_fields(self)
 
 
 def select_sequentially(

@@ -1,13 +1,17 @@
 """Shared fixtures; shapes and types of the package's public functions are checked while tests run."""
 
+import importlib.util
 import os
 from pathlib import Path
 
 import jaxtyping
 from jaxtyping import install_import_hook
 
-# Before anything of dal_core is imported. Users do not pay for these checks, which see private functions, too.
-with install_import_hook(("dal_core", "dal_lab"), "typechecker.typechecked"):
+# Before anything of dal_core is imported. Users do not pay for these checks, which see private functions, too. A
+# machine that is borrowed for its GPU may lack beartype: the tests run there without them.
+with install_import_hook(
+    ("dal_core", "dal_lab"), "typechecker.typechecked" if importlib.util.find_spec("beartype") else None
+):
     import dal_lab.studies.updating
 
 import numpy as np
@@ -19,7 +23,7 @@ import dal_lab.runs.grid
 os.environ["DAL_PROGRESS"] = "plain"
 torch.set_num_threads(1)  # the tests' tensors are tiny: more threads only wait for each other
 ROOT = Path(__file__).resolve().parent.parent
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(os.environ.get("DAL_GOLDEN", Path(__file__).parent / "golden"))
 SHARED = ROOT.parent / "shared"
 
 

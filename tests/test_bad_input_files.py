@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from refusals import Bomb, checked, refusal_of
 from safetensors.torch import save, save_file
 
-from dal_core.data import FORMAT, FeatureBank
+from dal_core.data import FeatureBank
 from dal_core.experiment import Experiment
 from dal_lab.__main__ import main
 from dal_lab.companion.artefacts import MANIFEST, check_manifest, read_manifest
 from dal_lab.runs.grid import Grid
 from dal_lab.sources import catalogue
-from dal_lab.sources.bank import load_bank
+from dal_lab.sources.bank import FORMAT, load_bank
 from dal_lab.sources.catalogue import load, read_features
 from dal_lab.sources.publishers import Published, banking77, clinc150, letter
 from dal_lab.sources.raw import Places

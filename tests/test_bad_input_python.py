@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -42,11 +41,8 @@ LABELS = torch.arange(M) % K
 
 # --- configurations: every field, and every option of every strategy
 
-TEXTS, COUNT, FLAG = (
-    ("", " ", "a\nb", "a\0b", "\udc80", 3, None, ["digits"]),
-    (-1, 2.5, True, "3", NAN),
-    ("no", 1, None),
-)
+# The kinds of faults are the contracts' (test_contracts.py); here each field meets one or two.
+TEXTS, COUNT, FLAG = ("", "a\nb", "\udc80", None), (-1, "3"), ("no",)
 OPTIONS = (None, [], "epochs=3", {1: 2}, {"epochs": "3"}, {"epochs": True}, {"epoch": 3}, {"learning_rate": NAN},
            {"learning_rate": 0}, {"learning_rate": 10**400}, {"learning_rate": 1e300}, {"weight_decay": 1e300},
            {"weight_decay": -1.0}, {"drop_last": "no"},
@@ -54,8 +50,8 @@ OPTIONS = (None, [], "epochs=3", {1: 2}, {"epochs": "3"}, {"epochs": True}, {"ep
            {"update_every": 1, "update_gamma": NAN}, {"update_every": 1, "update_likelihood": "gausian"},
            {"validation_size": -1}, {"validation_size": True}, {"imbalance": 0.5}, {"imbalance": "10"},
            {"imbalance": INF}, {"epochs": {1, 2}}, {"epochs": b"3"}, {"likelihood": "gaussian"})  # fmt: skip
-WORDS = ("", "CPU", "ssgd", 3, None, ["cpu"], torch.zeros(2), np.zeros(2))
-NUMBERS = ((), [1.5], (0,), (NAN,), ("1",), 3, None)
+WORDS = ("ssgd", torch.zeros(2))
+NUMBERS = ((), [1.0], (0,), ("1",))
 FIELDS = {
     Experiment: {
         "dataset": TEXTS, "encoder": ("", "a\nb", 3, ["minilm"]), "strategy": ("margn", "boss", *WORDS), "seed": COUNT,
@@ -101,7 +97,7 @@ def test_every_field_of_a_configuration_has_cases():
         assert {each.name for each in dataclasses.fields(study) if each.init} == set(fields)
 
 
-ANY_OPTION = ("nonsense", -1, NAN, [], None, 10**400)
+ANY_OPTION = ("nonsense", -1)
 NONE_IS_FINE = {
     ("bait", "top_classes"), ("boss", "num_candidates"), ("probcover", "radius"), ("unc_herding", "temperature"),
     ("unc_herding", "gamma"),
@@ -132,7 +128,7 @@ def test_each_option_of_each_strategy_is_refused_by_its_name(name, option, bad):
 
 
 @pytest.mark.parametrize("name", sorted(strategies.names()))
-@pytest.mark.parametrize("bad", [0, -1, 32, 2.5, True, "4", None])
+@pytest.mark.parametrize("bad", [0, 32])
 def test_no_strategy_picks_a_batch_that_is_none(name, bad):
     snapshot = oracle_snapshot_of(n=31, m=13, k=3, d=5, n_test=9, n_validation=7)
     if not strategies.needs_oracle(name):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dal_core.data import FORMAT, FeatureBank
-from dal_lab.sources.bank import load_bank, save_bank
+from dal_core.data import FeatureBank
+from dal_lab.sources.bank import FORMAT, load_bank, save_bank
 
 N, N_TEST, D, K = 11, 7, 5, 3
 

@@ -10,6 +10,7 @@ from pretend_device import TO_CPU, TO_DEVICE, WAIT, DeviceTensor, PretendedDevic
 from samples import points, seeded, snapshot_of, unit_points
 from test_strategy_contract import ALL, ORACLES, on_device, strategy_of, usual
 
+from dal_core import laplace, metrics, strategies
 from dal_core.checks import check_memory
 from dal_core.experiment import Experiment
 from dal_core.loop import now
@@ -22,7 +23,7 @@ from dal_core.strategies.herding import HERDING_FORMS, herding_select
 from dal_core.strategies.probcover import probcover_select
 from dal_core.strategies.shared.clustering import k_means
 from dal_core.updates import Updates, select_sequentially
-from dal_lab.runs import laplace, metrics, strategies, study
+from dal_lab.runs import study
 from dal_lab.runs.study import run
 from dal_lab.studies.updating import UpdateStudy
 

@@ -274,10 +274,18 @@ def part(name, change):
 @pytest.mark.parametrize(
     ("field", "change", "message"),
     [
-        ("logits", lambda x: x[1:], r"logits has shape \(36, 3\); \(37, 3\) was expected"),
-        ("features", lambda x: x[:, 1:], r"features has shape \(37, 4\); \(any, 5\) was expected"),
-        ("labels", lambda x: x[1:], r"labelled_features has shape \(6, 5\); \(5, 5\) was expected"),
-        ("labelled_logits", lambda x: x[1:], r"labelled_logits has shape \(5, 3\); \(6, 3\) was expected"),
+        ("logits", lambda x: x[1:], r"logits has shape \(36, 3\); \(n, k\) with n = 37 as in features was expected"),
+        (
+            "features",
+            lambda x: x[:, 1:],
+            r"labelled_features has shape \(6, 5\); \(m, d\) with d = 4 as in features was expected",
+        ),
+        ("labels", lambda x: x[1:], r"labels has shape \(5,\); \(m\) with m = 6 as in labelled_features was expected"),
+        (
+            "labelled_logits",
+            lambda x: x[1:],
+            r"labelled_logits has shape \(5, 3\); \(m, k\) with m = 6 as in labelled_features was expected",
+        ),
         ("logits", lambda x: x.float(), "logits has dtype torch.float32, but features has torch.float64"),
         ("weight", lambda x: x.to("meta"), "weight has device meta, but features has cpu; both have to agree"),
         ("labels", lambda x: x.to("meta"), "labels has device meta, but features has cpu; both have to agree"),

@@ -11,8 +11,7 @@ from torch import Tensor
 from benchmarks import textbook, textbook_ensembles
 from benchmarks.case import Case, Goal
 from benchmarks.data import Size, size_of
-from benchmarks.imagenet import data as imagenet
-from benchmarks.imagenet import floors
+from benchmarks.gpu import floors, pools
 from benchmarks.memory import peak_of
 from benchmarks.timing import check_picks
 from dal_core import strategies
@@ -33,18 +32,18 @@ EPOCHS, MEASURED = 50, 3
 
 def queries_read(at: Snapshot, size: Size, pool_sizes: Sequence[int], options: dict[str, Any]) -> dict[str, float]:
     """What the queries of REFINE read, given the sizes of the pool that its rounds left."""
-    phases = floors.refine(_as_imagenet(size, options), pool_sizes)
+    phases = floors.refine(_as_pool(size, options), pool_sizes)
     return {"its queries": at.features.element_size() / 4 * sum(phase.size for phase in phases)}
 
 
 def strategies_read(size: Size) -> dict[str, float]:
     """What one query of each of the nine strategies reads."""
-    whole = _as_imagenet(size, {})
+    whole = _as_pool(size, {})
     return {"nine queries": sum(floors.query(name, size.n, whole).size for name in STRATEGIES)}
 
 
-def _as_imagenet(size: Size, options: dict[str, Any]) -> imagenet.Size:
-    return imagenet.Size(size.n, size.m, size.k, size.b, 0, 0, size.d, refine=options)
+def _as_pool(size: Size, options: dict[str, Any]) -> pools.Size:
+    return pools.Size(size.n, size.m, size.k, size.b, 0, 0, size.d, refine=options)
 
 
 def query(*, small: bool) -> Case:

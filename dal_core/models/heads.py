@@ -5,18 +5,18 @@ Axes: e heads in a stack, n pool, k classes, d features, h hidden units.
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dal_core.checks import (
-    check_choice,
-    check_whole,
-)
+from dal_core.contracts import Count, checked
 
 HIDDEN_UNITS = 128
-KINDS = ("linear", "mlp")
+Kind = Literal["linear", "mlp"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,16 +34,12 @@ class Head:
     hidden_bias: Float[Tensor, "*e h"] | None = None
 
     @classmethod
+    @checked
     def initial(
-        cls, kind: str, num_features: int, num_classes: int, generator: torch.Generator, *,
+        cls, kind: Kind, num_features: Count, num_classes: Count, generator: torch.Generator, *,
         dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
     ) -> "Head":  # fmt: skip
         """A head with PyTorch's default initialisation, uniform in +-1/sqrt(fan in), drawn from `generator`."""
-        check_choice("head", kind, KINDS)
-        check_whole("num_features", num_features, 1)
-        check_whole("num_classes", num_classes, 1)
-        if not isinstance(generator, torch.Generator):
-            raise ValueError(f"generator is a {type(generator).__name__}; a torch.Generator was expected")
 
         def uniform(*shape: int, fan_in: int) -> Tensor:
             bound = 1 / math.sqrt(fan_in)
@@ -59,19 +55,22 @@ class Head:
 
     def to(self, device: torch.device | str) -> "Head":
         """The same head with its tensors on `device`."""
-
-        def moved(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device)
-
-        return Head(self.weight.to(device), moved(self.bias), moved(self.hidden_weight), moved(self.hidden_bias))
+        return self._each(lambda tensor: tensor.to(device))
 
     def unstacked(self, i: int | slice) -> "Head":
         """Head i of a stack, or a part of the stack."""
+        return self._each(lambda tensor: tensor[i])
 
-        def part(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor[i]
+    @classmethod
+    def stack(cls, heads: Sequence["Head"]) -> "Head":
+        """Return the heads, which are alike in shape, as one with a leading axis."""
+        return heads[0]._each(lambda *tensors: torch.stack(tensors), *heads[1:])
 
-        return Head(self.weight[i], part(self.bias), part(self.hidden_weight), part(self.hidden_bias))
+    def _each(self, change: Callable[..., Tensor], *others: "Head") -> "Head":
+        parts = zip(*(vars(head).values() for head in (self, *others)), strict=True)
+        weight, *rest = (None if each[0] is None else change(*each) for each in parts)
+        assert weight is not None, "a head has a last layer"
+        return Head(weight, *rest)
 
     @property
     def largest_layer(self) -> Tensor:

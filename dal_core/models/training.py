@@ -5,57 +5,36 @@ Axes: e heads trained together, n pool, m labelled, b minibatch, k classes, d fe
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dal_core.checks import (
-    check_alike,
-    check_choice,
-    check_flag,
-    check_generator,
-    check_labels,
-    check_memory,
-    check_number,
-    check_positive,
-    check_shape,
-    check_whole,
-    free_memory,
-)
+from dal_core.checks import check_alike, check_labels, check_memory, check_shape, free_memory
+from dal_core.contracts import Below, Between, Count, Size, check_fields, checked
 from dal_core.models.heads import Head
 
-ALIGNMENT = 8  # numbers
-LARGEST_RATE = 1e30  # float32 ends at 3e38; nothing is learnt at rates far below
+ALIGNMENT = 8  # Rows of parameters are filled up to a multiple of so many numbers.
+LARGEST_RATE = 1e30  # float32 ends at 3e38, and nothing is learnt at rates far below.
 # Parameters, gradients and optimiser state of the heads of one block. On a CPU they should stay in the cache.
 BLOCK_BYTES = {"cpu": 8 * 2**20, "cuda": 2 * 2**30}
-ORDERS_BYTES = 64 * 2**20  # of the orders of minibatches that go to an accelerator at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
     """How a head is trained. `drop_last` leaves out an epoch's last incomplete minibatch, unless it is the only one."""
 
-    optimiser: str
-    learning_rate: float
-    weight_decay: float
-    batch_size: int = 64
-    epochs: int = 200
+    optimiser: Literal["sgd", "radam"]
+    learning_rate: Annotated[float, Between(0, LARGEST_RATE, "high")]
+    weight_decay: Annotated[float, Between(0, LARGEST_RATE, "both")]
+    batch_size: Count = 64
+    epochs: Size = 200
     drop_last: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("optimiser", self.optimiser, OPTIMISERS)
-        check_flag("drop_last", self.drop_last)
-        check_positive(learning_rate=self.learning_rate)
-        check_whole("training_batch_size", self.batch_size, 1)
-        check_whole("epochs", self.epochs, 0)
-        check_number("weight_decay", self.weight_decay)
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay is {self.weight_decay}; a finite number of at least 0 was expected")
-        for name in ("learning_rate", "weight_decay"):
-            if getattr(self, name) > LARGEST_RATE:
-                raise ValueError(f"{name} is {getattr(self, name)}; at most {LARGEST_RATE:g} was expected")
+        check_fields(self)
 
     def minibatches(self, num_samples: int) -> list[slice]:
         """The slices of a shuffled epoch over `num_samples`."""
@@ -64,11 +43,12 @@ class Training:
         return [slice(start, min(start + size, end)) for start in range(0, end, size)]
 
 
+@checked
 def train_heads(
     initial: Head,
     features: Float[Tensor, "n d"],
     labels: Int[Tensor, " n"] | Int[Tensor, "e m"],
-    index_sets: Int[Tensor, "e m"],
+    index_sets: Annotated[Int[Tensor, "e m"], Below("n")],
     training: Training,
     generators: Sequence[torch.Generator],
     *,
@@ -90,29 +70,17 @@ def train_heads(
         ValueError: if dtypes or devices differ, a label or index is out of range, a set is empty, or the numbers of
             heads, sets and generators disagree.
     """
-    check_shape("index_sets", index_sets, (None, None))
-    if index_sets.dtype != torch.int64:
-        raise ValueError(f"index_sets has dtype {index_sets.dtype}; int64 was expected")
     num_heads, num_samples = index_sets.shape
-    check_alike(features=features, weight=initial.weight)
-    inputs_of = initial.weight if initial.hidden_weight is None else initial.hidden_weight
-    check_shape("features", features, (None, inputs_of.shape[-1]))
-    if not isinstance(training, Training):
-        raise ValueError(f"training is a {type(training).__name__}; a Training was expected")
-    for i, generator in enumerate(generators):
-        check_generator(f"generators[{i}]", generator)
-    check_labels("labels", labels, initial.weight.shape[-2])
     if len(generators) != num_heads:
         raise ValueError(
             f"generators has {len(generators)} entries; {num_heads} were expected, one a row of index_sets"
         )
-    check_shape("labels", labels, (num_heads, num_samples) if labels.ndim == 2 else (len(features),))
     if num_samples == 0 or num_heads == 0:
         raise ValueError(f"index_sets has shape {tuple(index_sets.shape)}; at least one non-empty set was expected")
-    if int(index_sets.min()) < 0 or int(index_sets.max()) >= len(features):
-        found = f"{int(index_sets.min())} to {int(index_sets.max())}"
-        raise ValueError(f"index_sets holds positions from {found}; 0 to {len(features) - 1} was expected")
-
+    first_layer = initial.weight if initial.hidden_weight is None else initial.hidden_weight
+    check_alike(features=features, weight=first_layer)
+    check_shape("features", features, (None, first_layer.shape[-1]))
+    check_labels("labels", labels, initial.weight.shape[-2])
     # The optimiser's state is made a block of heads at a time.
     layer = initial.largest_layer
     check_memory("the stack of heads", (num_heads, *layer.shape[-2:]), layer, "train fewer heads at once")
@@ -145,7 +113,15 @@ def train_head(
     training: Training,
     generator: torch.Generator,
 ) -> Head:
-    """Train one head on the instances `indices`; `train_heads` with e = 1."""
+    """Train one head on the instances `indices`; `train_heads` with e = 1.
+
+    >>> draw = torch.Generator().manual_seed(0)
+    >>> features = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
+    >>> initial = Head.initial("linear", num_features=2, num_classes=2, generator=draw)
+    >>> head = train_head(initial, features, torch.tensor([0, 1, 0, 1]), torch.arange(4), PROTOCOLS["sgd"], draw)
+    >>> head.logits(features).argmax(dim=1).tolist()
+    [0, 1, 0, 1]
+    """
     stacked = train_heads(initial, features, labels, indices.unsqueeze(0), training, [generator])
     return stacked.unstacked(0)
 
@@ -192,7 +168,10 @@ def _train_block(
     slices = training.minibatches(index_sets.shape[1])
     gradients = [torch.empty_like(tensor) for tensor in parameters]
     step = OPTIMISERS[training.optimiser](parameters, gradients)
-    for epoch, order in enumerate(_orders(index_sets, training.epochs, generators)):
+    for epoch in range(training.epochs):
+        # Each head has an order of its own, drawn on the CPU so that it is the same on every device.
+        orders = [torch.randperm(index_sets.shape[1], generator=each) for each in generators]
+        order = torch.stack(orders).to(index_sets.device)  # [e, m]
         rate = training.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / training.epochs))
         shuffled, shuffled_targets = index_sets.gather(1, order), targets.gather(1, order)  # [e, m]
         for batch in slices:
@@ -202,22 +181,6 @@ def _train_block(
             batch_targets = shuffled_targets[:, batch]
             _cross_entropy_gradient(parameters, gradients, batch_inputs, batch_targets, training.weight_decay)
             step(rate)
-
-
-def _orders(index_sets: Tensor, epochs: int, generators: Sequence[torch.Generator]) -> Iterator[Tensor]:
-    """The order in which each head sees its samples, epoch after epoch.  [e, m]
-
-    They are drawn on the CPU. An accelerator gets those of many epochs at once, because each transfer holds it up.
-    """
-    at_once = 1 if index_sets.device.type == "cpu" else max(1, ORDERS_BYTES // index_sets.nbytes)
-    waiting: list[Tensor] = []
-    for epoch in range(epochs):
-        waiting.append(torch.stack([torch.randperm(index_sets.shape[1], generator=each) for each in generators]))
-        if at_once == 1:
-            yield waiting.pop().to(index_sets.device)
-        elif len(waiting) == at_once or epoch == epochs - 1:
-            yield from torch.stack(waiting).to(index_sets.device)
-            waiting.clear()
 
 
 def _cross_entropy_gradient(

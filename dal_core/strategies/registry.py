@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dal_core.checks import check_batch_size, check_choice, check_generator, check_text, shown, suggestion
+from dal_core.checks import check_choice, check_text, shown, suggestion
+from dal_core.contracts import BatchSize, checked
 from dal_core.snapshot import OracleSnapshot, Snapshot
 
 Strategy = Callable[..., Tensor]
@@ -29,7 +30,7 @@ RECORD, MEMORY, ACQUISITION_SIZE = "record", "memory", "acquisition_size"  # key
 
 _HOMES = ("dal_core.strategies", "dal_core.oracles", "dal_core.ensembles")  # Importing one registers what it holds.
 _STRATEGIES: dict[str, Strategy] = {}
-_SOURCES: dict[Strategy, str] = {}  # of strategies that are not the package's
+_SOURCES: dict[str, str] = {}  # The texts of strategies that are not the package's, by name.
 
 
 def register(name: str) -> Callable[[Strategy], Strategy]:
@@ -46,14 +47,14 @@ def register(name: str) -> Callable[[Strategy], Strategy]:
     def decorate(strategy: Strategy) -> Strategy:
         if not callable(strategy):
             raise ValueError(f"strategy {name!r} is {shown(strategy)}; a function was expected")
-        positional = [*inspect.signature(strategy).parameters][:3]
+        positional = [*_signature(strategy)][:3]
         if positional != ["snapshot", "batch_size", "generator"]:
             raise ValueError(f"strategy {name!r} takes {positional}; snapshot, batch_size, generator was expected")
         if name in _STRATEGIES and not _is_same_again(_STRATEGIES[name], strategy):
             raise ValueError(f"strategy {name!r} is registered already, by {_STRATEGIES[name].__module__}")
         _STRATEGIES[name] = strategy
         if _is_own(strategy):
-            _SOURCES[strategy] = _source(strategy)
+            _SOURCES[name] = _source(strategy)
         return strategy
 
     return decorate
@@ -61,7 +62,8 @@ def register(name: str) -> Callable[[Strategy], Strategy]:
 
 def _is_same_again(earlier: Strategy, strategy: Strategy) -> bool:
     """Whether a cell of a notebook was run again."""
-    return earlier.__module__ == strategy.__module__ == "__main__" and earlier.__qualname__ == strategy.__qualname__
+    names = [(each.__module__, getattr(_function_of(each), "__qualname__", None)) for each in (earlier, strategy)]
+    return names[0] == names[1] and names[0][0] == "__main__"
 
 
 def own() -> dict[str, Strategy]:
@@ -71,18 +73,20 @@ def own() -> dict[str, Strategy]:
 
 def own_source(name: str) -> str:
     """The text of one of them when it was registered; empty where there is none, as for what was typed in."""
-    return _SOURCES.get(_find(name), "")
+    _find(name)
+    return _SOURCES.get(name, "")
 
 
 def adopt(name: str, strategy: Strategy, source: str) -> None:
     """Register what another process has registered and checked; it takes the place of a strategy of that name."""
-    _STRATEGIES[name], _SOURCES[strategy] = strategy, source
+    _STRATEGIES[name], _SOURCES[name] = strategy, source
 
 
 def forget_own() -> None:
     """Leave the package's strategies alone in the registry."""
     for name in own():
-        _SOURCES.pop(_STRATEGIES.pop(name), None)
+        del _STRATEGIES[name]
+        _SOURCES.pop(name, None)
 
 
 def _is_own(strategy: Strategy) -> bool:
@@ -90,10 +94,21 @@ def _is_own(strategy: Strategy) -> bool:
 
 
 def _source(strategy: Strategy) -> str:
+    """The text of the function or class, and what a partial or an object holds beside it."""
+    if isinstance(strategy, functools.partial):
+        return f"{_source(strategy.func)}{strategy.args}{sorted(strategy.keywords.items())}"
     try:
-        return inspect.getsource(strategy)
+        text = inspect.getsource(_function_of(strategy))
     except (OSError, TypeError):
         return ""
+    return text if inspect.isroutine(strategy) else f"{text}{getattr(strategy, '__dict__', '')}"
+
+
+def _function_of(strategy: Strategy) -> Any:
+    """What was written down: the function itself, that of a partial, or the class of an object that can be called."""
+    while isinstance(strategy, functools.partial):
+        strategy = strategy.func
+    return strategy if inspect.isroutine(strategy) else type(strategy)
 
 
 def names(*, oracle: bool | None = None) -> list[str]:
@@ -103,8 +118,17 @@ def names(*, oracle: bool | None = None) -> list[str]:
 
 def needs_oracle(name: str) -> bool:
     """Whether the strategy asks for an OracleSnapshot."""
-    annotation = typing.get_type_hints(_find(name)).get("snapshot", Snapshot)
-    return isinstance(annotation, type) and issubclass(annotation, OracleSnapshot)
+    strategy = _find(name)
+    written = _function_of(strategy)
+    try:  # Annotations may be texts, and may name what was imported for type checkers only.
+        hint = typing.get_type_hints(written if inspect.isroutine(written) else written.__call__).get("snapshot")
+    except NameError:
+        hint = _signature(strategy)["snapshot"].annotation
+    return (
+        hint.endswith("OracleSnapshot")
+        if isinstance(hint, str)
+        else inspect.isclass(hint) and issubclass(hint, OracleSnapshot)
+    )
 
 
 def option_names(name: str) -> list[str]:
@@ -144,20 +168,17 @@ def get(name: str, options: Mapping[str, Any] | None = None) -> Strategy:
         if option not in known:
             meant = suggestion(option, known)
             raise ValueError(f"strategy {name!r} has no option {option!r}; it has {', '.join(known) or 'none'}{meant}")
-    return functools.partial(strategy, **(options or {}))
+    return functools.partial(strategy, **options) if options else strategy
 
 
-def query(strategy: Strategy, snapshot: Snapshot, batch_size: int, generator: torch.Generator) -> Tensor:
+@checked
+def query(strategy: Strategy, snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator) -> Tensor:
     """Ask a strategy for a batch and check its answer: distinct positions in range.  [b] int64
 
     Raises:
         ValueError: if the batch is larger than the pool, or the answer is not a batch.
     """
-    if not isinstance(snapshot, Snapshot):
-        raise ValueError(f"snapshot is a {type(snapshot).__name__}; a Snapshot was expected")
     size = len(snapshot.features)
-    check_batch_size(batch_size, size)
-    check_generator("generator", generator)
     picked = strategy(snapshot, batch_size, generator)
     if not isinstance(picked, Tensor) or picked.is_floating_point():
         raise ValueError(f"the strategy returned {shown(picked)}; a tensor of integer positions was expected")
@@ -171,7 +192,11 @@ def query(strategy: Strategy, snapshot: Snapshot, batch_size: int, generator: to
 
 
 def _parameters(name: str) -> list[str]:
-    return [*inspect.signature(_find(name)).parameters]
+    return [*_signature(_find(name))]
+
+
+def _signature(strategy: Strategy) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(strategy).parameters
 
 
 def _find(name: str) -> Strategy:

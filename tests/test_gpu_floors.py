@@ -1,77 +1,18 @@
-"""The benchmark at ImageNet's size, at a tiny one: what it tells, and what its floors count."""
+"""What bounds a query from below, the rates that it rests on, and the pool of ImageNet's size."""
 
 import dataclasses
-import re
-import sys
 
-import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import rates
-from benchmarks.imagenet import __main__ as command
-from benchmarks.imagenet import data, floors, queries
-from benchmarks.imagenet.data import SIZES, oracle_snapshot
-from benchmarks.imagenet.floors import Phase, Rates
+from benchmarks.gpu import floors, pools
+from benchmarks.gpu.floors import Phase, Rates
+from benchmarks.gpu.pools import SIZES, oracle_snapshot
 from dal_core.models.training import ALIGNMENT
 from dal_core.oracles.judging import Judgement, judge
 
 FULL, TINY, CPU = SIZES["full"], SIZES["tiny"], torch.device("cpu")
-
-
-@pytest.fixture
-def quick_rates(monkeypatch):
-    monkeypatch.setattr(floors, "measure", lambda device: Rates(bandwidth=2e9, throughput=5e9))
-
-
-def table(text):
-    """The rows below the header, by the name of the query."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
-    assert header == list(command.COLUMNS)
-    return {row[0]: dict(zip(header, row, strict=True)) for row in rows}
-
-
-def test_the_command_measures_in_a_process_of_its_own(monkeypatch, capsys, tmp_path, quick_rates):
-    output = tmp_path / "table.md"
-    arguments = ["--device", "cpu", "--size", "tiny", "--only", "bait", "--output", str(output)]
-    monkeypatch.setattr(sys, "argv", ["imagenet", *arguments])
-    assert command.main() == 0
-    text = capsys.readouterr().out
-    assert output.read_text() == text
-    assert "none of what follows has been run on a GPU" in text
-    (row,) = table(text).values()
-    assert row["size"] == "n=600, m=80, b=6, d=24, k=7, float32"
-    floor = float(row["floor"].removesuffix(" s"))
-    assert floor == pytest.approx(floors.seconds(floors.bait(TINY), Rates(2e9, 5e9)), rel=0.01)
-    assert float(row["time / floor"]) == pytest.approx(float(row["time"].removesuffix(" s")) / floor, rel=0.02)
-    assert (row["goal"], row["met"]) == ("-", "-")
-
-
-def test_all_queries_are_in_the_table(monkeypatch, capsys, quick_rates):
-    monkeypatch.setattr(sys, "argv", ["imagenet", "--device", "cpu", "--size", "tiny"])
-    monkeypatch.setattr(
-        command, "_in_a_process", lambda name, size, device: queries.measure(name, queries.size_of(name, size), device)
-    )
-    assert command.main() == 0
-    rows = table(capsys.readouterr().out)
-    assert list(rows) == list(queries.DEFAULT)
-    assert rows["boss"]["size"].startswith("t=10, 2 epochs, 50 test, n=600")
-    for row in rows.values():
-        assert float(row["time / floor"]) > 1
-
-
-@pytest.mark.parametrize(("seconds", "peak", "met"), [(14.0, 7e9, "yes"), (16.0, 7e9, "NO"), (14.0, 9e9, "NO")])
-def test_the_goal_is_judged_on_cuda_at_the_full_size(monkeypatch, capsys, quick_rates, seconds, peak, met):
-    monkeypatch.setattr(command, "resolve_device", lambda name: torch.device("cuda"))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a device")
-    monkeypatch.setattr(command, "_in_a_process", lambda *parts: queries.Measured(seconds, int(peak), 10**6, {}))
-    monkeypatch.setattr(sys, "argv", ["imagenet", "--only", "bait"])
-    assert command.main() == (met == "NO")
-    text = capsys.readouterr().out
-    assert "n=1,281,167, m=20,000, b=1,000" in text
-    assert "GPU" not in text
-    assert (table(text)["bait"]["goal"], table(text)["bait"]["met"]) == ("< 15 s, < 8 GB", met)
 
 
 def test_phases_follow_each_other_and_overlap_within():
@@ -137,12 +78,7 @@ def test_data_are_structured_and_the_head_is_unsure(monkeypatch):
     assert (at.logits.argmax(dim=1) == at.hidden_labels).float().mean() > 0.5
     spectrum = torch.linalg.eigvalsh(at.features.T.cov())
     assert spectrum[-32:].sum() / spectrum.sum() > 0.55  # 0.46 of so many draws without structure
-    monkeypatch.setattr(data, "ROWS", 7)
+    monkeypatch.setattr(pools, "ROWS", 7)
     torch.testing.assert_close(
         torch.linalg.vector_norm(oracle_snapshot(size, CPU).features, dim=1), torch.full((1000,), 96**0.5)
     )
-
-
-def test_the_memory_query_has_the_full_pool():
-    assert queries.size_of("bait-memory", "small") == dataclasses.replace(FULL, batch_size=20)
-    assert re.match(r"n=1,281,167, .* b=20,", queries.words_of("bait-memory", queries.size_of("bait-memory", "small")))

@@ -8,7 +8,7 @@ Axes: n instances, m labelled, b batch, k classes, d features, t candidates. Fea
 
 from collections.abc import Sequence
 
-from benchmarks.imagenet.data import Size
+from benchmarks.gpu.pools import Size
 from benchmarks.rates import FLOAT, Phase, Rates, measure, seconds
 from dal_core.ensembles.members import STRATEGIES
 from dal_core.models.training import PROTOCOLS
