@@ -3,10 +3,8 @@
 import difflib
 import json
 import math
-import os
 import unicodedata
 from collections.abc import Hashable, Iterable
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -16,7 +14,6 @@ from torch import Tensor
 CONTROL = ("Cc", "Cs", "Zl", "Zp")  # categories of characters: control, halves of surrogate pairs, ends of lines
 LARGEST = 1e308  # an integer may be larger than any float
 LONGEST = 200  # characters of a value in a message
-LONGEST_NAME = 200  # bytes of a name that becomes part of a file's, which most systems limit to 255
 
 
 def shown(value: object) -> str:
@@ -61,32 +58,6 @@ def check_text(name: str, value: object) -> None:
         raise ValueError(f"{name} is {shown(value)}; a text without control characters was expected, not empty")
 
 
-def check_file_name(name: str, value: object) -> None:
-    """Raise ValueError unless `value` can be part of a file's name, and does not lead out of the file's folder."""
-    check_text(name, value)
-    assert isinstance(value, str), "check_text lets only strings pass"
-    if "/" in value or "\\" in value or value in (".", "..") or len(os.fsencode(value)) > LONGEST_NAME:
-        raise ValueError(
-            f"{name} is {shown(value)}; a name without folders, of at most {LONGEST_NAME} bytes, was expected"
-        )
-
-
-def check_folder(name: str, path: object) -> None:
-    """Raise ValueError unless `path` is a folder, or can become one."""
-    if not isinstance(path, str | Path) or "\0" in str(path):
-        found = str(path) if isinstance(path, Path) else path
-        raise ValueError(f"{name} is {shown(found)}; the path of a folder was expected")
-    place = Path(path).expanduser()
-    for each in (place, *place.parents):
-        try:
-            if each.is_dir():
-                return
-            if each.exists():
-                raise ValueError(f"{name} is {shown(str(path))}; a folder was expected, but {shown(str(each))} is none")
-        except OSError as error:
-            raise ValueError(f"{name} is {shown(str(path))}; a folder was expected: {error.strerror}") from error
-
-
 def check_options(name: str, options: object) -> None:
     """Raise ValueError unless `options` maps names to values that JSON can hold, as the key of a stored run has to."""
     if not isinstance(options, dict) or not all(isinstance(each, str) for each in options):
@@ -99,14 +70,6 @@ def check_options(name: str, options: object) -> None:
                 f"{name}[{key!r}] is {shown(value)}; a finite number, a text, True, False, None or a list of such was "
                 "expected"
             ) from None
-
-
-def check_names(name: str, value: object, *, fewest: int = 1) -> None:
-    """Raise ValueError unless `value` is a list of at least so many different names; a single text is no list."""
-    if not isinstance(value, list | tuple) or len(value) < fewest or not all(isinstance(each, str) for each in value):
-        raise ValueError(f"{name} is {shown(value)}; a list of at least {fewest} names was expected")
-    if len(set(value)) < len(value):
-        raise ValueError(f"{name} is {shown(value)}; different names were expected")
 
 
 def check_columns(name: str, frame: Any, columns: Iterable[str]) -> None:

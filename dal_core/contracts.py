@@ -305,7 +305,7 @@ def _check_of(annotation: Any) -> _Check:
     if annotation in (int, float) or (origin is Annotated and parts[0] in (int, float)):
         return functools.partial(_number, parts[0] if parts else annotation, parts[1:])
     if origin is Annotated:
-        return functools.partial(_below, _check_of(parts[0]), parts[1:])
+        return functools.partial(_sized, _check_of(parts[0]), parts[1:])
     if origin in (typing.Union, types.UnionType):
         return functools.partial(_union, [_check_of(each) for each in parts])
     if origin is Literal:
@@ -360,7 +360,7 @@ def _tensor(name: str, value: Any, _: _Seen) -> Tensor:
     return value.detach() if value.requires_grad else value
 
 
-def _below(base: _Check, rules: Sequence[Any], name: str, value: Any, seen: _Seen) -> Any:
+def _sized(base: _Check, rules: Sequence[Any], name: str, value: Any, seen: _Seen) -> Any:
     taken = base(name, value, seen)
 
     def check(axis: str) -> None:

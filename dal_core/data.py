@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dal_core.checks import check_finite, check_labels, check_tensor, shown
+from dal_core.checks import check_finite, check_labels, check_tensor, one_line, shown
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,6 +71,11 @@ class FeatureBank:
             )
         check_labels(f"{split}_labels", labels, self.num_classes)
         check_finite(**{name: features})
+
+    def __repr__(self) -> str:
+        source = f"{one_line(self.provenance['source'])}: " if "source" in self.provenance else ""
+        sizes = f"{len(self.train_labels)} + {len(self.test_labels)} x {self.num_features}"
+        return f"FeatureBank({source}{sizes}, {self.num_classes} classes)"
 
     @property
     def num_classes(self) -> int:

@@ -27,16 +27,19 @@ class Experiment:
     """Configuration of one active learning run; everything that its rows depend on, next to the data.
 
     Args:
-        dataset, encoder: what `datasets.load` understands: a name, or the path of a feature file of your own.
+        dataset: the name of a data set, or the path of a feature file of your own.
+        encoder: what turns its images, texts or sounds into features.
         strategy: a registered name.
         seed: of the initial labelled set, the head's initial weights, the minibatches, the pool subsets, the strategy.
-        batch_size, initial_size, cycles: `cycles` batches of `batch_size` are bought after the initial ones.
+        batch_size: instances bought in a cycle.
+        initial_size: instances labelled at the start, drawn at random.
+        cycles: number of acquisitions.
         subset_size: the strategy sees that many unlabelled instances, drawn anew in each cycle; None: the whole pool.
         head: "linear" or "mlp".
         optimiser: "sgd" (BoSS, REFINE) or "radam" (Laplace updates, Fast Fishing), with the protocol of those papers.
         device: "auto" takes CUDA where there is one, else MPS, else the CPU. On MPS, which has no float64, heads are
             trained; strategies choose on the CPU.
-        allow_oracle: has to be True for a strategy that looks at true labels.
+        allow_oracle: allow a strategy that looks at true labels.
         options: the strategy's own options; changes to the training (`learning_rate`, `weight_decay`,
             `training_batch_size`, `epochs`, `drop_last`); `update_every`, with `update_gamma`, `update_likelihood` and
             `update_prior_precision`, to update the head within a batch; `validation_size`, instances of the train

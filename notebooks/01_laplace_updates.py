@@ -84,12 +84,12 @@ from dal_core.randomness import fixed_threads, generator_for
 from dal_core.strategies import names as known_strategies
 from dal_lab.companion.artefacts import Report
 from dal_lab.companion.explorer import updates
-from dal_lab.companion.explorer.page import Explorer, show
+from dal_lab.companion.explorer.page import show
 from dal_lab.companion.figures import curves as draw
 from dal_lab.companion.figures.style import label, look, use_style
 from dal_lab.companion.paper_numbers import SOURCES, cell_by_cell, published
 from dal_lab.companion.parameters import check_values
-from dal_lab.companion.statistics import in_percent, mean_over_seeds, paired_difference, verdict
+from dal_lab.companion.statistics import in_percent, mean_over_seeds, verdict
 from dal_lab.runs.grid import Grid
 from dal_lab.sources.catalogue import available, load
 from dal_lab.studies.updating import UpdateStudy, compared, tuned
@@ -254,10 +254,9 @@ report.figure(figure, "update_time", cell="(b) updating study", keys=study_keys)
 
 # %%
 points = in_percent(study)
-against = {name: paired_difference(points, label("second_order"), label(name), by="method", value="accuracy")
-           for name in methods if name != "second_order"}  # fmt: skip
+others = [label(name) for name in methods if name != "second_order"]
 faster = spent[spent["method"] == label("second_order")]["speedup"]
-lines = [f"- {verdict(difference, label('second_order'), label(name))}." for name, difference in against.items()]
+lines = [f"- {verdict(points, label('second_order'), name, by='method')}." for name in others]
 display(Markdown(
     "**Reading.** Mean over all initial sizes and numbers of new samples:\n\n" + "\n".join(lines) + "\n- "
     f"The second-order update is {faster.min():.0f} to {faster.max():.0f} times faster than retraining (median times)."
@@ -396,8 +395,7 @@ lines = []
 for name in strategies:
     part = percent[percent["strategy"] == label(name)]
     for variant in list(variants)[1:]:
-        difference = paired_difference(part, variant, "plain", by="batch", value="accuracy")
-        lines.append(f"- {label(name)}: {verdict(difference, variant, 'plain')}.")
+        lines.append(f"- {label(name)}: {verdict(part, variant, 'plain', by='batch')}.")
 display(Markdown("**Reading.** Mean accuracy over the learning curve, and over data sets:\n\n" + "\n".join(lines)))
 
 # %% [markdown]
@@ -434,8 +432,7 @@ report.table(acquisition, "acquisition_time", cell="(d) and (e)", keys=[*batch_k
 # %%
 lines = []
 for name in ("random", "margin", "lookahead_10"):
-    difference = paired_difference(percent, label("lookahead_tuned"), label(name), by="strategy", value="accuracy")
-    lines.append(f"- {verdict(difference, label('lookahead_tuned'), label(name))}.")
+    lines.append(f"- {verdict(percent, label('lookahead_tuned'), label(name))}.")
 display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n".join(lines)))
 
 # %% [markdown]
@@ -524,8 +521,7 @@ report.table(method_table(active), "active_samples", cell="(f) active samples", 
 lines = []
 for name in ("base", "retraining"):
     for source, part in (("random", points), ("active", in_percent(active))):
-        difference = paired_difference(part, label("second_order"), label(name), by="method", value="accuracy")
-        lines.append(f"- {source} samples: {verdict(difference, label('second_order'), label(name))}.")
+        lines.append(f"- {source} samples: {verdict(part, label('second_order'), label(name), by='method')}.")
 display(Markdown("**Reading.** Mean over initial sizes and numbers of new samples:\n\n" + "\n".join(lines)))
 
 # %% [markdown]
@@ -547,7 +543,7 @@ def closer(gamma, strategy="margin", data="moons"):
     )  # fmt: skip
 
 
-one_by_one = {gamma: (closer(gamma), updates.updates(closer(gamma))) for gamma in (1.0, 10.0)}
+one_by_one = {gamma: updates.views(closer(gamma)) for gamma in (1.0, 10.0)}
 report.figure(updates.figure(one_by_one, (0, 2, 5, 7)), "one_by_one", cell="(g) a closer look", keys=[])
 
 # %%
@@ -558,10 +554,10 @@ display(Markdown(f"**Reading.** Before the eighth pick of the first batch:\n\n{u
 # and data to choose. It takes the keyboard: Tab reaches a control, arrow keys move it.
 
 # %%
-show(Explorer(
+show(
     {"strategy": ["margin", "badge", "bait"], "gamma": [10.0, 1.0, 5.0, 30.0], "data": ["moons", "blobs"]},
-    lambda **chosen: updates.frames(closer(**chosen)),
-))  # fmt: skip
+    lambda **chosen: updates.views(closer(**chosen)),
+)
 
 # %% [markdown]
 # ## How to cite

@@ -79,19 +79,17 @@ from IPython.display import Markdown, display
 
 from dal_core.checks import check_choice
 from dal_core.experiment import Experiment
-from dal_lab.runs.study import walk
 from dal_core.strategies import names as known_strategies
 from dal_lab.companion.artefacts import Report
 from dal_lab.companion.explorer import picks as explain
-from dal_lab.companion.explorer.page import Explorer, show
+from dal_lab.companion.explorer.page import show
 from dal_lab.companion.figures import curves as draw
 from dal_lab.companion.figures.style import label, use_style
 from dal_lab.companion.paper_numbers import SOURCES, cell_by_cell, published
 from dal_lab.companion.parameters import check_values
-from dal_lab.companion.statistics import difference_to, in_percent, mean_over_seeds, paired_difference, verdict
+from dal_lab.companion.statistics import difference_to, in_percent, mean_over_seeds, verdict
 from dal_lab.runs.grid import Grid
-from dal_lab.sources.catalogue import SOURCES as DATA_SETS
-from dal_lab.sources.catalogue import available
+from dal_lab.sources.catalogue import available, data_sets
 from dal_lab.studies.scaling import ScalingStudy, slope
 
 # %%
@@ -119,7 +117,7 @@ APPROXIMATIONS = {
     "food101": ["top_1", "top_2"], "flowers102": ["top_1", "top_2"], "tinyimagenet": ["top_1"], "imagenet": [],
 }  # fmt: skip
 images = [
-    {"dataset": name, "encoder": encoder, "approximations": approximations} | DATA_SETS[name].protocol()
+    {"dataset": name, "encoder": encoder, "approximations": approximations} | data_sets()[name].protocol()
     for encoder in encoders
     for name, approximations in APPROXIMATIONS.items()
 ]
@@ -279,13 +277,8 @@ for each, part in points.groupby("data", sort=False):
     present = [name for name in part["strategy"].unique() if name != label("random")]
     reference = present[-1]  # exact where it can be had, else the largest c
     for name in present:
-        lines.append(
-            f"- {each}: {verdict(paired_difference(part, name, label('random'), by='strategy', value='accuracy'), name, label('random'))}."
-        )
-    cheapest = verdict(
-        paired_difference(part, present[0], reference, by="strategy", value="accuracy"), present[0], reference
-    )
-    lines.append(f"- {each}: {cheapest}.")
+        lines.append(f"- {each}: {verdict(part, name, label('random'))}.")
+    lines.append(f"- {each}: {verdict(part, present[0], reference)}.")
 display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n".join(lines)))
 
 # %% [markdown]
@@ -315,8 +308,7 @@ lines = []
 for each, part in in_percent(likelihoods).groupby("data", sort=False):
     for other in ("random", "bait_diagonal", "bait_exact"):
         if label(other) in set(part["strategy"]):
-            difference = paired_difference(part, label("bait"), label(other), by="strategy", value="accuracy")
-            lines.append(f"- {each}: {verdict(difference, label('bait'), label(other))}.")
+            lines.append(f"- {each}: {verdict(part, label('bait'), label(other))}.")
 display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n".join(lines)))
 
 # %% [markdown]
@@ -351,8 +343,7 @@ for each, part in in_percent(benchmark).groupby("data", sort=False):
     ranking = part.groupby("strategy")["accuracy"].mean().sort_values(ascending=False)
     lines.append(f"- {each}: " + ", ".join(f"{name} {value:.1f} %" for name, value in ranking.items()) + ".")
     for other in (name for name in strategies if name != "bait" and "bait" in strategies):
-        difference = paired_difference(part, label("bait"), label(other), by="strategy", value="accuracy")
-        lines.append(f"  - {verdict(difference, label('bait'), label(other))}.")
+        lines.append(f"  - {verdict(part, label('bait'), label(other))}.")
 display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n".join(lines)))
 
 # %% [markdown]
@@ -470,12 +461,12 @@ def closer(strategy, data="blobs"):
 
 
 shown = ["random", "margin", "badge", "typiclust", "bait", "bait_diagonal"]
-walks = {name: (closer(name), walk(closer(name))) for name in shown}
+looks = {name: explain.views(closer(name)) for name in shown}
 cycles = (0, 1) if preset == "tiny" else (0, 1, 3, 5)
-report.figure(explain.figure(walks, cycles), "picks", cell="(e) a closer look", keys=[])
+report.figure(explain.figure(looks, cycles), "picks", cell="(e) a closer look", keys=[])
 
 # %%
-display(Markdown(f"**Reading.** The picks with 10 labels, in the second column:\n\n{explain.summary(walks, 1)}"))
+display(Markdown(f"**Reading.** The picks with 10 labels, in the second column:\n\n{explain.summary(looks, 1)}"))
 
 # %% [markdown]
 # In a notebook that is open in Jupyter the next cell shows a page to step through: a slider over the acquisitions, with strategy and data to
@@ -495,10 +486,10 @@ order = [
     "coreset",
     "typiclust",
 ]
-show(Explorer(
+show(
     {"strategy": {label(name): name for name in order}, "data": ["blobs", "moons"]},
-    lambda **chosen: explain.frames(closer(**chosen)),
-))  # fmt: skip
+    lambda **chosen: explain.views(closer(**chosen)),
+)
 
 # %% [markdown]
 # ## How to cite

@@ -83,15 +83,14 @@ from dal_core.strategies import needs_oracle
 from dal_lab.companion.artefacts import Report
 from dal_lab.companion.budgets import BUDGETS, leads, records, with_budget
 from dal_lab.companion.explorer import candidates as candidate_batches
-from dal_lab.companion.explorer.page import Explorer, show
+from dal_lab.companion.explorer.page import show
 from dal_lab.companion.figures import curves as draw
 from dal_lab.companion.figures.style import label, use_style
 from dal_lab.companion.paper_numbers import SOURCES, bank_names, cell_by_cell, published
 from dal_lab.companion.parameters import check_values
-from dal_lab.companion.statistics import in_percent, mean_over_seeds, paired_difference, verdict
+from dal_lab.companion.statistics import in_percent, mean_over_seeds, verdict
 from dal_lab.runs.grid import Grid
-from dal_lab.sources.catalogue import SOURCES as DATA_SETS
-from dal_lab.sources.catalogue import available
+from dal_lab.sources.catalogue import available, data_sets
 
 # %%
 check_values(globals())  # of the parameters above; what exists is checked below
@@ -105,7 +104,7 @@ image_sets = (
 )  # fmt: skip
 images = [
     {"dataset": name, "encoder": encoder, "ablations": encoder == encoders[0] and name in ("cifar10", "dtd")}
-    | DATA_SETS[name].protocol()
+    | data_sets()[name].protocol()
     for encoder in encoders
     for name in image_sets
 ]
@@ -225,8 +224,7 @@ report.table(times, "oracles_time", cell="(a) oracles", keys=keys(compared))
 lines = []
 for each, part in in_percent(compared).groupby("data", sort=False):
     for other in (*oracles, "random"):
-        difference = paired_difference(part, label("boss"), label(other), by="strategy", value="accuracy")
-        lines.append(f"- {each}: {verdict(difference, label('boss'), label(other))}.")
+        lines.append(f"- {each}: {verdict(part, label('boss'), label(other))}.")
 display(Markdown(f"**Reading.** Mean accuracy over the learning curve; SAS with {steps:,} steps and {greedy_steps:,} greedy ones:\n\n"
                  + "\n".join(lines)))  # fmt: skip
 
@@ -470,8 +468,7 @@ for each, part in percent.groupby("data", sort=False):
         + "."
     )
     for name in list(VARIANTS)[1:]:
-        difference = paired_difference(part, name, reference, by="variant", value="accuracy")
-        lines.append(f"- {each}: {verdict(difference, f'*{name}*', f'*{reference}*')}.")
+        lines.append(f"- {each}: {verdict(part, name, reference, by='variant', form='*{}*')}.")
     growth = 100 * grown[grown["data"] == each].groupby("size")["accuracy"].mean()
     lines.append(
         f"- {each}: growing from 1 to {growth.index[-1]} strategies takes it from {growth.iloc[0]:.2f} to {growth.iloc[-1]:.2f} %."
@@ -496,8 +493,8 @@ def closer(data="blobs"):
     )  # fmt: skip
 
 
-offers = candidate_batches.choices(closer())
-figure = candidate_batches.figure(closer(), offers, (0, 1, 2, 4))
+offers = candidate_batches.views(closer())
+figure = candidate_batches.figure(offers, (0, 1, 2, 4))
 report.figure(figure, "candidate_batches", cell="(e) a closer look", keys=[])
 
 # %%
@@ -508,7 +505,7 @@ display(Markdown(f"**Reading.** Acquisition by acquisition:\n\n{candidate_batche
 # the keyboard: Tab reaches a control, arrow keys move it.
 
 # %%
-show(Explorer({"data": ["blobs", "moons"]}, lambda **chosen: candidate_batches.frames(closer(**chosen))))
+show({"data": ["blobs", "moons"]}, lambda **chosen: candidate_batches.views(closer(**chosen)))
 
 # %% [markdown]
 # ## How to cite

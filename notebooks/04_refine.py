@@ -78,18 +78,16 @@ from dal_core.experiment import Experiment
 from dal_core.strategies import names as known_strategies
 from dal_lab.companion.artefacts import Report
 from dal_lab.companion.budgets import records
-from dal_lab.companion.comparison import paired_tests, rankings, win_rates
 from dal_lab.companion.explorer import rounds
-from dal_lab.companion.explorer.page import Explorer, show
+from dal_lab.companion.explorer.page import show
 from dal_lab.companion.figures import comparisons as compare
 from dal_lab.companion.figures import curves as draw
 from dal_lab.companion.figures.style import label, use_style
 from dal_lab.companion.paper_numbers import SOURCES, cell_by_cell, published
 from dal_lab.companion.parameters import check_values
-from dal_lab.companion.statistics import in_percent, mean_over_seeds, paired_difference, verdict
+from dal_lab.companion.statistics import blocks, friedman, in_percent, mean_over_seeds, paired, verdict, win_rates
 from dal_lab.runs.grid import Grid
-from dal_lab.sources.catalogue import SOURCES as DATA_SETS
-from dal_lab.sources.catalogue import available
+from dal_lab.sources.catalogue import available, data_sets
 
 # %%
 check_values(globals())  # of the parameters above; what exists is checked below
@@ -102,12 +100,12 @@ image_sets = (
 )  # fmt: skip
 images = [
     {"dataset": name, "encoder": encoder, "ablations": encoder == encoders[0] and name in ("cifar10", "dtd")}
-    | DATA_SETS[name].protocol()
+    | data_sets()[name].protocol()
     for encoder in encoders
     for name in image_sets
 ]
 others = [
-    {"dataset": name, "encoder": encoder} | DATA_SETS[name].protocol()
+    {"dataset": name, "encoder": encoder} | data_sets()[name].protocol()
     for name, encoder in (("banking77", "bert"), ("clinc150", "bert"), ("esc50", "ast"))
 ]
 # Options of REFINE in (a) are `refining`, in (c) `filtering`, in (d) and (e) `cheaper`; {} is what the paper has. (c) to (e) stop
@@ -220,7 +218,7 @@ report.table(times, "time", cell="(a) learning curves", keys=keys(everything))
 # the p-value after Holm's correction for so many comparisons on a data set.
 
 # %%
-tests = paired_tests(in_percent(everything), label("refine"))
+tests = paired(in_percent(everything), label("refine"))
 over = {"difference": "over REFINE (points)", "difference_ci": "over REFINE (points)_ci"}
 report.table(tests.rename(columns=over), "tests", cell="(a) learning curves", keys=keys(everything))
 
@@ -230,8 +228,8 @@ report.table(tests.rename(columns=over), "tests", cell="(a) learning curves", ke
 # alone do not tell them apart.
 
 # %%
-ranks = rankings(everything)
-report.figure(compare.critical_difference(ranks), "ranks", cell="(a) learning curves", keys=keys(everything))
+compared = blocks(everything)
+report.figure(compare.ranks(compared), "ranks", cell="(a) learning curves", keys=keys(everything))
 
 # %%
 lines = []
@@ -239,14 +237,13 @@ for each, part in in_percent(everything).groupby("data", sort=False):
     means = part.groupby("strategy")["accuracy"].mean()
     single = means[[label(name) for name in members]].idxmax()
     lines.append(f"- {each}: REFINE is number {means.rank(ascending=False)[label('refine')]:.0f} of {len(means)}.")
-    difference = paired_difference(part, label("refine"), single, by="strategy", value="accuracy")
-    lines.append(f"- {each}: against the best single strategy, {verdict(difference, label('refine'), single)}.")
+    lines.append(f"- {each}: against the best single strategy, {verdict(part, label('refine'), single)}.")
     of_data = tests[tests["data"] == each]
     behind = of_data[(of_data["p_holm"] < 0.05) & (of_data["difference"] < 0)]["strategy"]
     names = "; ".join(behind) or "none"
     lines.append(f"- {each}: significantly below REFINE after Holm's correction: {names} ({len(of_data)} comparisons).")
 lines.append(
-    f"- Friedman's test that all are equally good: p = {ranks.friedman_p:.2g} over {ranks.blocks} pairs of data set and seed."
+    f"- Friedman's test that all are equally good: p = {friedman(compared):.2g} over {len(compared)} pairs of data set and seed."
 )
 display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n".join(lines)))
 
@@ -336,7 +333,7 @@ filtered = pd.concat([from_filtered_pool(name).assign(strategy=name) for name in
 pools = pd.concat([alone.assign(pool="whole"), filtered.assign(pool="filtered")])
 pools = pools[pools["cycle"] <= last]
 gains = [
-    paired_tests(part.assign(strategy=part["pool"], accuracy=100 * part["accuracy"]), "whole").assign(strategy=name)
+    paired(part.assign(accuracy=100 * part["accuracy"]), "whole", by="pool").assign(strategy=name)
     for name, part in pools.groupby("strategy", sort=False)
 ]
 gains = pd.concat(gains).sort_values("data", kind="stable").drop(columns="p_holm")
@@ -467,8 +464,7 @@ for each, part in in_percent(made_of).groupby("data", sort=False):
             f"- {each}: {name} matters by {means.max() - means.min():.2f} points; best {means.idxmax():g}, worst {means.idxmin():g}."
         )
     for name in list(ENSEMBLES)[1:]:
-        difference = paired_difference(part, name, "the nine", by="ensemble", value="accuracy")
-        lines.append(f"- {each}: {verdict(difference, f'*{name}*', '*the nine*')}.")
+        lines.append(f"- {each}: {verdict(part, name, 'the nine', by='ensemble', form='*{}*')}.")
 display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n".join(lines)))
 
 # %% [markdown]
@@ -490,8 +486,7 @@ lines = []
 for each, part in in_percent(long_tail).groupby("data", sort=False):
     means = part.groupby("strategy")["accuracy"].mean()
     single = means.drop(label("refine")).idxmax()
-    difference = paired_difference(part, label("refine"), single, by="strategy", value="accuracy")
-    lines.append(f"- {each}: against the best single strategy, {verdict(difference, label('refine'), single)}.")
+    lines.append(f"- {each}: against the best single strategy, {verdict(part, label('refine'), single)}.")
 display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n".join(lines)))
 
 # %% [markdown]
@@ -515,8 +510,7 @@ report.table(
 # %%
 lines = []
 for (each, name), part in in_percent(forms).groupby(["data", "strategy"], sort=False):
-    difference = paired_difference(part, "coverage", "rowwise", by="form", value="accuracy")
-    lines.append(f"- {each}, {name}: {verdict(difference, '*coverage*', '*rowwise*')}.")
+    lines.append(f"- {each}, {name}: {verdict(part, 'coverage', 'rowwise', by='form', form='*{}*')}.")
 display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n".join(lines)))
 
 # %% [markdown]
@@ -537,21 +531,19 @@ def closer(data="moons", alpha=0.4):
     )  # fmt: skip
 
 
-cleaned = rounds.cleanings(closer())
-figure = rounds.figure(closer(), cleaned, range(0, len(cleaned), 2), (0, 1, 3, 5))
+cleaned = rounds.views(closer())
+figure = rounds.figure(cleaned, range(0, closer().cycles, 2), (0, 1, 3, 5))
 report.figure(figure, "rounds", cell="(g) a closer look", keys=[])
 
 # %%
-display(Markdown(f"**Reading.** Acquisition by acquisition:\n\n{rounds.summary(closer(), cleaned)}"))
+display(Markdown(f"**Reading.** Acquisition by acquisition:\n\n{rounds.summary(cleaned)}"))
 
 # %% [markdown]
 # In a notebook that is open in Jupyter the next cell shows a page to step through: a slider over rounds and acquisitions, with data and $\alpha$ to
 # choose. It takes the keyboard: Tab reaches a control, arrow keys move it.
 
 # %%
-show(Explorer(
-    {"data": ["moons", "blobs"], "alpha": [0.4, 0.1, 0.9]}, lambda **chosen: rounds.frames(closer(**chosen))
-))  # fmt: skip
+show({"data": ["moons", "blobs"], "alpha": [0.4, 0.1, 0.9]}, lambda **chosen: rounds.views(closer(**chosen)))
 
 # %% [markdown]
 # ## How to cite

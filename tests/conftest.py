@@ -54,9 +54,9 @@ def computed(monkeypatch):
     """Names the runs that are computed in this process."""
     calls, compute = [], dal_lab.runs.grid.compute
 
-    def counting(study, *arguments):
-        calls.append((study.strategy, study.seed))
-        return compute(study, *arguments)
+    def counting(group, *arguments):
+        calls.extend((study.strategy, study.seed) for study in group.values())
+        return compute(group, *arguments)
 
     monkeypatch.setattr(dal_lab.runs.grid, "compute", counting)
     return calls

@@ -22,7 +22,7 @@ def command(arguments, out, fault=None, *details):
         os.dup2(file.fileno(), 2)
     if fault is not None:
         fault(*details)
-    from dal_lab.__main__ import main
+    from dal_lab.companion.command_line import main
 
     code = main(list(map(str, arguments)))
     sys.stdout.flush()
@@ -37,7 +37,7 @@ class Commands:
         self.folder, self.started = folder, []
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(
-            ["faulty", "dal_lab.__main__", "dal_lab.runs.grid", "dal_lab.companion.figures.curves"]
+            ["faulty", "dal_lab.companion.command_line", "dal_lab.runs.grid", "dal_lab.companion.figures.curves"]
         )
         with pytest.MonkeyPatch.context() as patch:  # the process takes path and threads from the environment
             patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))

@@ -6,7 +6,7 @@ import torch
 
 from dal_lab.companion.artefacts import ManifestError
 from dal_lab.companion.notebooks import UsageError
-from dal_lab.runs.grid import RunRefusedError
+from dal_lab.runs.failures import RunRefusedError
 from dal_lab.sources.encoders import EncoderUnavailableError
 from dal_lab.sources.raw import DatasetUnavailableError, UnreadableInstanceError
 

@@ -1,7 +1,10 @@
 """Small random inputs that tests of several strategies share."""
 
+import functools
+
 import torch
 
+from dal_core.blocks import blocks
 from dal_core.models.heads import Head
 from dal_core.randomness import generator_for
 from dal_core.snapshot import LabelledSet, OracleSnapshot, Snapshot
@@ -72,3 +75,8 @@ def failing_for_seed(seed, error):
         return torch.arange(batch_size)
 
     return failing
+
+
+def work_in_blocks(monkeypatch, module, block_bytes):
+    """Let the loops of a module over blocks hold so many bytes at a time."""
+    monkeypatch.setattr(module, "blocks", functools.partial(blocks, block_bytes=block_bytes))

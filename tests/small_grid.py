@@ -43,7 +43,7 @@ def table(folder, seeds, strategies=STRATEGIES):
     """What the folder holds, without computing anything, and without a doubt about any file."""
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("error")
-        patch.setattr(dal_lab.runs.grid, "compute", lambda study, *_: pytest.fail(f"{study} is not stored"))
+        patch.setattr(dal_lab.runs.grid, "compute", lambda group, *_: pytest.fail(f"{group} is not stored"))
         return Grid(folder, jobs=1).rows(experiments(seeds, strategies), "runs").drop(columns=TIMES)
 
 

@@ -2,10 +2,11 @@ import dataclasses
 
 import pytest
 import torch
+from samples import work_in_blocks
 
-from dal_core import strategies
+from dal_core import strategies, textbook
 from dal_core.snapshot import Snapshot
-from dal_core.strategies import alfamix
+from dal_core.strategies import alfamix, dropquery
 from dal_core.strategies.alfamix import alfamix_candidates, diverse_picks
 from dal_core.strategies.dropquery import dropout_disagreements, dropquery_candidates
 from dal_core.strategies.shared.clustering import k_means, nearest_to_means
@@ -32,33 +33,15 @@ def snapshot_of(seed=0, *, sparse=False, with_bias=True, n=N, scale=1.0):
     )
 
 
+def arguments_of(taken):
+    return taken.features, taken.logits, taken.weight, taken.bias, taken.labelled_features, taken.labels
+
+
 def candidates_of(taken, **options):
-    return alfamix_candidates(
-        taken.features, taken.logits, taken.weight, taken.bias, taken.labelled_features, taken.labels, **options
-    ).tolist()
+    return alfamix_candidates(*arguments_of(taken), **options).tolist()
 
 
 # --- ALFA-Mix
-
-
-def textbook_alfamix(taken):
-    """Equation 5 as it stands, divisions by zero included: argmax takes a NaN for the largest."""
-    candidates = []
-    for i, z in enumerate(taken.features):
-        probabilities = taken.logits[i].softmax(dim=0)
-        pseudo = int(probabilities.argmax())
-        onehot = torch.nn.functional.one_hot(torch.tensor(pseudo), K)
-        gradient = taken.weight.T @ (probabilities - onehot)
-        flips = False
-        for label in range(K):
-            anchor = taken.labelled_features[taken.labels == label].mean(dim=0)
-            alpha = 0.2 / D**0.5 * (anchor - z).norm() * gradient / (gradient.norm() * (anchor - z))
-            mixed = alpha * anchor + (1 - alpha) * z
-            logits = taken.weight @ mixed + (0 if taken.bias is None else taken.bias)
-            flips |= int(logits.argmax()) != pseudo
-        if flips:
-            candidates.append(i)
-    return candidates
 
 
 @pytest.mark.parametrize("block_bytes", [1, 8 * (D + K) * 7, 2**26], ids=["1 a block", "7 a block", "one block"])
@@ -66,9 +49,9 @@ def textbook_alfamix(taken):
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("seed", range(1, 5))
 def test_candidates_are_those_of_the_formula(seed, sparse, with_bias, block_bytes, monkeypatch):
-    monkeypatch.setattr(alfamix, "BLOCK_BYTES", block_bytes)
+    work_in_blocks(monkeypatch, alfamix, block_bytes)
     taken = snapshot_of(seed, sparse=sparse, with_bias=with_bias)
-    expected = textbook_alfamix(taken)
+    expected = textbook.alfamix_candidates(*arguments_of(taken)).tolist()
     assert 0 < len(expected) < N
     assert candidates_of(taken) == expected
 
@@ -133,7 +116,7 @@ def test_alfamix_faults_name_the_argument():
     with pytest.raises(ValueError, match="undefined is 'nan'; it has to be one of 'published', 'limit'"):
         candidates_of(taken, undefined="nan")
     none = (taken.labelled_features[:0], taken.labels[:0])
-    with pytest.raises(ValueError, match="labels_l is empty; alfamix needs at least one labelled instance as anchor"):
+    with pytest.raises(ValueError, match=r"labels_l has shape \(0,\); 1 or more labelled instances were expected"):
         alfamix_candidates(taken.features, taken.logits, taken.weight, taken.bias, *none)
     with pytest.raises(ValueError, match="labels_l holds labels from 1 to 3; 0 to 2 was expected"):
         alfamix_candidates(
@@ -160,30 +143,18 @@ def test_picks_are_diverse_candidates(name):
 # --- DropQuery
 
 
-def textbook_disagreements(taken, num_passes, dropout, generator):
-    masks = torch.rand(num_passes, N, D, generator=generator) >= dropout
-    disagreements = []
-    for i, x in enumerate(taken.features):
-        count = 0
-        for mask in masks[:, i]:
-            logits = taken.weight @ (x * mask / (1 - dropout)) + (0 if taken.bias is None else taken.bias)
-            count += int(logits.argmax()) != int(taken.logits[i].argmax())
-        disagreements.append(count)
-    return disagreements
-
-
 @pytest.mark.parametrize("block_bytes", [1, 8 * (D + K) * 7, 2**26], ids=["1 a block", "7 a block", "one block"])
 @pytest.mark.parametrize(("num_passes", "dropout"), [(3, 0.75), (4, 0.5)])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_disagreements_are_those_of_the_loop(num_passes, dropout, with_bias, block_bytes, monkeypatch):
-    monkeypatch.setattr(alfamix, "BLOCK_BYTES", block_bytes)
-    taken = snapshot_of(with_bias=with_bias)
-    expected = textbook_disagreements(taken, num_passes, dropout, seeded(2))
-    assert len(set(expected)) > 2
-    found = dropout_disagreements(
-        taken.features, taken.logits, taken.weight, taken.bias, seeded(2), num_passes=num_passes, dropout=dropout
+    work_in_blocks(monkeypatch, dropquery, block_bytes)
+    arguments, options = (
+        arguments_of(snapshot_of(with_bias=with_bias))[:4],
+        {"num_passes": num_passes, "dropout": dropout},
     )
-    assert found.tolist() == expected
+    expected = textbook.dropout_disagreements(*arguments, seeded(2), **options).tolist()
+    assert len(set(expected)) > 2
+    assert dropout_disagreements(*arguments, seeded(2), **options).tolist() == expected
 
 
 def test_without_dropout_nothing_disagrees():
@@ -193,7 +164,7 @@ def test_without_dropout_nothing_disagrees():
 @pytest.mark.parametrize("num_passes", [3, 4])
 def test_the_threshold_is_lowered_until_there_are_enough_candidates(num_passes, monkeypatch):
     counts = torch.tensor([0, 1, 2, 3, 2, 1, 0, num_passes, 1])
-    monkeypatch.setattr(alfamix, "dropout_disagreements", lambda *_, **__: counts)
+    monkeypatch.setattr(dropquery, "dropout_disagreements", lambda *_, **__: counts)
 
     def candidates(enough):
         return dropquery_candidates(snapshot_of(), enough, seeded(), num_passes=num_passes).tolist()
@@ -212,7 +183,7 @@ def test_a_batch_asks_for_25_candidates_a_pick(monkeypatch):
         asked.append((enough, options))
         return torch.arange(9)
 
-    monkeypatch.setattr(alfamix, "dropquery_candidates", spying)
+    monkeypatch.setattr(dropquery, "dropquery_candidates", spying)
     strategies.get("dropquery", {"num_passes": 5, "dropout": 0.5})(snapshot_of(), 4, seeded())
     assert asked == [(100, {"num_passes": 5, "dropout": 0.5})]
 

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from dal_lab.companion.artefacts import MANIFEST, ManifestError, Report, check_manifest, markdown, read_manifest
+from dal_lab.companion.artefacts import MANIFEST, ManifestError, Report, check_manifest, read_manifest
+from dal_lab.companion.tables import markdown
 
 
 def draw():

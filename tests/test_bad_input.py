@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from refusals import checked, refusal_of
 
-from dal_lab.__main__ import build_parser, main
+from dal_lab.companion.command_line import build_parser, main
 from dal_lab.companion.notebooks import Notebook, UsageError, check_parameters, execute, find
 from dal_lab.companion.parameters import CHECKS, check_values
 

@@ -22,13 +22,13 @@ from safetensors.torch import save, save_file
 
 from dal_core.data import FeatureBank
 from dal_core.experiment import Experiment
-from dal_lab.__main__ import main
 from dal_lab.companion.artefacts import MANIFEST, check_manifest, read_manifest
+from dal_lab.companion.command_line import main
 from dal_lab.runs.grid import Grid
-from dal_lab.sources import catalogue
+from dal_lab.sources import catalogue, feature_files
 from dal_lab.sources.bank import FORMAT, load_bank
 from dal_lab.sources.catalogue import load, read_features
-from dal_lab.sources.publishers import Published, banking77, clinc150, letter
+from dal_lab.sources.publishers import Published
 from dal_lab.sources.raw import Places
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -54,7 +54,7 @@ def fresh(monkeypatch, tmp_path):
     """An empty cache folder, and nothing kept from other tests."""
     monkeypatch.setenv("DAL_CACHE", str(tmp_path / "cache"))
     catalogue._load.cache_clear()
-    catalogue._read_features.cache_clear()
+    feature_files._cached.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_a_changed_byte_is_refused_or_changes_nothing(ending, place, position, b
     path.write_bytes(content)
     good = place / f"good{ending}"
     good.write_bytes(whole(ending))
-    catalogue._read_features.cache_clear()
+    feature_files._cached.cache_clear()
     try:
         bank = read_features(path)
     except ValueError as error:
@@ -364,7 +364,7 @@ def test_odd_arrays_are_refused_by_their_name(changes, words, tmp_path):
     np.savez(tmp_path / "my.npz", **SPLIT)
     assert read_features(tmp_path / "my.npz").num_classes == 2
     np.savez(tmp_path / "my.npz", **SPLIT | changes)
-    catalogue._read_features.cache_clear()
+    feature_files._cached.cache_clear()
     refused(tmp_path / "my.npz", words)
 
 
@@ -374,9 +374,9 @@ LETTER = "\n".join(f"{'AB'[i % 2]}," + ",".join(str((i * j) % 16) for j in range
 TABLE = "text,category\nhow do i,ask\nlost card,tell\n"
 CLINC = json.dumps({"train": [["a", "x"], ["b", "y"]], "test": [["a", "x"]]})
 PUBLISHED = {
-    "letter": (letter, {"letter-recognition.data": LETTER}),
-    "banking77": (banking77, {"banking77_train.csv": TABLE, "banking77_test.csv": TABLE}),
-    "clinc150": (clinc150, {"clinc150_full.json": CLINC}),
+    "letter": {"letter-recognition.data": LETTER},
+    "banking77": {"banking77_train.csv": TABLE, "banking77_test.csv": TABLE},
+    "clinc150": {"clinc150_full.json": CLINC},
 }
 BAD_TEXTS = {
     "letter": [
@@ -395,18 +395,16 @@ BAD_TEXTS = {
 
 
 def published(name, folder):
-    parse, files = PUBLISHED[name]
-    return Published("its publisher", dict.fromkeys(files, "https://no.where"), parse).read(
-        name, Places(folder, folder)
-    )
+    source = Published("its publisher", dict.fromkeys(PUBLISHED[name], "https://no.where"))
+    return source.read(name, Places(folder, folder))
 
 
 @pytest.mark.parametrize(("name", "i"), [(name, i) for name, bad in BAD_TEXTS.items() for i in range(-1, len(bad))])
 def test_files_of_publishers_that_hold_something_else_are_refused(name, i, tmp_path):
-    for file, text in PUBLISHED[name][1].items():
+    for file, text in PUBLISHED[name].items():
         (tmp_path / file).write_text(text)
     published(name, tmp_path)
-    first = next(iter(PUBLISHED[name][1]))
+    first = next(iter(PUBLISHED[name]))
     (tmp_path / first).write_bytes(BAD_TEXTS[name][i].encode() if i >= 0 else b"\xff\xfe\x00")
     refusal_of(lambda: published(name, tmp_path), first)
 
@@ -415,16 +413,16 @@ def test_files_of_publishers_that_hold_something_else_are_refused(name, i, tmp_p
 @given(content=st.binary(max_size=100))
 @moderate
 def test_arbitrary_bytes_are_no_file_of_a_publisher(name, place, content):
-    for file, text in PUBLISHED[name][1].items():
+    for file, text in PUBLISHED[name].items():
         (place / file).write_text(text)
-    first = next(iter(PUBLISHED[name][1]))
+    first = next(iter(PUBLISHED[name]))
     (place / first).write_bytes(content)
     refusal_of(lambda: published(name, place), first)
 
 
 def test_texts_that_look_like_formulas_stay_texts(tmp_path):
     formula = '=HYPERLINK("http://no.where")'
-    for file in PUBLISHED["banking77"][1]:
+    for file in PUBLISHED["banking77"]:
         pd.DataFrame({"text": [formula, "@SUM(1)"], "category": ["ask", "tell"]}).to_csv(tmp_path / file, index=False)
     assert published("banking77", tmp_path).train.instances[0] == formula
 
@@ -449,8 +447,8 @@ def test_a_pickle_among_torchvisions_files_is_not_read(tmp_path, monkeypatch):
         raise OSError("there is no network")
 
     monkeypatch.setattr(torchvision.cifar, "download_and_extract_archive", no_network)
-    origin = catalogue.SOURCES["cifar10"].origins[0]
-    refusal_of(lambda: origin.read("cifar10", Places(tmp_path, tmp_path / "cache")), "cifar10")
+    source = catalogue.data_sets()["cifar10"].sources[0]
+    refusal_of(lambda: source.read("cifar10", Places(tmp_path, tmp_path / "cache")), "cifar10")
     assert not marker.exists()
 
 
@@ -529,7 +527,7 @@ def test_arbitrary_names_of_data_sets_read_and_write_nothing(place, name):
     folder = place / "empty"
     folder.mkdir(exist_ok=True)
     before = sorted(place.iterdir())
-    if name not in catalogue.SOURCES:
+    if name not in catalogue.data_sets():
         refusal_of(lambda: load(name, data_dir=folder))
     assert sorted(place.iterdir()) == before
     assert not list(folder.iterdir())

@@ -19,7 +19,7 @@ from dal_core.models.heads import Head
 from dal_core.models.training import PROTOCOLS, train_heads
 from dal_core.snapshot import Pool
 from dal_core.strategies import registry
-from dal_lab.companion import budgets, comparison, statistics
+from dal_lab.companion import budgets, statistics
 from dal_lab.companion.artefacts import Report
 from dal_lab.companion.figures import curves
 from dal_lab.companion.paper_numbers import cell_by_cell, published
@@ -51,7 +51,7 @@ OPTIONS = (None, [], "epochs=3", {1: 2}, {"epochs": "3"}, {"epochs": True}, {"ep
            {"validation_size": -1}, {"validation_size": True}, {"imbalance": 0.5}, {"imbalance": "10"},
            {"imbalance": INF}, {"epochs": {1, 2}}, {"epochs": b"3"}, {"likelihood": "gaussian"})  # fmt: skip
 WORDS = ("ssgd", torch.zeros(2))
-NUMBERS = ((), [1.0], (0,), ("1",))
+NUMBERS = ((), [1.5], (0,), ("1",))
 FIELDS = {
     Experiment: {
         "dataset": TEXTS, "encoder": ("", "a\nb", 3, ["minilm"]), "strategy": ("margn", "boss", *WORDS), "seed": COUNT,
@@ -305,7 +305,7 @@ def test_data_folders_that_are_none_are_refused(data_dir, monkeypatch, tmp_path)
         (lambda: catalogue.read_features(3), "path is 3"),
         (lambda: catalogue.read_features("x" * 5000 + ".npz"), "no feature file at"),
         (lambda: catalogue.read_features("a\nb.npz"), "a\\nb.npz"),
-        (lambda: catalogue.SOURCES["blobs"].protocol() and catalogue.SOURCES["sst2"].protocol(), "batch size"),
+        (lambda: catalogue.data_sets()["blobs"].protocol() and catalogue.data_sets()["sst2"].protocol(), "batch size"),
         (lambda: published("boss"), "name is 'boss'"),
     ],
 )
@@ -354,14 +354,9 @@ TABLES = {
     ("strategy", "seed", "accuracy")),
     "difference_to": (lambda rows: statistics.difference_to(rows, "random"),
     ("data", "seed", "cycle", "strategy", "accuracy")),
-    "paired_difference": (
-        lambda rows: statistics.paired_difference(rows, "margin", "random", by="strategy", value="accuracy"),
-        ("seed", "strategy", "accuracy"),
-    ),
-    "win_rates": (comparison.win_rates, ("data", "seed", "cycle", "strategy", "accuracy")),
-    "paired_tests": (lambda rows: comparison.paired_tests(rows, "random"),
-    ("data", "seed", "cycle", "strategy", "accuracy")),
-    "rankings": (comparison.rankings, ("data", "seed", "cycle", "strategy", "accuracy")),
+    "paired": (lambda rows: statistics.paired(rows, "random"), ("data", "seed", "strategy", "accuracy")),
+    "win_rates": (statistics.win_rates, ("data", "seed", "cycle", "strategy", "accuracy")),
+    "blocks": (statistics.blocks, ("data", "seed", "cycle", "strategy", "accuracy")),
     "Comparison": (Comparison, ("data", "strategy", "seed", "cycle", "n_labeled", "accuracy")),
     "with_budget": (budgets.with_budget, ("run", "cycle")),
     "leads": (lambda rows: budgets.leads(rows, "badge"), ("data", "budget", "seed", "strategy", "accuracy")),
@@ -393,8 +388,8 @@ def test_tables_refuse_what_are_no_rows(table, bad):
     "call",
     [
         lambda: statistics.difference_to(ROWS, "margn"),
-        lambda: statistics.paired_difference(ROWS, "margn", "random", by="strategy", value="accuracy"),
-        lambda: comparison.paired_tests(ROWS, "margn"),
+        lambda: statistics.verdict(ROWS, "margn", "random"),
+        lambda: statistics.paired(ROWS, "margn"),
         lambda: budgets.leads(ROWS, "margn"),
     ],
 )

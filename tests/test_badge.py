@@ -3,26 +3,8 @@ import math
 import pytest
 import torch
 
+from dal_core import textbook
 from dal_core.strategies.badge import badge_embedding_norm, badge_select
-
-
-def embeddings(features, logits):
-    """The textbook way: the vectors onehot(argmax p) - p (x) phi themselves.  [n, k d]"""
-    probabilities = logits.softmax(dim=1)
-    onehot = torch.nn.functional.one_hot(probabilities.argmax(dim=1), logits.shape[1])
-    return torch.stack([torch.kron(e, x) for e, x in zip(onehot - probabilities, features, strict=True)])
-
-
-def textbook(features, logits, batch_size, generator):
-    """k-means++ on the embeddings, with the same uniform numbers."""
-    vectors, draws = embeddings(features, logits), torch.rand(batch_size, generator=generator, dtype=torch.float64)
-    picked = [int(vectors.norm(dim=1).argmax())]
-    while len(picked) < batch_size:
-        weights = torch.cdist(vectors, vectors[picked]).square().amin(dim=1)
-        weights[picked] = 0
-        cumulated = weights.cumsum(0)
-        picked.append(int((cumulated <= draws[len(picked)] * cumulated[-1]).sum()))
-    return picked
 
 
 def pool(n=31, k=3, d=5, dtype=torch.float64):
@@ -32,7 +14,7 @@ def pool(n=31, k=3, d=5, dtype=torch.float64):
 
 def test_norms_are_those_of_the_embeddings():
     features, logits = pool()
-    expected = embeddings(features, logits).norm(dim=1)
+    expected = textbook.badge_embedding_norm(features, logits)
     torch.testing.assert_close(badge_embedding_norm(features, logits), expected, rtol=1e-12, atol=0)
 
 
@@ -48,7 +30,7 @@ def test_picks_are_those_of_k_means_plus_plus_on_the_embeddings(seed):
     features, logits = pool()
     generators = [torch.Generator().manual_seed(seed) for _ in range(2)]
     picked = badge_select(features, logits, 9, generators[0])
-    assert picked.tolist() == textbook(features, logits, 9, generators[1])
+    assert picked.tolist() == textbook.badge_select(features, logits, 9, generators[1]).tolist()
 
 
 def test_far_instances_are_drawn_in_proportion_to_their_squared_distance():
@@ -83,3 +65,10 @@ def test_faults_name_the_argument(generator):
     features[4, 2] = torch.nan
     with pytest.raises(ValueError, match=r"features holds 1 values that are NaN or infinite, the first at \(4, 2\)"):
         badge_embedding_norm(features, logits)
+
+
+def test_one_column_of_logits_is_refused(generator):
+    features, logits = pool(k=1)
+    for function in (badge_embedding_norm, lambda *pair: badge_select(*pair, 3, generator)):
+        with pytest.raises(ValueError, match=r"logits has shape \(31, 1\); 2 or more classes were expected"):
+            function(features, logits)

@@ -2,8 +2,9 @@ import dataclasses
 
 import pytest
 import torch
+from samples import work_in_blocks
 
-from dal_core import strategies
+from dal_core import strategies, textbook
 from dal_core.laplace import covariance_matrix, precision_matrix, predictive_variance, sample_weights
 from dal_core.snapshot import Snapshot
 from dal_core.strategies import bald
@@ -31,28 +32,20 @@ def inputs():
     return taken.logits, variance, torch.randn(E, K, generator=seeded(3), dtype=torch.float64)
 
 
-def entropy(probabilities):
-    return -float(sum(p * p.log() for p in probabilities if p > 0))
-
-
 @pytest.mark.parametrize("block_bytes", [1, 8 * E * K * 4, 2**26], ids=["1 a block", "4 a block", "one block"])
 def test_information_is_that_of_the_loop(block_bytes, monkeypatch):
-    monkeypatch.setattr(bald, "BLOCK_BYTES", block_bytes)
+    work_in_blocks(monkeypatch, bald, block_bytes)
     logits, variance, noise = inputs()
-    expected = []
-    for logit, v in zip(logits, variance, strict=True):
-        outputs = [torch.softmax(logit + v.sqrt() * each, dim=0) for each in noise]
-        expected.append(entropy(sum(outputs) / E) - sum(map(entropy, outputs)) / E)
-    expected = torch.tensor(expected, dtype=torch.float64)
+    sampled = [logits + variance.sqrt().unsqueeze(1) * each for each in noise]
+    expected = textbook.mutual_information(each.softmax(dim=1) for each in sampled)
     torch.testing.assert_close(mutual_information(logits, variance, noise), expected, atol=1e-12, rtol=0)
 
 
 def test_noise_on_the_logits_stands_for_samples_of_the_last_layer():
     taken = snapshot_of()
     covariance = covariance_matrix(precision_matrix(taken.labelled_features))
-    outputs = (taken.features @ sample_weights(taken.weight, covariance, 40_000, seeded()).mT).softmax(dim=-1)
-    conditional = torch.special.entr(outputs).sum(dim=-1).mean(dim=0)
-    expected = torch.special.entr(outputs.mean(dim=0)).sum(dim=-1) - conditional
+    hypotheses = sample_weights(taken.weight, covariance, 40_000, seeded())
+    expected = textbook.mutual_information((taken.features @ hypotheses.mT).softmax(dim=-1))
     noise = torch.randn(40_000, K, generator=seeded(1), dtype=torch.float64)
     found = mutual_information(taken.logits, predictive_variance(taken.features, covariance), noise)
     torch.testing.assert_close(found, expected, atol=0.004, rtol=0)  # values from 0.01 to 0.25

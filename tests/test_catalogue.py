@@ -3,6 +3,8 @@
 import dataclasses
 import http.server
 import json
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -13,14 +15,15 @@ import pytest
 import torch
 from PIL import Image
 
+import dal_lab
 from dal_core.data import FeatureBank
-from dal_lab.sources import catalogue, extraction, open_ml
+from dal_lab.sources import catalogue, extraction, scikit_learn
 from dal_lab.sources.bank import save_bank
-from dal_lab.sources.catalogue import DatasetUnavailableError, load
+from dal_lab.sources.catalogue import load
 from dal_lab.sources.encoders import LoadedEncoder, encoder_of, load_encoder
 from dal_lab.sources.extraction import Extraction
-from dal_lab.sources.publishers import Published, letter
-from dal_lab.sources.raw import UnreadableInstanceError
+from dal_lab.sources.publishers import Published
+from dal_lab.sources.raw import DatasetUnavailableError, UnreadableInstanceError, cache_dir
 
 
 @pytest.fixture(autouse=True)
@@ -38,13 +41,41 @@ def no_network(monkeypatch):
         raise urllib.error.URLError("network is unreachable")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    monkeypatch.setattr(open_ml.sklearn_datasets, "fetch_openml", refuse)
+    monkeypatch.setattr(scikit_learn.sklearn_datasets, "fetch_openml", refuse)
 
 
 def one_line(error: pytest.ExceptionInfo) -> str:
     message = str(error.value)
     assert "\n" not in message
     return message
+
+
+# --- the front door
+
+LIGHT = """
+import sys, dal_lab
+heavy = {"torch", "numpy", "pandas", "sklearn"} & set(sys.modules)
+assert not heavy, heavy
+assert {"Grid", "load", "run"} <= set(dir(dal_lab))
+from dal_lab.sources.catalogue import load
+assert dal_lab.load is load
+"""
+
+
+def test_the_front_door_is_light_and_leads_to_what_it_names():
+    subprocess.run([sys.executable, "-c", LIGHT], check=True)
+    assert (dal_lab.Grid, dal_lab.run) == (dal_lab.runs.grid.Grid, dal_lab.runs.study.run)
+    with pytest.raises(AttributeError, match="module 'dal_lab' has no attribute 'laod'"):
+        dal_lab.laod  # noqa: B018 - the error is what counts
+
+
+def test_load_takes_a_name_or_the_path_of_a_file(tmp_path):
+    path = tmp_path / "my.npz"
+    np.savez(path, **arrays())
+    bank = dal_lab.load(path)
+    assert bank.num_features == 5
+    assert dal_lab.load(str(path)) is bank
+    assert repr(bank) == "FeatureBank(my.npz: 11 + 7 x 5, 3 classes)"
 
 
 # --- bundled data
@@ -418,7 +449,7 @@ def test_faults_that_are_not_absence_are_not_left_out(tmp_path):
 
 
 def test_the_table_states_what_the_data_hold(shared_data):
-    for name, source in catalogue.SOURCES.items():
+    for name, source in catalogue.data_sets().items():
         if name in ("digits", "moons", "blobs", "letter", "banking77", "clinc150"):
             bank = load(name, encoder="minilm" if source.kind == "text" else None, data_dir=shared_data)
             found = len(bank.train_labels), len(bank.test_labels), bank.num_classes
@@ -426,10 +457,10 @@ def test_the_table_states_what_the_data_hold(shared_data):
 
 
 def test_every_row_of_the_table_is_whole():
-    for source in catalogue.SOURCES.values():
+    for source in catalogue.data_sets().values():
         assert source.kind in ("features", "image", "text", "audio")
-        assert source.origins
-        assert all(origin.where() for origin in source.origins)
+        assert source.sources
+        assert all(each.where() for each in source.sources)
         assert source.licence
         assert source.citation
 
@@ -445,10 +476,10 @@ def test_protocols_of_the_papers():
     for name, size in PROTOCOLS.items():
         cycles = 19 if name == "flowers102" else 20  # 2040 instances last for 19 batches after the first 100
         expected = {"initial_size": size, "batch_size": size, "cycles": cycles}
-        assert catalogue.SOURCES[name].protocol() == expected, name
-    assert catalogue.SOURCES["letter"].protocol() == {"initial_size": 10, "batch_size": 30, "cycles": 20}
+        assert catalogue.data_sets()[name].protocol() == expected, name
+    assert catalogue.data_sets()["letter"].protocol() == {"initial_size": 10, "batch_size": 30, "cycles": 20}
     with pytest.raises(ValueError, match="dataset 'SVHN' is in none of the papers' protocols; give a batch size"):
-        catalogue.SOURCES["svhn"].protocol()
+        catalogue.data_sets()["svhn"].protocol()
 
 
 # --- what is not there
@@ -457,7 +488,7 @@ def test_protocols_of_the_papers():
 def test_unknown_name_lists_what_exists():
     with pytest.raises(ValueError, match=r"dataset is 'letters'; it has to be one of 'agnews', .*'letter', 'moons'"):
         load("letters")
-    assert {"banking77", "cifar10", "digits", "esc50", "imagenet", "letter"} <= set(catalogue.names())
+    assert {"banking77", "cifar10", "digits", "esc50", "imagenet", "letter"} <= set(catalogue.data_sets())
 
 
 def test_unknown_name_with_an_encoder_says_what_was_looked_for(tmp_path):
@@ -524,9 +555,9 @@ def publisher(monkeypatch):
 
 
 def publish_at(monkeypatch, url: str) -> None:
-    origin = Published("UCI", {"letter-recognition.data": url}, letter)
-    source = dataclasses.replace(catalogue.SOURCES["letter"], origins=(origin,))
-    monkeypatch.setitem(catalogue.SOURCES, "letter", source)
+    source = Published("UCI", {"letter-recognition.data": url})
+    letter = dataclasses.replace(catalogue.data_sets()["letter"], sources=(source,))
+    monkeypatch.setitem(catalogue.data_sets(), "letter", letter)
 
 
 def test_download_is_kept_in_the_cache_folder_and_used_again(publisher, tmp_path):
@@ -551,7 +582,7 @@ def test_local_file_comes_before_the_download(publisher, tmp_path):
 def test_refused_download_leaves_nothing_behind(monkeypatch, tmp_path):
     publish_at(
         monkeypatch,
-        catalogue.SOURCES["letter"].origins[0].files["letter-recognition.data"].replace("letter.data", "gone"),
+        catalogue.data_sets()["letter"].sources[0].files["letter-recognition.data"].replace("letter.data", "gone"),
     )
     with pytest.raises(DatasetUnavailableError, match=r"the download from http://127\..*/gone failed \(Not Found\)"):
         load("letter")
@@ -566,10 +597,10 @@ def test_connection_that_breaks_off_leaves_no_part_of_a_file(publisher, tmp_path
 
 
 def test_cache_folder(monkeypatch, tmp_path):
-    assert catalogue.cache_dir() == tmp_path / "cache"
+    assert cache_dir() == tmp_path / "cache"
     monkeypatch.delenv("DAL_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert str(catalogue.cache_dir()) == "/somewhere/dal_core"
+    assert str(cache_dir()) == "/somewhere/dal_core"
 
 
 def test_banks_are_feature_banks_with_provenance():

@@ -7,8 +7,7 @@ import itertools
 import pytest
 import torch
 
-from benchmarks import textbook
-from dal_core import strategies
+from dal_core import strategies, textbook
 from dal_core.models.heads import Head
 from dal_core.models.training import Training
 from dal_core.oracles.cdo import cdo
@@ -30,42 +29,6 @@ def bought(taken: OracleSnapshot, seed: int = 0, batch_size: int = B, **options)
     return strategies.query(functools.partial(cdo, **(BRIEF | options)), taken, batch_size, seeded(seed)).tolist()
 
 
-def textbook_cdo(
-    taken: OracleSnapshot,
-    batch_size: int,
-    generator: torch.Generator,
-    performance_on: str = "test",
-):
-    """Picks, the loss before and after, and which picks were random instances that improved the head."""
-    judged, orders = getattr(taken, performance_on), seeded(integer_seed(generator))
-
-    def trained(picked: list[int]) -> tuple[float, torch.Tensor]:
-        """The loss, and how far the head is from deciding about each instance of the pool."""
-        labels = torch.cat((taken.labels, taken.hidden_labels[picked]))
-        features = torch.cat((taken.labelled_features, taken.features[picked]))
-        sampler = textbook.SameShuffle(labels, seeded(integer_seed(orders)))
-        training = dataclasses.replace(TRAINING, epochs=EPOCHS)
-        weight, bias = textbook.train_head(taken.initial, features, labels, training, sampler)
-        top = (taken.features @ weight.T + bias).softmax(dim=1).topk(2).values
-        return float(torch.nn.functional.cross_entropy(judged.features @ weight.T + bias, judged.labels)), top
-
-    picked: list[int] = []
-    loss, top = trained(picked)
-    losses, improved = [loss], []
-    for _ in range(batch_size):
-        free = [i for i in range(len(taken.features)) if i not in picked]
-        drawn = [free[i] for i in torch.randperm(len(free), generator=generator)[:CANDIDATES]]
-        margin = min(free, key=lambda i, top=top: float(top[i, 0] - top[i, 1]))
-        heads = [trained([*picked, i]) for i in [*drawn, margin]]
-        best = min(range(len(drawn)), key=lambda i, heads=heads: heads[i][0])
-        torch.randint(1, (), generator=generator)  # between equal ones, of which there is one
-        improved.append(heads[best][0] < losses[-1])
-        picked.append(drawn[best] if improved[-1] else margin)
-        loss, top = heads[best] if improved[-1] else heads[-1]
-        losses.append(loss)
-    return picked, losses, improved
-
-
 def test_options_and_what_it_asks_for():
     assert strategies.needs_oracle("cdo")
     assert strategies.records("cdo")
@@ -77,7 +40,7 @@ def test_options_and_what_it_asks_for():
 @pytest.mark.parametrize("seed", range(3))
 def test_picks_and_record_are_those_of_the_plain_loop(seed, performance_on):
     taken, record = snapshot(), {}
-    picked, losses, improved = textbook_cdo(taken, B, seeded(seed), performance_on)
+    picked, losses, improved = textbook.cdo(taken, B, seeded(seed), performance_on=performance_on, **BRIEF)
     assert bought(taken, seed, performance_on=performance_on, record=record) == picked
     assert record["loss_before"] == pytest.approx(losses[0], abs=1e-10)
     assert record["loss_after"] == pytest.approx(losses[-1], abs=1e-10)
@@ -87,7 +50,7 @@ def test_picks_and_record_are_those_of_the_plain_loop(seed, performance_on):
 
 def test_improving_picks_and_those_of_the_margin_strategy_both_occur():
     taken = snapshot()
-    improved = [textbook_cdo(taken, B, seeded(seed))[2] for seed in range(3)]
+    improved = [textbook.cdo(taken, B, seeded(seed), **BRIEF)[2] for seed in range(3)]
     assert {each for row in improved for each in row} == {True, False}
     # One follows the other, both ways round: the next pick starts from the head of whatever was taken.
     assert {pair for row in improved for pair in itertools.pairwise(row)} >= {(True, False), (False, True)}
@@ -129,15 +92,9 @@ def test_where_fewer_remain_than_candidates_all_of_them_are_candidates():
     seed = integer_seed(seeded(0))
     losses = []
     for i in range(N):
-        labels = torch.cat((taken.labels, taken.hidden_labels[[i]]))
-        features = torch.cat((taken.labelled_features, taken.features[[i]]))
-        weight, bias = textbook.train_head(
-            taken.initial, features, labels, dataclasses.replace(TRAINING, epochs=8),
-            textbook.SameShuffle(labels, seeded(seed)),
-        )  # fmt: skip
-        losses.append(
-            float(torch.nn.functional.cross_entropy(taken.test.features @ weight.T + bias, taken.test.labels))
-        )
+        weight, bias = textbook.retrain(taken, [i], 8, seed)
+        logits = taken.test.features @ weight.T + bias
+        losses.append(float(textbook.mean_loss(logits, taken.test.labels, "cross_entropy")))
     assert first == {losses.index(min(losses))}
 
 

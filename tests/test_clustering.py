@@ -1,13 +1,20 @@
 import warnings
 
-import numpy as np
 import pytest
 import torch
+from samples import work_in_blocks
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
+from dal_core import textbook
 from dal_core.strategies.shared import clustering
-from dal_core.strategies.shared.clustering import first_of_smallest, k_means, most_typical, nearest_to_means
+from dal_core.strategies.shared.clustering import (
+    first_of_smallest,
+    k_means,
+    most_typical,
+    nearest_to_means,
+    typicality,
+)
 
 N, C, D = 211, 7, 5
 
@@ -52,55 +59,19 @@ def test_clusters_are_those_of_scikit_learn_from_the_same_seeds():
     assert k_means(points(), C, seeded(3)).tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("block_bytes", [1, 100 * C, 2**26])
-def test_the_steps_in_torch_are_those_of_scikit_learn(block_bytes, monkeypatch):
-    monkeypatch.setattr(clustering, "BLOCK_BYTES", block_bytes)
-    features, centres = points(dtype=torch.float32), points(C, seed=1, dtype=torch.float32)
-    expected = clustering._scikit_lloyd(features, centres)
-    assert len(expected.unique()) == C
-    assert clustering._torch_lloyd(features, centres).tolist() == expected.tolist()
-
-
-def test_a_cluster_that_loses_all_instances_keeps_its_centre_in_torch():
-    line = torch.tensor([[0.0], [1.0], [9.0], [10.0]])
-    assignment = clustering._torch_lloyd(line, torch.tensor([[0.0], [5.0], [-90.0], [12.0]]))
-    assert assignment.tolist() == [0, 0, 3, 3]
-
-
-def test_both_ways_stop_after_as_many_steps(monkeypatch):
+def test_lloyd_stops_after_as_many_steps(monkeypatch):
     monkeypatch.setattr(clustering, "ITERATIONS", 2)
-    features, centres = points(dtype=torch.float32), points(C, seed=1, dtype=torch.float32)
-    moved = centres
-    for _ in range(2):
-        nearest = torch.cdist(features, moved).argmin(dim=1)
-        moved = torch.stack([features[nearest == cluster].mean(dim=0) for cluster in range(C)])
-    assert clustering._scikit_lloyd(features, centres).tolist() == torch.cdist(features, moved).argmin(dim=1).tolist()
-    assert clustering._torch_lloyd(features, centres).tolist() == torch.cdist(features, moved).argmin(dim=1).tolist()
-
-
-def textbook_seeds(features, count, generator):
-    """Greedy k-means++ with every distance from the difference of two instances."""
-    trials = 2 + int(np.log(count))
-    draws = torch.rand(count, trials, generator=generator, dtype=torch.float64)
-    seeds = [int(draws[0, 0] * len(features))]
-    for i in range(1, count):
-        nearest = [min(float((x - features[s]).square().sum()) for s in seeds) for x in features]
-        cumulated, best, drawn = np.cumsum(nearest), np.inf, []
-        for u in draws[i].tolist():
-            drawn.append(int(np.searchsorted(cumulated, u * cumulated[-1])))
-            new = (features - features[drawn[-1]]).square().sum(dim=1).tolist()
-            total = sum(map(min, nearest, new))
-            if total < best:
-                best, choice = total, drawn[-1]
-        seeds.append(choice)
-    return seeds
+    centred = (points() - points().mean(dim=0)).float()
+    expected = textbook.lloyd(centred, centred[clustering._seeds(centred, C, seeded())], 2)
+    assert k_means(points(), C, seeded()).tolist() == expected.tolist()
+    assert expected.tolist() != textbook.lloyd(centred, centred[clustering._seeds(centred, C, seeded())], 3).tolist()
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_seeds_are_those_of_the_textbook_loop(seed):
     features = points(41, dtype=torch.float32)
-    expected = textbook_seeds(features.double(), 9, seeded(seed))
-    assert clustering._seeds(features, 9, seeded(seed)).tolist() == expected
+    expected = textbook.k_means_seeds(features.double(), 9, seeded(seed))
+    assert clustering._seeds(features, 9, seeded(seed)).tolist() == expected.tolist()
 
 
 def test_seeds_start_anywhere():
@@ -159,14 +130,14 @@ def test_clusters_do_not_depend_on_the_number_of_threads():
     assert torch.equal(found[0], found[2])
 
 
-def test_everything_on_a_cpu_runs_on_one_thread(monkeypatch):
-    seen, before, original = [], torch.get_num_threads(), clustering._k_means
+def test_k_means_runs_on_one_thread(monkeypatch):
+    seen, before, original = [], torch.get_num_threads(), clustering._seeds
 
     def spying(*arguments):
         seen.append(torch.get_num_threads())
         return original(*arguments)
 
-    monkeypatch.setattr(clustering, "_k_means", spying)
+    monkeypatch.setattr(clustering, "_seeds", spying)
     try:
         torch.set_num_threads(2)
         k_means(points(), C, seeded())
@@ -182,7 +153,7 @@ def test_features_are_left_alone():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_gives_the_clusters_of_the_cpu_and_stays_there():
+def test_cuda_gives_the_clusters_of_the_cpu_on_its_own_device():
     assignment = k_means(points().cuda(), C, seeded())
     assert assignment.is_cuda
     assert assignment.tolist() == k_means(points(), C, seeded()).tolist()
@@ -191,7 +162,7 @@ def test_cuda_gives_the_clusters_of_the_cpu_and_stays_there():
 def test_k_means_faults_name_the_argument():
     with pytest.raises(ValueError, match="num_clusters is 0; a whole number of at least 1 was expected"):
         k_means(points(), 0, seeded())
-    with pytest.raises(ValueError, match="features is empty; k_means needs at least one instance"):
+    with pytest.raises(ValueError, match=r"features has shape \(0, 5\); 1 or more instances were expected"):
         k_means(points()[:0], 3, seeded())
     broken = points()
     broken[4, 2] = torch.nan
@@ -219,28 +190,26 @@ def test_the_two_instances_of_a_cluster_are_equally_near_to_its_mean():
         assert nearest_to_means(features, torch.tensor([3, 1, 0, 2, 2, 0, 3, 1])).tolist() == [2, 1, 3, 0]
 
 
-def textbook_typical(features, num_neighbours):
-    count = min(num_neighbours, len(features) // 2)
-    means = []
-    for i, x in enumerate(features):
-        distances = sorted(float((x - y).norm()) for j, y in enumerate(features) if j != i)
-        means.append(sum(distances[:count]) / count)
-    return means.index(min(means))
-
-
 @pytest.mark.parametrize("block_bytes", [1, 2**26])
 @pytest.mark.parametrize("num_neighbours", [1, 3, 20, 500])
 @pytest.mark.parametrize("n", [5, 23, 61])
 def test_most_typical_is_that_of_the_loop(n, num_neighbours, block_bytes, monkeypatch):
-    monkeypatch.setattr(clustering, "BLOCK_BYTES", block_bytes)
-    found = {seed: int(most_typical(points(n, seed=seed), num_neighbours)) for seed in range(3)}
-    for seed, position in found.items():
-        features, count = points(n, seed=seed), min(num_neighbours, n // 2)
-        if count > 1:
-            assert position == textbook_typical(features, num_neighbours)
-        else:  # two instances are each other's neighbour: the first of them
-            distances = torch.cdist(features, features).fill_diagonal_(torch.inf)
-            assert position == int(distances.amin(dim=1).argmin())
+    work_in_blocks(monkeypatch, clustering, block_bytes)
+    for seed in range(3):
+        features = points(n, seed=seed)
+        assert int(most_typical(features, num_neighbours)) == textbook.most_typical(features, num_neighbours)
+
+
+@pytest.mark.parametrize("by_differences", [False, True])
+def test_typicality_is_that_within_the_group(by_differences):
+    features, groups = points(60), torch.arange(60) % 4
+    groups[7] = 9
+    found = typicality(features, groups, 5, by_differences=by_differences)
+    for group in range(4):
+        members = (groups == group).nonzero().flatten()
+        distances = torch.cdist(features[members], features[members]).sort(dim=1).values[:, 1:6].mean(dim=1)
+        torch.testing.assert_close(found[members], 1 / distances, rtol=1e-9, atol=0)
+    assert found[7] == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 
@@ -6,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dal_core.experiment import Experiment
-from dal_lab.__main__ import main
+from dal_lab.companion.command_line import build_parser, main
 from dal_lab.runs.study import run
 from dal_lab.sources.bank import load_bank
 
@@ -204,6 +205,20 @@ def test_each_command_explains_itself(command, capsys):
     assert "usage:" in capsys.readouterr().out
 
 
+def test_options_have_the_fields_defaults_and_words_of_the_dataclasses():
+    (commands,) = (each.choices for each in build_parser()._actions if isinstance(each.choices, dict))
+    given = vars(commands["run"].parse_args([]))
+    fields = dataclasses.fields(Experiment)
+    named = {field.name: field.default for field in fields if field.name not in ("dataset", "strategy", "options")}
+    assert {name: given[name] for name in named} == named | {"subset_size": str(named["subset_size"])}
+    helps = {action.dest: action.help for action in commands["run"]._actions}
+    assert helps["head"] == '"linear" or "mlp" (default: linear)'
+    helps = {action.dest: action.help for action in commands["features"]._actions}
+    assert helps["batch_size"] == "instances at a time; halved when memory runs out (default: 128)"
+
+
 def test_help_and_usage_errors_do_not_wait_for_torch():
-    code = "import sys; from dal_lab.__main__ import build_parser; build_parser(); print('torch' in sys.modules)"
+    code = (
+        "import sys; from dal_lab.companion import command_line as c; c.build_parser(); print('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dal_lab.__main__ import main
-from dal_lab.companion.artefacts import Report, check_manifest, markdown
-from dal_lab.companion.comparison import paired_tests, win_rates
+from dal_lab.companion.artefacts import Report, check_manifest
+from dal_lab.companion.command_line import main
+from dal_lab.companion.statistics import paired, win_rates
+from dal_lab.companion.tables import markdown
 from dal_lab.companion.terminal import Comparison, check_strategies, sparkline
 
 TINY = ["--cycles", "2", "--subset-size", "50", "--option", "epochs=3", "--jobs", "1"]
@@ -48,7 +49,7 @@ def test_tables_hold_means_by_hand():
     pd.testing.assert_frame_equal(comparison.win_rates, win_rates(rows))
     assert comparison.win_rates.loc["margin", "random"] == pytest.approx(5 / 12)
     differences = comparison.differences.set_index("data")
-    expected = paired_tests(rows.assign(accuracy=100 * rows["accuracy"]), "random").set_index("data")
+    expected = paired(rows.assign(accuracy=100 * rows["accuracy"]), "random").set_index("data")
     pd.testing.assert_frame_equal(differences, expected)
     assert differences.loc["a", "difference"] == pytest.approx(100 * (0.3 / 3 + 0.3 / 3 + 0.3 / 3) / 3)
     assert differences.loc["b", "p_holm"] == 1

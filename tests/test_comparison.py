@@ -1,6 +1,7 @@
 """Win rates, paired tests, ranks, and the figures of them."""
 
 import itertools
+import re
 import warnings
 
 import matplotlib.pyplot as plt
@@ -10,10 +11,10 @@ import pytest
 from matplotlib.text import Text
 from scipy import stats
 
-from dal_lab.companion.comparison import Rankings, holm, paired_tests, rankings, win_rates
 from dal_lab.companion.figures import comparisons as draw
 from dal_lab.companion.figures.style import LOOKS, label
 from dal_lab.companion.paper_numbers import published
+from dal_lab.companion.statistics import blocks, friedman, paired, win_rates
 
 TOLERANCE = 1e-12  # float64
 
@@ -99,21 +100,21 @@ def test_win_rates_need_something_shared():
     rows = curves({("letter", 0, "a"): [0.5, 0.6], ("letter", 1, "b"): [0.5, 0.5]})
     with pytest.raises(ValueError, match="'a' and 'b' share no data set, seed and cycle after cycle 0"):
         win_rates(rows)
-    with pytest.raises(ValueError, match="'a' on letter, seed 0, cycle 0 more than once; once was expected"):
+    with pytest.raises(ValueError, match=r"{'data': 'letter', 'seed': 0, 'cycle': 0, 'strategy': 'a'} more than once"):
         win_rates(pd.concat([rows, rows]))
 
 
 # Paired tests
 
 
-def test_paired_tests_by_hand():
+def test_paired_by_hand():
     """Means over the curve b - a: 0.1, 0.2, 0.3 by seed; mean 0.2, standard error 0.1 / sqrt(3)."""
     rows = curves({
         ("letter", 0, "a"): [0.2, 0.4], ("letter", 0, "b"): [0.3, 0.5],
         ("letter", 1, "a"): [0.5, 0.5], ("letter", 1, "b"): [0.6, 0.8],
         ("letter", 2, "a"): [0.0, 0.2], ("letter", 2, "b"): [0.5, 0.3],
     })  # fmt: skip
-    (row,) = paired_tests(rows, "a").to_dict("records")
+    (row,) = paired(rows, "a").to_dict("records")
     assert list(row) == ["data", "strategy", "difference", "difference_ci", "p", "p_holm", "seeds"]
     assert (row["data"], row["strategy"], row["seeds"]) == ("letter", "b", 3)
     assert row["difference"] == pytest.approx(0.2)
@@ -122,9 +123,9 @@ def test_paired_tests_by_hand():
     assert row["p"] == row["p_holm"] == pytest.approx(1 - (12 / 14) ** 0.5)
 
 
-def test_paired_tests_equal_scipys_for_each_data_set():
+def test_paired_equal_scipys_for_each_data_set():
     rows = random_curves()
-    table = paired_tests(rows, "b").set_index(["data", "strategy"])
+    table = paired(rows, "b").set_index(["data", "strategy"])
     assert table.index.tolist() == list(itertools.product(["letter", "digits", "dtd"], ["d", "c", "a"]))
     means = rows.groupby(["data", "seed", "strategy"])["accuracy"].mean().unstack("strategy")
     for (data, name), row in table.iterrows():
@@ -134,8 +135,8 @@ def test_paired_tests_equal_scipys_for_each_data_set():
         assert row["difference"] == pytest.approx((interval.low + interval.high) / 2, abs=TOLERANCE)
         assert row["difference_ci"] == pytest.approx((interval.high - interval.low) / 2, rel=1e-9)
     for data, part in table.groupby(level="data"):  # three comparisons each, not nine
-        np.testing.assert_allclose(part["p_holm"], holm(part["p"].to_numpy()), err_msg=data)
-    again = paired_tests(shuffled(rows), "b").set_index(["data", "strategy"]).loc[table.index]
+        np.testing.assert_allclose(part["p_holm"], stepped_down(part["p"].to_numpy()), err_msg=data)
+    again = paired(shuffled(rows), "b").set_index(["data", "strategy"]).loc[table.index]
     pd.testing.assert_frame_equal(again, table)
 
 
@@ -143,14 +144,14 @@ def test_pairs_are_seeds_that_both_have():
     rows = random_curves()
     lost = (rows["strategy"] == "b") & (rows["seed"] == 0) | (rows["strategy"] == "a") & (rows["seed"] == 4)
     gone = (rows["strategy"] == "c") & (rows["data"] == "dtd")
-    table = paired_tests(rows[~lost & ~gone], "b").set_index(["data", "strategy"])
+    table = paired(rows[~lost & ~gone], "b").set_index(["data", "strategy"])
     assert table["seeds"].to_dict() == {
         (data, name): 3 if name == "a" else 4
         for data, name in itertools.product(["letter", "digits", "dtd"], "dca")
         if (data, name) != ("dtd", "c")
     }
     both = rows[rows["seed"].between(1, 3)]
-    alone = paired_tests(both, "b").set_index(["data", "strategy"])
+    alone = paired(both, "b").set_index(["data", "strategy"])
     assert table.loc[("letter", "a"), "p"] == pytest.approx(alone.loc[("letter", "a"), "p"])
 
 
@@ -161,7 +162,7 @@ def test_differences_without_scatter_are_no_reason_to_warn():
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        table = paired_tests(pd.concat([rows, same, higher]), "a")
+        table = paired(pd.concat([rows, same, higher]), "a")
     found = table.set_index("strategy")
     assert (found.loc["same", ["difference", "difference_ci"]] == 0).all(axis=None)
     assert (found.loc["same", ["p", "p_holm"]] == 1).all(axis=None)
@@ -171,58 +172,61 @@ def test_differences_without_scatter_are_no_reason_to_warn():
 def test_one_seed_has_neither_interval_nor_p():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        table = paired_tests(random_curves(seeds=1), "a")
+        table = paired(random_curves(seeds=1), "a")
     assert (table["seeds"] == 1).all()
     assert table["difference"].notna().all()
     assert table[["difference_ci", "p", "p_holm"]].isna().all(axis=None)
 
 
-def test_paired_tests_of_a_value_that_cycle_0_lacks():
+def test_paired_of_a_value_that_cycle_0_lacks():
     rows = random_curves()
     rows["query_s"] = rows["accuracy"].where(rows["cycle"] > 0)
-    expected = paired_tests(rows[rows["cycle"] > 0], "a")
-    pd.testing.assert_frame_equal(paired_tests(rows, "a", value="query_s"), expected)
+    expected = paired(rows[rows["cycle"] > 0], "a")
+    pd.testing.assert_frame_equal(paired(rows, "a", value="query_s"), expected)
 
 
-def test_paired_tests_name_what_is_not_there():
+def test_paired_name_what_is_not_there():
     rows = random_curves(names=("a", "b"))
     with pytest.raises(ValueError, match="reference is 'x'; it has to be one of 'a', 'b'"):
-        paired_tests(rows, "x")
+        paired(rows, "x")
     with pytest.raises(ValueError, match="'b' on digits shares no seed with 'a'"):
-        paired_tests(rows[(rows["strategy"] == "b") | (rows["data"] != "digits")], "a")
-    with pytest.raises(ValueError, match="'a' on letter, seed 0 has 6 cycles of 7; whole curves were expected"):
-        paired_tests(rows.drop(3), "a")
+        paired(rows[(rows["strategy"] == "b") | (rows["data"] != "digits")], "a")
+    with pytest.raises(ValueError, match="'a' on letter, seed 0 has fewer cycles than others there; whole"):
+        paired(rows.drop(3), "a")
     with pytest.raises(ValueError, match="more than once"):
-        paired_tests(pd.concat([rows, rows]), "a")
+        paired(pd.concat([rows, rows]), "a")
 
 
-@pytest.mark.parametrize(
-    ("p", "expected"),
-    [
-        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),  # sorted .005*4, .01*3, .03*2, max(.04*1, .06)
-        ([0.02, 0.02, 0.5], [0.06, 0.06, 0.5]),
-        ([0.6, 0.7, 0.9], [1.0, 1.0, 1.0]),  # 1.8 and 1.4, capped
-        ([float("nan"), 0.03, 0.01], [float("nan"), 0.03, 0.02]),  # two tests, not three
-        ([0.2], [0.2]),
-        ([], []),
-    ],
-)
-def test_holm_by_hand(p, expected):
-    np.testing.assert_allclose(holm(np.array(p, dtype=float)), expected, atol=TOLERANCE)
+def test_holm_counts_the_tests_that_there_are():
+    """b and c share three seeds with a, d one, which is no test: the smaller p counts twice, the larger once."""
+    rows = curves({
+        ("letter", seed, name): [value]
+        for name, values in {"a": (0, 0, 0), "b": (1, 2, 4), "c": (1, -1, 1), "d": (5,)}.items()
+        for seed, value in enumerate(values)
+    })  # fmt: skip
+    p, corrected = (paired(rows, "a").set_index("strategy")[name] for name in ("p", "p_holm"))
+    assert 2 * p["b"] < p["c"]
+    assert corrected.to_dict() == pytest.approx(
+        {"b": 2 * p["b"], "c": p["c"], "d": float("nan")}, nan_ok=True, rel=TOLERANCE
+    )
 
 
-def test_holm_keeps_the_order_and_is_between_p_and_bonferroni():
-    p = np.random.default_rng(0).random(13) ** 4
-    before, corrected = p.copy(), holm(p)
-    assert (np.diff(corrected[np.argsort(p)]) >= 0).all()
-    assert (corrected >= p).all()
-    assert (corrected <= np.minimum(13 * p, 1)).all()
-    np.testing.assert_array_equal(p, before)
-    order = np.random.default_rng(1).permutation(13)
-    np.testing.assert_array_equal(holm(p[order]), corrected[order])
+def stepped_down(p):
+    """Holm 1979 in a loop: the j-th smallest of c counts c - j + 1 times, and is no smaller than those before."""
+    corrected, largest = [0.0] * len(p), 0.0
+    for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
+        corrected[i] = largest
+    return corrected
 
 
 # Ranks
+
+
+def drawn_ranks(rows):
+    """What the names in the figure say: {name: its average rank}."""
+    named = [re.fullmatch(r" *(\S+) \(([\d.]+)\) *", text) for text in texts(draw.ranks(blocks(rows)))]
+    return {found[1]: float(found[2]) for found in named if found}
 
 
 def test_ranks_by_hand():
@@ -231,24 +235,22 @@ def test_ranks_by_hand():
         ("letter", 1, "a"): [0.5, 0.7], ("letter", 1, "b"): [0.5, 0.5], ("letter", 1, "c"): [0.6, 0.9],  # 2, 3, 1
         ("digits", 0, "a"): [0.3, 0.3], ("digits", 0, "b"): [0.2, 0.2], ("digits", 0, "c"): [0.1, 0.1],  # 1, 2, 3
     })  # fmt: skip
-    found = rankings(rows)
-    assert found.ranks.to_dict() == pytest.approx({"c": 5 / 3, "a": 5.5 / 3, "b": 7.5 / 3})
-    assert list(found.ranks.index) == ["c", "a", "b"]
-    assert found.blocks == 3
+    assert drawn_ranks(rows) == pytest.approx({"c": 5 / 3, "a": 5.5 / 3, "b": 7.5 / 3}, abs=0.0051)
+    assert len(blocks(rows)) == 3
     # Chi^2 = (12 / (N k (k+1)) sum of squared rank sums - 3 N (k+1)) / (1 - ties / (N (k^3 - k))), 2 degrees of freedom
     square = (12 / (3 * 3 * 4) * (5**2 + 5.5**2 + 7.5**2) - 3 * 3 * 4) / (1 - 6 / (3 * 24))
-    assert found.friedman_p == pytest.approx(np.exp(-square / 2))
-    again = rankings(shuffled(rows))
-    assert again.ranks.to_dict() == found.ranks.to_dict()
-    assert again.friedman_p == pytest.approx(found.friedman_p)
+    assert friedman(blocks(rows)) == pytest.approx(np.exp(-square / 2))
+    again = blocks(shuffled(rows))
+    pd.testing.assert_frame_equal(again.loc[blocks(rows).index, ["a", "b", "c"]], blocks(rows))
+    assert friedman(again) == pytest.approx(friedman(blocks(rows)))
 
 
 def test_means_that_differ_in_the_last_digit_are_ties():
     """0.1 + 0.2 + 0.3 + 0.4 depends on the order of the terms."""
     orders = [[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1], [0.3, 0.1, 0.4, 0.2], [0.2, 0.4, 0.1, 0.3]]
-    found = rankings(curves({("letter", 0, name): values for name, values in zip("abcd", orders, strict=True)}))
-    assert found.ranks.tolist() == [2.5] * 4
-    assert found.friedman_p == 1.0
+    rows = curves({("letter", 0, name): values for name, values in zip("abcd", orders, strict=True)})
+    assert drawn_ranks(rows) == dict.fromkeys("abcd", 2.5)
+    assert friedman(blocks(rows)) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -256,30 +258,24 @@ def test_means_that_differ_in_the_last_digit_are_ties():
     [(3, 2.343), (4, 2.569), (5, 2.728), (6, 2.850), (7, 2.949), (8, 3.031), (9, 3.102), (10, 3.164)],
 )
 def test_critical_difference_is_that_of_demsars_table(k, q):
-    found = rankings(random_curves(names="abcdefghij"[:k], seeds=10, cycles=2))
-    assert found.blocks == 30
-    assert found.critical_difference == pytest.approx(q * np.sqrt(k * (k + 1) / (6 * 30)), rel=5e-4)
+    found = blocks(random_curves(names="abcdefghij"[:k], seeds=10, cycles=2))
+    assert len(found) == 30
+    difference = draw.critical_difference(30, k)
+    assert difference == pytest.approx(q * np.sqrt(k * (k + 1) / (6 * 30)), rel=5e-4)
     if k == 5:
-        assert found.critical_difference == pytest.approx(1.114, abs=5e-4)
+        assert difference == pytest.approx(1.114, abs=5e-4)
+    assert any(text.endswith(f"; CD = {difference:.2f})") for text in texts(draw.ranks(found)))
 
 
 def test_ranks_need_every_strategy_in_every_block():
     rows = random_curves()
     lost = (rows["strategy"] == "a") & (rows["data"] == "digits") & (rows["seed"] == 2)
     with pytest.raises(ValueError, match="rows lack 'a' on digits, seed 2; every strategy was expected"):
-        rankings(rows[~lost])
+        blocks(rows[~lost])
     with pytest.raises(ValueError, match="'a' on letter, seed 4 and 5 more; every strategy was expected"):
-        rankings(rows[(rows["strategy"] != "a") | (rows["data"] == "dtd")])
+        blocks(rows[(rows["strategy"] != "a") | (rows["data"] == "dtd")])
     with pytest.raises(ValueError, match="rows have 2 strategies; at least 3 were expected"):
-        rankings(random_curves(names=("a", "b")))
-
-
-def test_groups_are_the_largest_within_the_critical_difference():
-    ranks = pd.Series({"a": 1.0, "b": 1.5, "c": 2.5, "d": 4.0, "e": 5.5})
-    assert Rankings(ranks, 0.01, 1.6, 9).groups() == [["a", "b", "c"], ["c", "d"], ["d", "e"]]
-    assert Rankings(ranks, 0.01, 1.5, 9).groups() == [["a", "b"], ["b", "c"]]  # less than, not up to
-    assert Rankings(ranks, 0.01, 0.1, 9).groups() == []
-    assert Rankings(ranks, 0.01, 9.0, 9).groups() == [list("abcde")]
+        blocks(random_curves(names=("a", "b")))
 
 
 # Figures
@@ -309,27 +305,39 @@ def test_heat_maps_refuse_what_is_no_matrix():
         draw.win_rates({"published": published("refine_win_rates")})
 
 
-@pytest.mark.parametrize(("count", "blocks"), [(3, 1), (3, 30), (9, 6), (14, 60), (16, 3), (16, 60)])
-def test_critical_difference_diagrams_name_every_strategy_and_its_rank(count, blocks):
+def in_order(names, count):
+    """`count` blocks in all of which the strategies come in the order of `names`."""
+    return pd.DataFrame([np.linspace(0.9, 0.1, len(names))] * count, columns=names)
+
+
+@pytest.mark.parametrize(("count", "number"), [(3, 1), (3, 30), (9, 6), (14, 60), (16, 3), (16, 60)])
+def test_critical_difference_diagrams_name_every_strategy_and_its_rank(count, number):
     names = [*published("refine_win_rates")["strategy"], "boss", "coreset"][:count]
-    ranks = pd.Series(np.linspace(1, count, count), index=names)
-    q = stats.studentized_range.ppf(0.95, count, np.inf) / np.sqrt(2)
-    difference = q * np.sqrt(count * (count + 1) / (6 * blocks))
-    figure = draw.critical_difference(Rankings(ranks, 0.0321, difference, blocks))
+    figure = draw.ranks(in_order(names, number))
     assert_inside(figure)
     found = [text.strip() for text in texts(figure)]
-    assert f"CD = {difference:.2f}" in found
-    named = [f"{label(name).removesuffix(' (oracle)')} ({rank:.2f})" for name, rank in ranks.items()]
+    named = [f"{label(name).removesuffix(' (oracle)')} ({rank}.00)" for rank, name in enumerate(names, start=1)]
     assert set(named) <= set(found)
-    assert f"Average rank, 1 is best ({blocks} blocks of data set and seed; Friedman's p = 0.032)" in found
+    p = stats.chi2.sf(number * (count - 1), count - 1)  # Friedman's statistic is the largest that it can be
+    said = f"= {p:.2g}" if p >= 1e-4 else "< 0.0001"
+    note = f"Average rank, 1 is best ({number} blocks of data set and seed; Friedman's p {said}; CD"
+    assert any(text.startswith(note) for text in found)
 
 
-def test_bars_join_the_groups():
-    ranks = pd.Series({"a": 1.0, "b": 1.5, "c": 3.0})
-    figure = draw.critical_difference(Rankings(ranks, 1e-9, 1.6, 10))
-    bars = [list(line.get_xdata()) for line in figure.axes[0].lines if line.get_linewidth() == 3]
-    assert bars == [[1.0, 1.5], [1.5, 3.0]]
-    assert any("Friedman's p < 0.0001" in text for text in texts(figure))
+@pytest.mark.parametrize(
+    ("names", "number", "expected"),
+    [
+        ("abc", 10, [[1.0, 2.0], [2.0, 3.0]]),  # 1.05 is the critical difference
+        ("abcde", 6, [[1.0, 2.0, 3.0], [2.0, 3.0, 4.0], [3.0, 4.0, 5.0]]),  # 2.49
+        ("abc", 1, [[1.0, 2.0, 3.0]]),  # 3.31
+        ("abc", 200, []),  # 0.23
+    ],
+)
+def test_bars_join_the_largest_groups_within_the_critical_difference(names, number, expected):
+    figure = draw.ranks(in_order(list(names), number))
+    bars = [sorted(line.get_xdata()) for line in figure.axes[0].lines if line.get_linewidth() == draw.BAR]
+    assert bars == expected
+    plt.close(figure)
 
 
 def test_differences_are_drawn_around_0_with_the_first_strategy_on_top():

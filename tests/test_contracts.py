@@ -87,6 +87,7 @@ REFUSED = [
     (Matrix, None, "x is a NoneType; a tensor was expected"),
     (Matrix | None, "a", "x is a str; a tensor was expected"),
     (Matrix, X[0], "x has shape (5,); (n, d) was expected"),
+    (Annotated[Matrix, Fewest("d", 6, "classes")], X, "x has shape (11, 5); 6 or more classes were expected"),
     (Matrix, X[None], "x has shape (1, 11, 5); (n, d) was expected"),
     (Float[Tensor, "n n"], X, "x has shape (11, 5); (n, n) with n = 11 as in x was expected"),
     (Float[Tensor, "2 n"], X, "x has shape (11, 5); (2, n) was expected"),

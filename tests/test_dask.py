@@ -18,10 +18,11 @@ from tasks import failing, killed, sleeping, threads
 
 from dal_core.experiment import Experiment
 from dal_core.strategies import register, registry
-from dal_lab.__main__ import main
+from dal_lab.companion.command_line import main
 from dal_lab.runs import engine
 from dal_lab.runs.engine import FolderNotSharedError, on_dask
-from dal_lab.runs.grid import Grid, RunError, RunRefusedError
+from dal_lab.runs.failures import RunError, RunRefusedError
+from dal_lab.runs.grid import Grid
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install dask distributed")
 pytestmark = pytest.mark.faults

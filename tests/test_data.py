@@ -39,6 +39,12 @@ def test_sizes():
     assert (bank.num_classes, bank.num_features) == (K, D)
 
 
+def test_prints_as_one_line():
+    assert repr(make()) == f"FeatureBank(test: {N} + {N_TEST} x {D}, {K} classes)"
+    assert repr(make(provenance={})) == f"FeatureBank({N} + {N_TEST} x {D}, {K} classes)"
+    assert "\n" not in repr(make(provenance={"source": "a\nb"}))
+
+
 def test_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         make().train_labels = torch.zeros(N, dtype=torch.int64)

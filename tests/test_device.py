@@ -16,10 +16,7 @@ from dal_core.experiment import Experiment
 from dal_core.loop import now
 from dal_core.models.heads import KINDS, Head
 from dal_core.models.training import PROTOCOLS, train_heads
-from dal_core.strategies import herding
-from dal_core.strategies.bait import diagonal
-from dal_core.strategies.bait.select import APPROXIMATIONS, FISHERS, SELECTIONS, bait_select
-from dal_core.strategies.herding import HERDING_FORMS, herding_select
+from dal_core.strategies.bait import bait_select
 from dal_core.strategies.probcover import probcover_select
 from dal_core.strategies.shared.clustering import k_means
 from dal_core.updates import Updates, select_sequentially
@@ -28,10 +25,13 @@ from dal_lab.runs.study import run
 from dal_lab.studies.updating import UpdateStudy
 
 POOL = {"n": 97, "m": 23}
+FACTORS, SELECTIONS, FISHERS = ("exact", "top", "binary"), ("forward_backward", "topk"), ("sum", "mean")
 # Where the host decides for each pick, and how often it waits or copies for one at the most.
 DECIDED_BY_THE_HOST = {
+    "coreset": 1, "typiclust": 1, "tcm": 1, "typiclass": 1, "dropqueryclass": 1, "badge": 2, "falcun": 2, "selectal": 2,
+    "probcover": 3, "boss": 3, "max_herding": 4, "unc_herding": 4,
     "cdo": 13,  # trains heads for each pick, and takes the best or the margin strategy's as their losses say
-}
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_what_the_host_waits_for_is_logged(device, operation, log):
 def test_the_log_says_where(device):
     with pytest.raises(ValueError, match="holds 1 values"):
         k_means(torch.tensor([[1.0], [torch.inf]], device=device.where), 1, seeded())
-    assert all("check_finite < " in event.place and " k_means" in event.place for event in device.log[1:])
+    assert any("check_finite < " in event.place and " _look" in event.place for event in device.log[1:])
     assert "wait: _local_scalar_dense, checks.py:" in device.report()
 
 
@@ -139,7 +139,7 @@ def test_strategies_pick_as_on_the_cpu(device, name):
 
 
 @pytest.mark.parametrize(
-    ("approximation", "selection", "fisher"), list(itertools.product(APPROXIMATIONS, SELECTIONS, FISHERS))
+    ("approximation", "selection", "fisher"), list(itertools.product((*FACTORS, "diagonal"), SELECTIONS, FISHERS))
 )
 @pytest.mark.parametrize("d", [5, 40])  # in the space of the parameters, and in that of the rows
 def test_bait_picks_as_on_the_cpu(device, approximation, selection, fisher, d):
@@ -148,29 +148,6 @@ def test_bait_picks_as_on_the_cpu(device, approximation, selection, fisher, d):
     options |= {"top_classes": 2} if approximation == "top" else {}
     pool = (snapshot.features, snapshot.logits, snapshot.labelled_features, snapshot.labelled_logits)
     assert_equal_on_both(bait_select, device, *pool, 7, **options)
-
-
-@pytest.mark.parametrize("form", HERDING_FORMS)
-@pytest.mark.parametrize("rows", [97, 20, 1])
-def test_herding_picks_as_on_the_cpu(device, monkeypatch, form, rows):
-    """However few gains are brought up to date in a step: where they were too few, the host decides."""
-    unlabelled, labelled = unit_points(n=97, m=4)
-    expected = herding_select(unlabelled, labelled, 29, gamma=1.0, form=form)
-    monkeypatch.setattr(herding, "BLOCK_BYTES", rows * 97 * 8)
-    there = [each.to(device.where) for each in (unlabelled, labelled)]
-    device.log.clear()
-    assert herding_select(*there, 29, gamma=1.0, form=form).tolist() == expected.tolist()
-    assert (device.count(WAIT) < 10) == (rows == 97 or (rows == 20 and form == "rowwise")), device.report()
-
-
-@pytest.mark.parametrize("at_once", [64, 1])
-def test_diagonal_bait_picks_as_on_the_cpu_however_few_gains_are_looked_at(device, monkeypatch, at_once):
-    monkeypatch.setattr(diagonal, "CHECKED_AT_ONCE", at_once)
-    snapshot = snapshot_of(n=60)
-    pool = (snapshot.features, snapshot.logits, snapshot.labelled_features, snapshot.labelled_logits)
-    device.log.clear()
-    assert_equal_on_both(bait_select, device, *pool, 13, approximation="diagonal", block_bytes=1)
-    assert (device.count(WAIT) < 10) == (at_once == 64), device.report()
 
 
 @pytest.mark.parametrize("radius", [0.01, 0.3, 0.7, 1.9])  # nobody has neighbours, ..., everything is covered at once
@@ -323,7 +300,7 @@ def test_the_host_does_not_wait_for_each_pick(device, name):
 
 
 @pytest.mark.parametrize(
-    ("approximation", "selection", "fisher"), list(itertools.product(APPROXIMATIONS, SELECTIONS, FISHERS))
+    ("approximation", "selection", "fisher"), list(itertools.product(FACTORS, SELECTIONS, FISHERS))
 )
 def test_the_host_does_not_wait_for_each_pick_of_bait(device, approximation, selection, fisher):
     snapshot, counts = on_device(snapshot_of(n=97), device.where), []
@@ -333,7 +310,8 @@ def test_the_host_does_not_wait_for_each_pick_of_bait(device, approximation, sel
         device.log.clear()
         strategies.get("bait", options)(snapshot, batch_size, seeded())
         counts.append(device.count())
-    assert counts[0] == counts[1], device.report()
+    picked_by_the_host = approximation == "diagonal" and selection == "forward_backward"
+    assert counts[1] - counts[0] <= 12 * 9 * picked_by_the_host, device.report()
 
 
 def test_annealing_waits_for_each_step_and_no_more(device):
@@ -345,17 +323,6 @@ def test_annealing_waits_for_each_step_and_no_more(device):
         strategies.get("sas", options)(snapshot, 6, seeded(), acquisition_size=3)
         counts.append(device.count())
     assert counts[1] - counts[0] <= 20 * 20, device.report()
-
-
-@pytest.mark.parametrize("features", ["usual", "many clusters"])
-def test_k_means_waits_as_often_whatever_the_clusters(device, features):
-    counts = []
-    for num_clusters in (4, 40):
-        there = points(n=300 if features == "usual" else 60, d=9)[0].to(device.where)
-        device.log.clear()
-        k_means(there, num_clusters, seeded())
-        counts.append(device.count())
-    assert counts == [4, 4], device.report()
 
 
 # --- a device without float64

@@ -15,10 +15,10 @@ from PIL import Image
 
 from dal_lab.sources import encoders
 from dal_lab.sources.encoders import (
-    ENCODERS,
     Encoder,
     EncoderUnavailableError,
     encoder_of,
+    known_encoders,
     load_encoder,
     pooled,
     resampled,
@@ -131,7 +131,7 @@ def test_minilm_gives_the_published_features(shared_data):
     import pandas as pd
 
     encoder = Encoder(str(Path(package.origin).parent / "model"), **{
-        name: getattr(ENCODERS["minilm"], name) for name in ("kind", "pooling", "normalise", "max_tokens")
+        name: getattr(known_encoders()["minilm"], name) for name in ("kind", "pooling", "normalise", "max_tokens")
     })  # fmt: skip
     model = load_encoder(encoder, "text", "whatever", CPU)
     archive = np.load(shared_data / "banking77_minilm.npz")
@@ -185,7 +185,7 @@ def test_a_pooling_that_the_model_does_not_have_is_refused():
 
 
 def test_names_revisions_and_poolings():
-    assert encoder_of("dinov2", "image") == ENCODERS["dinov2"]
+    assert encoder_of("dinov2", "image") == known_encoders()["dinov2"]
     assert encoder_of("dinov2:mean", "image").pooling == "mean"
     other = encoder_of("org/model@v1.0:pooler", "text")
     assert (other.model, other.revision, other.pooling) == ("org/model", "v1.0", "pooler")
@@ -357,7 +357,7 @@ def test_what_the_hub_refuses_is_said_in_one_line(hub, tmp_path, encoder, words)
 
 
 def test_models_of_the_table_are_found_by_what_they_read():
-    for name, encoder in ENCODERS.items():
+    for name, encoder in known_encoders().items():
         assert encoder.kind in encoders.KINDS
         assert encoder_of(name, encoder.kind) == encoder
         assert encoder.revision is None

@@ -12,7 +12,6 @@ from dal_core import strategies
 from dal_core.ensembles import autoal as autoal_module
 from dal_core.ensembles import selectal as selectal_module
 from dal_core.ensembles.autoal import autoal, simulated_cycle, train_search_net
-from dal_core.ensembles.members import drawn_layer
 from dal_core.ensembles.selectal import REGIMES, selectal
 from dal_core.ensembles.tailor import class_rewards, tailor
 from dal_core.ensembles.tcm import tcm
@@ -21,6 +20,7 @@ from dal_core.models.training import Training, train_head
 from dal_core.randomness import choose, generators_from, integer_seed
 from dal_core.snapshot import Snapshot
 from dal_core.strategies import registry
+from dal_core.strategies.shared.clustering import typicality
 from tests.samples import seeded, snapshot_of
 
 N, M, B, K, D = 31, 13, 4, 3, 5
@@ -49,6 +49,10 @@ def with_hidden_layer() -> Snapshot:
     values = {"inputs": inputs, "labelled_inputs": labelled_inputs, "initial": head, "weight": head.weight}
     values |= {"features": head.embed(inputs), "labelled_features": head.embed(labelled_inputs)}
     return taken(**values, logits=head.logits(inputs), labelled_logits=head.logits(labelled_inputs))
+
+
+def drawn_layer(snapshot: Snapshot, generator: torch.Generator) -> Head:
+    return Head.new_layer(snapshot.labelled_features, K, generator, torch.float64)
 
 
 def batch_of(name: str, snapshot: Snapshot, generator: torch.Generator, batch_size: int = B) -> list[int]:
@@ -106,19 +110,18 @@ def typicality_of(i: int, features: torch.Tensor, labels: list[int], neighbours:
     return len(nearest) / sum(nearest) if nearest else 0.0
 
 
-def test_typicality_is_that_of_the_textbook(monkeypatch):
-    monkeypatch.setattr(selectal_module, "NUM_NEIGHBOURS", 3)
+def test_typicality_is_that_of_the_textbook():
     labels = [0] * 9 + [1] * 4 + [2] * 2 + [4]  # 3 neighbours, 2, 1 and none
     features = torch.randn(16, D, generator=seeded(), dtype=torch.float64)
-    found = selectal_module._typicality(features, torch.tensor(labels))
+    found = typicality(features, torch.tensor(labels), 3, by_differences=True)
     assert found.tolist() == pytest.approx([typicality_of(i, features, labels, 3) for i in range(16)], abs=1e-12)
 
 
-def test_two_that_are_nearest_to_each_other_are_equally_typical_far_from_the_origin_too(monkeypatch):
-    monkeypatch.setattr(selectal_module, "NUM_NEIGHBOURS", 1)
+def test_two_that_are_nearest_to_each_other_are_equally_typical_far_from_the_origin_too():
     first = torch.randn(30, D, generator=seeded(), dtype=torch.float64) * 100 + 1e5
     second = first + torch.randn(30, D, generator=seeded(1), dtype=torch.float64)
-    found = selectal_module._typicality(torch.cat((first, second)), torch.zeros(60, dtype=torch.int64))
+    both, one_class = torch.cat((first, second)), torch.zeros(60, dtype=torch.int64)
+    found = typicality(both, one_class, 1, by_differences=True)
     assert torch.equal(found[:30], found[30:])
     assert found[:30].tolist() == pytest.approx((1 / (first - second).norm(dim=1)).tolist(), rel=1e-12)
 
@@ -309,16 +312,6 @@ def test_a_simulated_cycle_hides_a_random_half(make):
     assert cycle.cycle == 2
 
 
-def test_drawn_layers_are_the_same_in_both_dtypes():
-    floats = {name: tensor for name, tensor in vars(taken()).items() if torch.is_tensor(tensor) and name != "labels"}
-    in_float32 = taken(**{name: tensor.float() for name, tensor in floats.items()})
-    double, single = drawn_layer(taken(), seeded()), drawn_layer(in_float32, seeded())
-    assert single.weight.dtype == single.bias.dtype == torch.float32
-    assert torch.equal(single.weight, double.weight.float())
-    assert torch.equal(single.bias, double.bias.float())
-    assert double.weight.shape == (K, D)
-
-
 def made_up(h: int, a: int):
     """Features, logits and labels of hidden instances, and who chose which; nobody chose the last one."""
     draw = seeded(8)
@@ -462,7 +455,7 @@ def test_a_strategy_that_fails_in_the_simulated_cycle_is_named(add):
         return torch.arange(batch_size)
 
     add("needy", needs_a_large_pool)
-    with pytest.raises(RuntimeError, match=r"^strategy 'needy' failed in the simulated cycle: ValueError: too small"):
+    with pytest.raises(ValueError, match=r"^strategy 'needy' failed in the simulated cycle: too small"):
         autoal(taken(), B, seeded(), strategies=["margin", "needy"])
 
 

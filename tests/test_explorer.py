@@ -4,6 +4,7 @@ import base64
 import itertools
 import os
 import re
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import pytest
@@ -15,10 +16,9 @@ from dal_core import strategies
 from dal_core.strategies.shared.clustering import k_means
 from dal_core.strategies.uncertainty import margin_scores
 from dal_lab.companion.description import describe
-from dal_lab.companion.explorer import candidates, page, rounds, updates
-from dal_lab.companion.explorer import picks as picks
-from dal_lab.companion.explorer.maps import Ground
-from dal_lab.companion.explorer.page import Explorer, Frame, Page
+from dal_lab.companion.explorer import candidates, page, picks, rounds, updates
+from dal_lab.companion.explorer.maps import Plane
+from dal_lab.companion.explorer.page import Page
 from dal_lab.companion.explorer.reasons import REASONS, reason
 from dal_lab.companion.site.notebook_page import WIDGET
 from dal_lab.runs import progress
@@ -97,27 +97,25 @@ def test_reasons_are_of_registered_strategies():
 
 @pytest.mark.parametrize("name", ["margin", "typiclust", "bait", "falcun"])
 def test_a_figure_of_strategies_says_how_many_labels_there_were_and_how_good_the_head_is(name):
-    asked = experiment(name)
-    steps = walk(asked)
-    figure = picks.figure({name: (asked, steps), "random": (asked, steps)}, (0, 2))
-    ground = Ground.of("blobs")
-    expected = [f"{len(steps[cycle].labelled)} labels, {ground.accuracy(steps[cycle].head):.1f} %" for cycle in (0, 2)]
+    found = picks.views(experiment(name))
+    steps = [each.step for each in found]
+    figure = picks.figure({name: found, "random": found}, (0, 2))
+    plane = Plane.of("blobs")
+    expected = [f"{len(steps[cycle].labelled)} labels, {plane.accuracy(steps[cycle].head):.1f} %" for cycle in (0, 2)]
     assert [axes.get_title() for axes in figure.axes if axes.get_title()] == expected * 2
     rings = [each for axes in figure.axes[:2] for each in axes.collections if each.get_zorder() == 6]
     for each, cycle in zip(rings, (0, 2), strict=True):
-        assert each.get_offsets().tolist() == ground.places(steps[cycle].picked).tolist()
+        assert each.get_offsets().tolist() == plane.places(steps[cycle].picked).tolist()
     assert "picked now" in describe(figure)
     figure.canvas.draw()
 
 
 def test_the_summary_names_each_strategy_with_its_accuracy():
-    asked = experiment("margin")
-    steps = walk(asked)
-    text = picks.summary({"margin": (asked, steps)}, 1)
-    correct = Ground.of("blobs").accuracy(steps[-1].head)
-    assert text.startswith(
-        f"- **Margin** ({correct:.1f} % correct with {len(steps[-1].labelled)} labels). Margin takes"
-    )
+    found = picks.views(experiment("margin"))
+    last = found[-1].step
+    correct = Plane.of("blobs").accuracy(last.head)
+    text = picks.summary({"margin": found}, 1)
+    assert text.startswith(f"- **Margin** ({correct:.1f} % correct with {len(last.labelled)} labels). Margin takes")
 
 
 def test_accuracy_is_that_of_the_runs_rows():
@@ -125,17 +123,17 @@ def test_accuracy_is_that_of_the_runs_rows():
 
     asked = experiment("margin")
     measured = 100 * run(asked)["accuracy"].iloc[:-1]
-    assert [Ground.of("blobs").accuracy(step.head) for step in walk(asked)] == pytest.approx(measured.tolist())
+    assert [Plane.of("blobs").accuracy(step.head) for step in walk(asked)] == pytest.approx(measured.tolist())
 
 
 def test_data_that_are_not_in_the_plane_are_refused():
     with pytest.raises(ValueError, match="dataset 'digits' has 64 features; 2 were expected"):
-        Ground.of("digits")
+        Plane.of("digits")
 
 
 def test_updates_know_the_retrained_head_and_the_plain_batch():
     asked = experiment("margin", ONE_BY_ONE, cycles=2)
-    found = updates.updates(asked)
+    found = updates.views(asked)
     assert [each.number for each in found] == [0, 1, 2, 3] * 2
     for start in (0, 4):
         first = found[start]
@@ -145,62 +143,62 @@ def test_updates_know_the_retrained_head_and_the_plain_batch():
         assert first.at_once.equal(first.step.visible[plain])
         assert found[start + 3].batch.equal(torch.cat([each.step.picked for each in found[start : start + 4]]))
         assert not found[start + 3].retrained.weight.equal(first.retrained.weight)
-    figure = updates.figure({5.0: (asked, found), 7.0: (asked, found)}, (0, 3))
+    figure = updates.figure({5.0: found, 7.0: found}, (0, 3))
     assert len([axes for axes in figure.axes if axes.get_title()]) == 6
-    assert updates.summary({5.0: (asked, found)}, 3).startswith("- γ = 5: With 3 new labels of the batch")
+    assert updates.summary({5.0: found}, 3).startswith("- γ = 5: With 3 new labels of the batch")
     with pytest.raises(ValueError, match="update_every = 1 was expected"):
-        updates.updates(experiment("margin", {"update_every": 2}))
+        updates.views(experiment("margin", {"update_every": 2}))
 
 
 def test_candidates_are_those_that_the_run_judged():
     asked = experiment("boss", BOSS)
-    for choice in candidates.choices(asked):
+    for choice in candidates.views(asked):
         told = choice.step.told
         assert choice.batches[choice.bought].equal(choice.step.picked)
         assert choice.suppliers == told["strategies"]
         assert float(choice.losses[choice.bought]) == pytest.approx(100 * min(told["losses"]))
         assert float(choice.proposals.sum()) == choice.batches.numel()
-        assert f"{100 * told['loss_before']:.1f} % before" in candidates.reason(choice)
-    figure = candidates.figure(asked, candidates.choices(asked), (0, 2))
+        assert f"{100 * told['loss_before']:.1f} % before" in choice.reason
+    figure = candidates.figure(candidates.views(asked), (0, 2))
     assert len(figure.axes) == 4
     for wrong in (experiment("margin"), experiment("boss", BOSS | {"loss": "brier"})):
         with pytest.raises(ValueError, match="'boss' with the zero-one loss was expected"):
-            candidates.choices(wrong)
+            candidates.views(wrong)
 
 
 def test_rounds_shrink_to_what_the_batch_is_picked_from():
     asked = experiment("refine", REFINE, cycles=2)
-    found = rounds.cleanings(asked)
-    for cleaning in found:
+    found = rounds.views(asked)
+    for cleaning in found[:: len(found[0].pools) + 1]:
         sizes = [len(pool) for pool in cleaning.pools]
         assert sizes == [len(cleaning.step.visible), *cleaning.step.told["pool_sizes"]]
         for before, after in itertools.pairwise(cleaning.pools):
             assert torch.isin(after, before).all()
         assert torch.isin(cleaning.step.positions(), cleaning.pools[-1]).all()
-    figure = rounds.figure(asked, found, (0, 1), (0, 2))
+    figure = rounds.figure(found, (0, 1), (0, 2))
     assert [axes.get_title() for axes in figure.axes][:2] == [
         f"whole pool: {len(found[0].pools[0])} left", f"after round 2: {len(found[0].pools[2])} left"
     ]  # fmt: skip
-    assert "the pool shrinks from 60 to" in rounds.summary(asked, found)
+    assert "the pool shrinks from 60 to" in rounds.summary(found)
     with pytest.raises(ValueError, match="'refine' was expected"):
-        rounds.cleanings(experiment("margin"))
+        rounds.views(experiment("margin"))
 
 
 # The page
 
 
 ALL = {
-    "picks": lambda: picks.frames(experiment("bait", cycles=2)),
-    "random": lambda: picks.frames(experiment("random", cycles=1)),
-    "updates": lambda: updates.frames(experiment("badge", ONE_BY_ONE, cycles=1, batch_size=3)),
-    "candidates": lambda: candidates.frames(experiment("boss", BOSS, cycles=2)),
-    "rounds": lambda: rounds.frames(experiment("refine", REFINE, cycles=1)),
+    "picks": lambda: picks.views(experiment("bait", cycles=2)),
+    "random": lambda: picks.views(experiment("random", cycles=1)),
+    "updates": lambda: updates.views(experiment("badge", ONE_BY_ONE, cycles=1, batch_size=3)),
+    "candidates": lambda: candidates.views(experiment("boss", BOSS, cycles=2)),
+    "rounds": lambda: rounds.views(experiment("refine", REFINE, cycles=1)),
 }
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_state_is_drawn(name):
-    shown = Page(Explorer({"what": [name]}, lambda what: ALL[what]()))
+    shown = Page({"what": [name]}, lambda what: ALL[what]())
     seen = []
     for position in range(shown.slider.max + 1):
         shown.slider.value = position
@@ -221,8 +219,12 @@ class Drawings:
 
     def frames(self, strategy, data):
         self.computed.append((strategy, data))
-        return [Frame(f"{data}, step {i}", lambda i=i: self.draw(strategy, i), f"<{strategy}> & {i}")
-                for i in range(self.sizes[strategy])]  # fmt: skip
+        return [
+            SimpleNamespace(
+                where=f"{data}, step {i}", draw=lambda i=i: self.draw(strategy, i), reason=f"<{strategy}> & {i}"
+            )
+            for i in range(self.sizes[strategy])
+        ]
 
     def draw(self, strategy, i):
         self.drawn.append((strategy, i))
@@ -238,7 +240,7 @@ def drawings():
 
 @pytest.fixture
 def shown(drawings):
-    return Page(Explorer({"strategy": {"Strategy A": "a", "Strategy B": "b"}, "data": ["x", "y"]}, drawings.frames))
+    return Page({"strategy": {"Strategy A": "a", "Strategy B": "b"}, "data": ["x", "y"]}, drawings.frames)
 
 
 def test_the_slider_draws_another_state_and_what_was_drawn_is_kept(shown, drawings):
@@ -287,7 +289,7 @@ def test_the_page_is_shown_where_a_person_is(live, drawings, monkeypatch):
     monkeypatch.setattr(page, "notebook_is_live", lambda: live)
     displayed = []
     monkeypatch.setattr(page, "display", displayed.append)
-    page.show(Explorer({"strategy": ["a"], "data": ["x"]}, drawings.frames))
+    page.show({"strategy": ["a"], "data": ["x"]}, drawings.frames)
     assert len(displayed) == live
     assert bool(drawings.computed) == live  # and nothing is computed where nobody looks
 
@@ -308,9 +310,11 @@ def test_a_notebook_is_live_in_a_kernel_alone_and_not_in_a_batch(monkeypatch):
 
 
 CELL = """
+from types import SimpleNamespace
 import matplotlib.pyplot as plt
-from dal_lab.companion.explorer.page import Explorer, Frame, show
-show(Explorer({"strategy": ["a"]}, lambda strategy: [Frame("one", plt.figure, "because")]))
+from dal_lab.companion.explorer.page import show
+frame = SimpleNamespace(where="one", draw=plt.figure, reason="because")
+show({"strategy": ["a"]}, lambda strategy: [frame])
 """
 
 

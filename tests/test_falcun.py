@@ -1,7 +1,7 @@
-import numpy as np
 import pytest
 import torch
 
+from dal_core import textbook
 from dal_core.strategies.falcun import falcun_select
 from dal_core.strategies.uncertainty import margin_scores
 
@@ -16,24 +16,12 @@ def probabilities_of(seed=0, scale=2.0):
     return (scale * torch.randn(N, K, generator=seeded(seed), dtype=torch.float64)).softmax(dim=1)
 
 
-def textbook(probabilities, batch_size, generator, gamma):
-    uncertainty = margin_scores(probabilities).numpy()
-    diversity, picked, left = uncertainty.copy(), [], list(range(len(uncertainty)))
-    for u in torch.rand(batch_size, generator=generator, dtype=torch.float64).tolist():
-        weights = np.cumsum([(uncertainty[i] + diversity[i]) ** gamma for i in left])
-        picked.append(left.pop(int(np.searchsorted(weights, u * weights[-1]))))
-        for i in range(len(diversity)):
-            diversity[i] = min(diversity[i], float((probabilities[i] - probabilities[picked[-1]]).abs().sum()))
-        diversity = (diversity - diversity.min()) / (diversity.max() - diversity.min())
-    return picked
-
-
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 10.0])
 @pytest.mark.parametrize("seed", range(3))
 def test_picks_are_those_of_the_textbook_loop(seed, gamma):
     probabilities = probabilities_of(seed)
     picked = falcun_select(probabilities, 12, seeded(seed), gamma=gamma)
-    assert picked.tolist() == textbook(probabilities, 12, seeded(seed), gamma)
+    assert picked.tolist() == textbook.falcun_select(probabilities, 12, seeded(seed), gamma=gamma).tolist()
 
 
 def test_the_first_pick_is_drawn_in_proportion_to_its_relevance():
@@ -61,3 +49,5 @@ def test_faults_name_the_argument():
         falcun_select(probabilities_of(), 3, seeded(), gamma=-0.5)
     with pytest.raises(ValueError, match=f"batch_size is {N + 1}; 1 to {N}"):
         falcun_select(probabilities_of(), N + 1, seeded())
+    with pytest.raises(ValueError, match=r"probabilities has shape \(31, 1\); 2 or more classes were expected"):
+        falcun_select(probabilities_of()[:, :1], 3, seeded())

@@ -10,13 +10,12 @@ import pytest
 import torch
 
 from dal_core.experiment import Experiment
-from dal_lab.__main__ import main
+from dal_lab.companion.command_line import main
 from dal_lab.runs.grid import Grid
 from dal_lab.runs.study import run
 from dal_lab.sources import catalogue
-from dal_lab.sources.bank import save_bank
+from dal_lab.sources.bank import in_two, save_bank
 from dal_lab.sources.catalogue import load, read_features
-from dal_lab.sources.tables import in_two
 
 SMALL = {"cycles": 1, "batch_size": 2, "initial_size": 3, "subset_size": None, "options": {"epochs": 2}}
 SMALL_ARGUMENTS = [
@@ -48,7 +47,7 @@ def write(path, features=None, words=None):
         pd.DataFrame(features, columns=[f"f{i}" for i in range(5)]).assign(label=words).to_parquet(path)
     else:
         write(other := path.with_name("other.npz"), features, words)
-        read_features(other).save(path)
+        save_bank(read_features(other), path)
     return path
 
 
@@ -189,7 +188,7 @@ def test_key_and_provenance_know_content_and_name_but_not_the_place(tmp_path, mo
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     path = write(tmp_path / "a" / "my.npz")
-    read_features(path).save(tmp_path / "b" / "my.safetensors")
+    save_bank(read_features(path), tmp_path / "b" / "my.safetensors")
     shutil.copy(path, tmp_path / "b" / "other.npz")
     monkeypatch.chdir(tmp_path / "b")
 

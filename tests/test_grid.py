@@ -23,8 +23,9 @@ import dal_lab.runs.store
 from dal_core.experiment import Experiment
 from dal_core.strategies import registry
 from dal_lab.runs import engine
-from dal_lab.runs.grid import Grid, RunError, RunRefusedError, attempt, digest_of, groups
-from dal_lab.runs.plan import ERROR_LENGTH, Failure, duration_in_words, failure_summary
+from dal_lab.runs.failures import ERROR_LENGTH, Failure, RunError, RunRefusedError, error_of
+from dal_lab.runs.grid import Grid, attempt, digest_of, groups
+from dal_lab.runs.plan import duration_in_words
 from dal_lab.runs.progress import progress
 from dal_lab.studies.scaling import ScalingStudy
 from dal_lab.studies.updating import UpdateStudy
@@ -219,12 +220,12 @@ def test_a_summary_of_failures_names_a_few_of_many():
         return Failure.of("key", Experiment(strategy=strategy, seed=seed), error or KeyError("lost"))
 
     names = ["random", "margin", "badge", "bait", "typiclust", "refine", "least_confident"]
-    told = failure_summary([failure(name, seed) for name in names for seed in (1, 0)], 20, Path("results/failures"))
+    many = [failure(name, seed) for name in names for seed in (1, 0)]
+    told = str(error_of(many, 20, Path("results/failures")))
     assert told.startswith("14 of 20 runs failed: digits, random, seeds 0, 1; digits, margin, seeds 0, 1; ")
     assert told.endswith("digits, typiclust, seeds 0, 1; and 2 more: KeyError: 'lost' (tracebacks in results/failures)")
-    told = failure_summary(
-        [failure("random", 0), failure("random", 1, OSError("x" * 999))], 2, Path("there")
-    ).splitlines()
+    two = [failure("random", 0), failure("random", 1, OSError("x" * 999))]
+    told = str(error_of(two, 2, Path("there"))).splitlines()
     assert [len(told), len(told[2])] == [3, len("    digits, random, seed 1: ") + ERROR_LENGTH]
 
 

@@ -335,3 +335,24 @@ def test_labels_of_another_shape_are_refused(unchecked, shape, message, data):
     labels = torch.zeros(shape, dtype=torch.int64)
     with pytest.raises(ValueError, match=message):
         train_heads(initial("linear"), data[0], labels, index_sets(), brief("sgd"), seeded(HEADS))
+
+
+def test_new_layers_drawn_in_float64_are_the_same_in_both_dtypes():
+    double = Head.new_layer(torch.zeros(2, 5, dtype=torch.float64), 3, seeded(), torch.float64)
+    single = Head.new_layer(torch.zeros(2, 5), 3, seeded(), torch.float64)
+    assert single.weight.dtype == single.bias.dtype == torch.float32
+    assert torch.equal(single.weight, double.weight.float())
+    assert torch.equal(single.bias, double.bias.float())
+    assert double.weight.shape == (3, 5)
+    drawn_as_they_are = Head.new_layer(torch.zeros(2, 5), 3, seeded(), torch.float32)
+    assert torch.equal(drawn_as_they_are.weight, Head.initial("linear", 5, 3, seeded()).weight)
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_a_stack_is_made_of_its_heads(kind):
+    heads = [Head.initial(kind, 5, 3, seeded(seed)) for seed in range(4)]
+    stack = Head.stack(heads)
+    for i, head in enumerate(heads):
+        for name, part in vars(stack.unstacked(i)).items():
+            expected = getattr(head, name)
+            assert part is expected is None or torch.equal(part, expected), name

@@ -1,49 +1,24 @@
 import pytest
 import torch
-from samples import points, seeded, snapshot_of, unit_points
+from samples import points, seeded, snapshot_of, unit_points, work_in_blocks
 
-from dal_core import strategies
-from dal_core.strategies import herding
+from dal_core import strategies, textbook
+from dal_core.strategies import coreset, herding
 from dal_core.strategies.coreset import k_center_greedy
-from dal_core.strategies.herding import HERDING_FORMS, herding_select, nearest_pair_gamma
+from dal_core.strategies.herding import herding_select, nearest_pair_gamma
 from dal_core.strategies.shared import greedy
 from dal_core.strategies.shared.temperature import held_out_temperature
 from dal_core.strategies.uncertainty import margin_scores
 
-
-def textbook_herding(unlabelled, labelled, batch_size, gamma, uncertainty, form):
-    """Every gain anew in every step, from the formulas."""
-    kernel = torch.exp(-gamma * torch.cdist(unlabelled, unlabelled).square())
-    covered = torch.exp(-gamma * torch.cdist(unlabelled, labelled).square()).amax(dim=1)
-    picked = []
-    for _ in range(batch_size):
-        if form == "coverage":
-            gains = (uncertainty * (kernel - covered).clamp(min=0)).mean(dim=1)
-        else:
-            gains = uncertainty * (kernel - covered.unsqueeze(1)).clamp(min=0).mean(dim=1)
-        gains[picked] = -1
-        tied = gains >= gains.max() - 64 * torch.finfo(gains.dtype).eps * gains.max().abs()
-        picked.append(int(tied.nonzero()[0]))
-        covered = torch.maximum(covered, kernel[picked[-1]])
-    return picked
-
-
-def textbook(unlabelled, labelled, batch_size):
-    """Every distance anew in every step."""
-    centres, picked = list(labelled), []
-    for _ in range(batch_size):
-        nearest = [
-            -1.0 if i in picked else min(float((x - c).norm()) for c in centres) for i, x in enumerate(unlabelled)
-        ]
-        picked.append(nearest.index(max(nearest)))
-        centres.append(unlabelled[picked[-1]])
-    return picked
+FORMS = ("rowwise", "coverage")
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_picks_are_those_of_the_textbook_loop(seed):
     unlabelled, labelled = points(seed=seed)
-    assert k_center_greedy(unlabelled, labelled, 9).tolist() == textbook(unlabelled, labelled, 9)
+    assert (
+        k_center_greedy(unlabelled, labelled, 9).tolist() == textbook.k_center_greedy(unlabelled, labelled, 9).tolist()
+    )
 
 
 def test_core_set_golden(golden):
@@ -54,7 +29,7 @@ def test_core_set_golden(golden):
 def test_block_size_makes_no_difference(monkeypatch):
     unlabelled, labelled = points()
     whole = k_center_greedy(unlabelled, labelled, 9)
-    monkeypatch.setattr(herding, "BLOCK_BYTES", 100)
+    work_in_blocks(monkeypatch, coreset, 100)
     assert k_center_greedy(unlabelled, labelled, 9).tolist() == whole.tolist()
 
 
@@ -83,7 +58,7 @@ def test_identical_instances_are_picked_in_order():
 
 def test_faults_name_the_argument():
     unlabelled, labelled = points()
-    with pytest.raises(ValueError, match="features_l is empty; k_center_greedy needs at least one labelled instance"):
+    with pytest.raises(ValueError, match=r"features_l has shape \(0, 5\); 1 or more labelled instances were expected"):
         k_center_greedy(unlabelled, labelled[:0], 3)
     with pytest.raises(ValueError, match="batch_size is 24; 1 to 23"):
         k_center_greedy(unlabelled, labelled, 24)
@@ -98,18 +73,19 @@ def uncertainties(n=23):
     return torch.rand(n, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("form", HERDING_FORMS)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 20.0])
 @pytest.mark.parametrize("seed", range(3))
 def test_herding_picks_are_those_of_the_full_evaluation(form, gamma, seed, monkeypatch):
     monkeypatch.setattr(greedy, "CHECKED_AT_ONCE", 2)
     unlabelled, labelled = unit_points(seed=seed)
-    expected = textbook_herding(unlabelled, labelled, 9, gamma, uncertainties(), form)
-    picked = herding_select(unlabelled, labelled, 9, gamma=gamma, uncertainty=uncertainties(), form=form)
-    assert picked.tolist() == expected
+    arguments = (unlabelled, labelled, 9)
+    options = {"gamma": gamma, "uncertainty": uncertainties(), "form": form}
+    expected = textbook.herding_select(*arguments, **options)
+    assert herding_select(*arguments, **options).tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("form", HERDING_FORMS)
+@pytest.mark.parametrize("form", FORMS)
 def test_herding_golden(golden, form):
     unlabelled, labelled = (
         torch.nn.functional.normalize(golden[f"x_{name}"], dim=1) for name in ("unlabeled", "labeled")
@@ -123,16 +99,16 @@ def test_herding_golden(golden, form):
     assert picked.tolist() == golden[f"uncertainty_herding/selected_{form}"].tolist()
 
 
-@pytest.mark.parametrize("form", HERDING_FORMS)
+@pytest.mark.parametrize("form", FORMS)
 def test_herding_does_not_depend_on_block_sizes(form, monkeypatch):
     unlabelled, labelled = unit_points()
     whole = herding_select(unlabelled, labelled, 9, gamma=1.0, form=form)
-    monkeypatch.setattr(herding, "BLOCK_BYTES", 400)
+    work_in_blocks(monkeypatch, herding, 400)
     monkeypatch.setattr(greedy, "CHECKED_AT_ONCE", 1)
     assert herding_select(unlabelled, labelled, 9, gamma=1.0, form=form).tolist() == whole.tolist()
 
 
-@pytest.mark.parametrize("form", HERDING_FORMS)
+@pytest.mark.parametrize("form", FORMS)
 def test_herding_starts_without_labels_and_ends_with_the_pool(form):
     unlabelled, labelled = unit_points()
     picked = herding_select(unlabelled, labelled[:0], 23, gamma=1.0, form=form)
@@ -141,22 +117,15 @@ def test_herding_starts_without_labels_and_ends_with_the_pool(form):
 
 def test_without_uncertainty_nothing_is_gained_and_the_order_is_that_of_the_pool():
     unlabelled, labelled = unit_points()
-    for form in HERDING_FORMS:
+    for form in FORMS:
         nothing = torch.zeros(23, dtype=torch.float64)
-        assert herding_select(unlabelled, labelled, 5, gamma=1.0, uncertainty=nothing, form=form).tolist() == [
-            0,
-            1,
-            2,
-            3,
-            4,
-        ]
+        picked = herding_select(unlabelled, labelled, 5, gamma=1.0, uncertainty=nothing, form=form)
+        assert picked.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_herding_forms_differ():
     unlabelled, labelled = unit_points()
-    rowwise, covering = (
-        herding_select(unlabelled, labelled, 9, gamma=1.0, form=form).tolist() for form in HERDING_FORMS
-    )
+    rowwise, covering = (herding_select(unlabelled, labelled, 9, gamma=1.0, form=form).tolist() for form in FORMS)
     assert rowwise != covering
 
 
@@ -185,7 +154,7 @@ def test_gamma_comes_from_the_nearest_pair(golden):
 @pytest.mark.parametrize("block_bytes", [1, 2**26])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gamma_leaves_duplicates_out(dtype, block_bytes, monkeypatch):
-    monkeypatch.setattr(herding, "BLOCK_BYTES", block_bytes)
+    work_in_blocks(monkeypatch, herding, block_bytes)
     labelled = points(dtype=dtype)[1]
     unit = torch.nn.functional.normalize(labelled, dim=1)
     nearest = min(float((unit[i] - unit[j]).norm()) for i in range(4) for j in range(i))
@@ -199,15 +168,16 @@ def test_gamma_is_1_without_two_distinct_labelled_instances():
         assert nearest_pair_gamma(few) == 1.0
 
 
-@pytest.mark.parametrize("form", HERDING_FORMS)
+@pytest.mark.parametrize("form", FORMS)
 def test_unc_herding_weighs_herding_with_the_calibrated_margin(form):
     taken = snapshot_of()
     temperature, gamma = held_out_temperature(taken, seeded(3)), nearest_pair_gamma(taken.labelled_features)
     unit = torch.nn.functional.normalize
     unlabelled, labelled = unit(taken.features, dim=1), unit(taken.labelled_features, dim=1)
     uncertainty = margin_scores((taken.logits / temperature).softmax(dim=1))
-    expected = textbook_herding(unlabelled, labelled, 9, gamma, uncertainty, form)
-    assert strategies.get("unc_herding", {"form": form})(taken, 9, seeded(3)).tolist() == expected
+    options = {"gamma": gamma, "uncertainty": uncertainty, "form": form}
+    expected = textbook.herding_select(unlabelled, labelled, 9, **options)
+    assert strategies.get("unc_herding", {"form": form})(taken, 9, seeded(3)).tolist() == expected.tolist()
 
 
 def test_unc_herding_takes_a_temperature_and_a_gamma():
@@ -218,6 +188,3 @@ def test_unc_herding_takes_a_temperature_and_a_gamma():
     assert strategies.get("unc_herding", options)(taken, 9, seeded(4)).tolist() == own.tolist()
     assert strategies.get("unc_herding", options | {"gamma": 0.1})(taken, 9, seeded(3)).tolist() != own.tolist()
     assert strategies.get("unc_herding", options | {"temperature": 19.0})(taken, 9, seeded()).tolist() != own.tolist()
-
-
-# --- TypiClust

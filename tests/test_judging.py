@@ -2,16 +2,17 @@
 
 import dataclasses
 import itertools
+from typing import get_args
 
 import pytest
 import torch
 
-from benchmarks import textbook
+from dal_core import textbook
 from dal_core.laplace import covariance_matrix, precision_matrix, second_order_update
 from dal_core.models.heads import Head
 from dal_core.models.training import Training
 from dal_core.oracles import judging
-from dal_core.oracles.judging import LOOK_AHEADS, LOSSES, PERFORMANCES, RETRAININGS, Judgement, best_of, judge
+from dal_core.oracles.judging import Judgement, LookAhead, Loss, PerformanceOn, Retraining, best_of, judge
 from dal_core.randomness import integer_seed
 from dal_core.snapshot import LabelledSet, OracleSnapshot
 from tests.samples import seeded
@@ -21,6 +22,7 @@ N_TEST, N_VALIDATION, DRAWS = 17, 19, 8
 # Minibatches and a decay that matter, and a remainder that is left out.
 TRAINING = Training("sgd", learning_rate=0.1, weight_decay=0.05, batch_size=5, epochs=200, drop_last=True)
 GAMMA, PRIOR = 2.0, 0.5
+LOSSES, LOOK_AHEADS, RETRAININGS, PERFORMANCES = map(get_args, (Loss, LookAhead, Retraining, PerformanceOn))
 
 
 def snapshot(**changes) -> OracleSnapshot:
@@ -67,25 +69,6 @@ def judgement_of(**changes) -> Judgement:
 # --- one after another
 
 
-def textbook_losses(logits: torch.Tensor, labels: torch.Tensor | None, loss: str) -> float:
-    """The mean over instances; where there are no labels, over the classes too, as probable as the head has them."""
-    total = 0.0
-    for i, probabilities in enumerate(logits.softmax(dim=1)):
-
-        def of_class(true: int, probabilities: torch.Tensor = probabilities) -> float:
-            if loss == "zero_one":
-                return float(probabilities.argmax() != true)
-            if loss == "cross_entropy":
-                return -float(probabilities[true].log())
-            return sum((float(p) - float(c == true)) ** 2 for c, p in enumerate(probabilities))
-
-        if labels is None:
-            total += sum(float(p) * of_class(c) for c, p in enumerate(probabilities))
-        else:
-            total += of_class(int(labels[i]))
-    return total / len(logits)
-
-
 def one_at_a_time(taken: OracleSnapshot, candidates: torch.Tensor, judgement: Judgement, generator: torch.Generator):
     """For each candidate and each assumption about its labels a head of its own.  [t]"""
     if judgement.look_ahead == "true":
@@ -106,17 +89,11 @@ def one_at_a_time(taken: OracleSnapshot, candidates: torch.Tensor, judgement: Ju
     for batch, hypotheses in zip(candidates, assumed, strict=True):
         found = []
         for told in hypotheses:
-            weight, bias = updated(taken, batch, told) if seed is None else retrained(taken, batch, told, seed)
-            found.append(textbook_losses(features @ weight.T + bias, labels, judgement.loss))
+            update = seed is None
+            weight, bias = updated(taken, batch, told) if update else textbook.retrain(taken, batch, 6, seed, told)
+            found.append(textbook.mean_loss(features @ weight.T + bias, labels, judgement.loss))
         losses.append(sum(found) / len(found))
     return torch.tensor(losses, dtype=torch.float64)
-
-
-def retrained(taken: OracleSnapshot, batch: torch.Tensor, told: torch.Tensor, seed: int):
-    labels = torch.cat((taken.labels, told))
-    sampler = textbook.SameShuffle(labels, seeded(seed))
-    features = torch.cat((taken.labelled_features, taken.features[batch]))
-    return textbook.train_head(taken.initial, features, labels, dataclasses.replace(TRAINING, epochs=6), sampler)
 
 
 def updated(taken: OracleSnapshot, batch: torch.Tensor, told: torch.Tensor):
@@ -270,7 +247,7 @@ def test_a_head_with_a_hidden_layer_is_retrained_as_a_whole(loss, performance_on
         on_test = performance_on == "test"
         with torch.no_grad():
             logits = model(taken.test.inputs if on_test else taken.inputs)
-        expected.append(textbook_losses(logits, taken.test.labels if on_test else None, loss))
+        expected.append(textbook.mean_loss(logits, taken.test.labels if on_test else None, loss))
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), atol=1e-10, rtol=0)
 
 
@@ -304,14 +281,14 @@ def test_the_current_loss_is_that_of_the_head_as_it_is(loss, performance_on):
     taken = snapshot()
     judged = getattr(taken, performance_on, None)
     logits = taken.logits if judged is None else judged.features @ taken.weight.T + taken.bias
-    expected = textbook_losses(logits, None if judged is None else judged.labels, loss)
+    expected = textbook.mean_loss(logits, None if judged is None else judged.labels, loss)
     found = judging.current_loss(taken, judgement_of(loss=loss, performance_on=performance_on))
     assert found == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_current_loss_of_a_head_with_a_hidden_layer():
     taken = mlp_snapshot()
-    expected = textbook_losses(taken.test.features @ taken.weight.T, taken.test.labels, "brier")
+    expected = textbook.mean_loss(taken.test.features @ taken.weight.T, taken.test.labels, "brier")
     assert judging.current_loss(taken, judgement_of(loss="brier")) == pytest.approx(expected, abs=1e-12)
 
 
@@ -335,6 +312,22 @@ def test_ties_go_to_each_of_the_smallest_and_to_no_other(generator):
 def test_the_smallest_wins_by_the_last_digit(generator):
     losses = torch.tensor([0.5, 0.5 - 1e-7, 0.5], dtype=torch.float32)
     assert {best_of(losses, generator) for _ in range(50)} == {1}
+
+
+def test_heads_that_diverge_are_worth_nothing_and_stop_nobody(generator):
+    wild = dataclasses.replace(TRAINING, learning_rate=1e30)
+    losses = judge(snapshot(training=wild), candidate_batches(), judgement_of(loss="cross_entropy"), generator)
+    assert losses.isnan().all()
+    losses[3] = 1e9
+    assert best_of(losses, generator) == 3
+
+
+def test_a_head_that_tracks_gradients_is_trained_from_its_values():
+    taken, judgement = snapshot(), judgement_of(loss="brier")
+    tracking = Head(*(part.clone().requires_grad_() for part in (taken.initial.weight, taken.initial.bias)))
+    found = judge(dataclasses.replace(taken, initial=tracking), candidate_batches(), judgement, seeded())
+    assert not found.requires_grad
+    assert torch.equal(found, judge(taken, candidate_batches(), judgement, seeded()))
 
 
 # --- what is looked at

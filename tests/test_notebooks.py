@@ -15,8 +15,8 @@ import nbformat
 import pytest
 import torch
 
-from dal_lab.__main__ import main
 from dal_lab.companion.artefacts import check_manifest
+from dal_lab.companion.command_line import main
 from dal_lab.companion.notebooks import (
     LocalKernelManager,
     Notebook,

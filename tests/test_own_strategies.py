@@ -69,6 +69,7 @@ ORACLE = """
 @pytest.fixture
 def scratch(monkeypatch):
     """A registry to add to."""
+    registry.names()  # or what is imported later would be forgotten with what the test adds
     monkeypatch.setattr(registry, "_STRATEGIES", dict(registry._STRATEGIES))
 
 
@@ -128,6 +129,115 @@ def test_a_strategy_that_changes_is_computed_anew(tmp_path, scratch):
     assert len(list((tmp_path / "results").glob("*.parquet"))) == 4
 
 
+@pytest.mark.parametrize("name", ["sgd", "linear", "digits", "cpu", "epochs"])
+def test_a_strategy_that_is_called_like_a_setting_is_no_part_of_other_runs(tmp_path, scratch, name):
+    store, study = Grid(tmp_path).store, Experiment(**SMALL)
+    before = store.key(study, "data")
+    strategies.register(name)(lambda snapshot, batch_size, generator: torch.arange(batch_size))
+    assert store.key(study, "data") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mine", {}), ("refine", {"strategies": ["mine", "margin"]}), ("refine", {"final_strategy": "mine"}),
+        ("boss", {"strategies": ["mine"]}), ("both", {}), ("outer", {"strategies": ["both"]}),
+    ],
+)  # fmt: skip
+def test_strategies_that_a_run_uses_count_with_their_source_and_no_others(tmp_path, scratch, name, options):
+    def mine(snapshot, batch_size, generator):
+        return torch.arange(batch_size)
+
+    def both(snapshot, batch_size, generator, *, strategies=("mine", "both")):
+        return torch.arange(batch_size)
+
+    def outer(snapshot, batch_size, generator, *, strategies=("margin",)):
+        return torch.arange(batch_size)
+
+    for each in (mine, both, outer):
+        registry.adopt(each.__name__, each, "first")
+    registry.adopt("other", outer, "first")
+    store = Grid(tmp_path).store
+    study = Experiment(strategy=name, allow_oracle=True, **SMALL | {"options": options})
+    before = store.key(study, "data")
+    registry.adopt("other", outer, "second")
+    assert store.key(study, "data") == before
+    registry.adopt("mine", mine, "second")
+    assert store.key(study, "data") != before
+
+
+CALLED = """
+    import dataclasses
+    import functools
+    import torch
+    from dal_core.experiment import Experiment
+    from dal_core.strategies import register
+    from dal_lab.runs.grid import Grid
+
+    @dataclasses.dataclass
+    class Sorted:
+        descending: bool = False
+
+        def __call__(self, snapshot, batch_size, generator):
+            return torch.argsort(snapshot.features.norm(dim=1), stable=True, descending=self.descending)[:batch_size]
+
+    def ordered(snapshot, batch_size, generator, *, descending=False):
+        return Sorted(descending)(snapshot, batch_size, generator)
+
+    SMALL = {"cycles": 2, "batch_size": 3, "subset_size": 50, "device": "cpu", "options": {"epochs": 2}}
+    picks, keys = [], set()
+    for descending in (False, True):
+        register("object")(Sorted(descending))
+        register("partial")(functools.partial(ordered, descending=descending))
+        for jobs in (2, 1):
+            experiments = [Experiment(strategy=name, **SMALL) for name in ("object", "partial")]
+            rows = Grid(f"results {jobs}", jobs=jobs).rows(experiments)
+            first, second = (group["acquired"].map(list).tolist() for _, group in rows.groupby("strategy"))
+            assert first == second
+            picks.append(first)
+            keys |= set(rows["run"])
+    assert picks[0] == picks[1] != picks[2] == picks[3]
+    assert len(keys) == 4
+    print("well")
+"""
+
+
+def test_objects_and_partials_run_like_functions_and_count_with_what_they_hold(tmp_path, root):
+    (tmp_path / "mine.py").write_text(textwrap.dedent(CALLED))
+    execute(tmp_path / "mine.py", tmp_path, root)
+
+
+TYPED = """
+    from __future__ import annotations
+    from typing import TYPE_CHECKING
+    from dal_core.strategies import register
+    if TYPE_CHECKING:
+        import torch
+        from dal_core.snapshot import OracleSnapshot, Snapshot
+
+    @register("typed")
+    def typed(snapshot: Snapshot, batch_size: int, generator: torch.Generator) -> torch.Tensor:
+        return snapshot.features.norm(dim=1).argsort(stable=True)[:batch_size]
+
+    @register("typed_oracle")
+    def typed_oracle(snapshot: OracleSnapshot, batch_size: int, generator: torch.Generator) -> torch.Tensor:
+        return snapshot.hidden_labels.argsort(stable=True)[:batch_size]
+"""
+
+
+def test_types_that_only_checkers_import_are_understood_in_processes_too(tmp_path, monkeypatch, scratch):
+    (tmp_path / "typed_strategies.py").write_text(textwrap.dedent(TYPED))
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("typed_strategies")
+    assert registry.needs_oracle("typed_oracle")
+    assert not registry.needs_oracle("typed")
+    names = ("typed", "typed_oracle")
+    experiments = [Experiment(strategy=name, allow_oracle=True, **SMALL) for name in names]
+    rows = Grid(tmp_path / "2", jobs=2).rows(experiments)
+    expected = Grid(tmp_path / "1", jobs=1).rows(experiments)
+    assert rows["acquired"].map(list).tolist() == expected["acquired"].map(list).tolist()
+
+
 def test_only_the_functions_of_a_notebook_or_script_can_be_defined_again(scratch):
     def one():
         def mine(snapshot, batch_size, generator):
@@ -144,7 +254,7 @@ def test_only_the_functions_of_a_notebook_or_script_can_be_defined_again(scratch
     other.__qualname__ = "other"
     strategies.register("again")(first)
     strategies.register("again")(second)
-    assert strategies.get("again").func is second
+    assert strategies.get("again") is second
     with pytest.raises(ValueError, match="strategy 'again' is registered already, by __main__"):
         strategies.register("again")(other)
 
@@ -187,7 +297,7 @@ def test_the_process_that_registered_a_strategy_keeps_its_own(scratch):
         return torch.arange(batch_size)
 
     own_strategies({"mine"}).register()
-    assert strategies.get("mine").func is mine
+    assert strategies.get("mine") is mine
 
 
 def test_an_ensemble_of_own_strategies_reaches_workers(tmp_path, scratch):

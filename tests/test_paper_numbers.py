@@ -7,7 +7,7 @@ import pytest
 from dal_core.strategies import names
 from dal_lab.companion.paper_numbers import SOURCES, bank_names, cell_by_cell, published
 from dal_lab.companion.statistics import mean_over_seeds
-from dal_lab.sources.catalogue import SOURCES as DATASETS
+from dal_lab.sources.catalogue import data_sets
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -16,12 +16,12 @@ def test_published_tables_can_be_read(name):
 
 
 def test_unknown_tables_are_refused():
-    with pytest.raises(ValueError, match="name is 'bos'; it has to be one of 'laplace_updates'"):
+    with pytest.raises(ValueError, match="name is 'bos'; it has to be one of 'boss_ablations'"):
         published("bos")
 
 
 def test_published_data_sets_and_strategies_are_known_by_name():
-    known = {f"{name} (dinov2)" for name in DATASETS}
+    known = {f"{name} (dinov2)" for name in data_sets()}
     assert set(bank_names(published("boss_dinov2")["data"])) <= known
     assert set(bank_names(published("boss_ablations")["data"])) <= known
     assert set(published("boss_dinov2")["strategy"]) <= set(names())

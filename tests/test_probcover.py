@@ -1,32 +1,19 @@
 import pytest
 import torch
-from samples import seeded, snapshot_of, unit_points
+from samples import seeded, snapshot_of, unit_points, work_in_blocks
 
-from dal_core import strategies
+from dal_core import strategies, textbook
 from dal_core.strategies import probcover
 from dal_core.strategies.probcover import probcover_select, pure_radius
 from dal_core.strategies.shared.clustering import k_means
 
 
-def textbook_probcover(unlabelled, labelled, radius):
-    """Counts anew in every step, until all is covered."""
-    near = torch.cdist(unlabelled, unlabelled) <= radius
-    covered = (torch.cdist(unlabelled, labelled) <= radius).any(dim=1)
-    picked = []
-    while not covered.all():
-        counts = (near & ~covered).sum(dim=1)
-        counts[picked] = -1
-        picked.append(int(counts.argmax()))
-        covered |= near[picked[-1]]
-    return picked
-
-
 @pytest.mark.parametrize("block_bytes", [1, 2**26])
 @pytest.mark.parametrize("radius", [0.5, 0.7, 1.0])
 def test_probcover_picks_are_those_of_the_textbook_loop(radius, block_bytes, monkeypatch):
-    monkeypatch.setattr(probcover, "BLOCK_BYTES", block_bytes)
+    work_in_blocks(monkeypatch, probcover, block_bytes)
     unlabelled, labelled = unit_points()
-    expected = textbook_probcover(unlabelled, labelled, radius)
+    expected = textbook.probcover_select(unlabelled, labelled, 23, radius=radius).tolist()
     assert 0 < len(expected) < 23
     picked = probcover_select(unlabelled, labelled, len(expected), seeded(), radius=radius)
     assert picked.tolist() == expected
@@ -38,7 +25,7 @@ def test_probcover_draws_what_is_left_where_all_is_covered():
     assert all(len(set(batch)) == 5 for batch in picks)
     assert picks[0] != picks[1] != picks[2]
     whole = probcover_select(unlabelled, labelled, 23, seeded(), radius=0.6)
-    expected = textbook_probcover(unlabelled, labelled, 0.6)
+    expected = textbook.probcover_select(unlabelled, labelled, 23, radius=0.6).tolist()
     assert whole[: len(expected)].tolist() == expected
     assert sorted(whole.tolist()) == list(range(23))
 
@@ -46,7 +33,7 @@ def test_probcover_draws_what_is_left_where_all_is_covered():
 @pytest.mark.parametrize("block_bytes", [1, 2**26])
 @pytest.mark.parametrize("purity", [0.5, 0.8, 0.95, 1.0])
 def test_pure_radius_is_the_largest_that_leaves_enough_balls_pure(purity, block_bytes, monkeypatch):
-    monkeypatch.setattr(probcover, "BLOCK_BYTES", block_bytes)
+    work_in_blocks(monkeypatch, probcover, block_bytes)
     features, assignment = unit_points()[0], torch.arange(23) % 3
     distances = torch.cdist(features, features)
 

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from benchmarks import textbook
-from dal_core import strategies
+from dal_core import strategies, textbook
 from dal_core.models.training import Training
 from dal_core.oracles import sas as module
+from dal_core.oracles.judging import retraining
 from dal_core.oracles.sas import _Curve, _exchanged, _exchanges, sas
 from dal_core.randomness import integer_seed
 from dal_core.snapshot import LabelledSet, OracleSnapshot
@@ -30,51 +30,19 @@ def planned(taken: OracleSnapshot, seed: int = 0, batch_size: int = B, **options
     return strategies.query(functools.partial(sas, **(BRIEF | options)), taken, batch_size, seeded(seed)).tolist()
 
 
-def textbook_curve(
-    taken: OracleSnapshot, order: list[int], seed: int, acquisition_size: int = A, performance_on: str = "test"
-) -> list[float]:
-    """Accuracy after each acquisition, each from a head of its own; what counts is what is bought by then, as a set."""
-    judged, accuracies = getattr(taken, performance_on), []
-    for end in [*range(acquisition_size, len(order), acquisition_size), len(order)]:
-        bought = sorted(order[:end])
-        labels = torch.cat((taken.labels, taken.hidden_labels[bought]))
-        features = torch.cat((taken.labelled_features, taken.features[bought]))
-        sampler = textbook.SameShuffle(labels, seeded(seed))
-        weight, bias = textbook.train_head(taken.initial, features, labels, TRAINING, sampler)
-        misses = (judged.features @ weight.T + bias).argmax(dim=1) != judged.labels
-        accuracies.append(1 - misses.double().mean().item())
-    return accuracies
-
-
 def textbook_sas(taken: OracleSnapshot, generator: torch.Generator, performance_on: str = "test"):
-    """One proposal after another, and the whole curve anew for each: the plan, the record, and the quality by step."""
-    seed = integer_seed(generator)
-    order = torch.randperm(N, generator=generator).tolist()
+    """The plan, the record, and the quality step by step, from the same draws."""
+    seed, order = integer_seed(generator), torch.randperm(N, generator=generator).tolist()
     steps, count = BRIEF["steps"], BRIEF["steps"] + BRIEF["greedy_steps"]
     exchanges = _exchanges(N, B, A, count, generator).tolist()
     chances = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
 
     def quality_of(order: list[int]) -> float:
-        # By torch, because a difference in the last digit decides between equal curves.
-        return (
-            torch.tensor(textbook_curve(taken, order[:B], seed, performance_on=performance_on), dtype=torch.float64)
-            .mean()
-            .item()
-        )
+        return textbook.mean_accuracy(taken, order[:B], seed, A, EPOCHS, performance_on)
 
-    quality = quality_of(order)
-    best, best_order, kept, course = quality, order, 0, [quality]
-    for t, ((i, j), chance) in enumerate(zip(exchanges, chances, strict=True), 1):
-        other = order.copy()
-        other[i], other[j] = order[j], order[i]
-        new = quality_of(other)
-        factor = BRIEF["annealing_factor"]
-        if new > quality or (t <= steps and chance < math.exp(factor * t * (new - quality))):
-            order, quality, kept = other, new, kept + 1
-        if quality > best:
-            best, best_order = quality, order
-        course.append(quality)
-    return best_order[:B], {"first_accuracy": course[0], "best_accuracy": best, "kept": kept}, course
+    best, qualities, kept = textbook.sas(quality_of, order, exchanges, chances, steps, BRIEF["annealing_factor"])
+    record = {"first_accuracy": qualities[0], "best_accuracy": max(qualities), "kept": kept}
+    return best[:B], record, qualities
 
 
 def test_options_and_what_it_asks_for():
@@ -143,8 +111,8 @@ def test_the_best_order_seen_is_returned_even_if_the_search_went_on_to_a_worse_o
     record: dict = {}
     plan = planned(taken, 5, steps=80, greedy_steps=0, annealing_factor=1e-9, record=record)
     assert record["kept"] > 70
-    accuracies = textbook_curve(taken, plan, seed)
-    assert sum(accuracies) / len(accuracies) == pytest.approx(record["best_accuracy"], abs=1e-12)
+    accuracy = textbook.mean_accuracy(taken, plan, seed, A, EPOCHS)
+    assert accuracy == pytest.approx(record["best_accuracy"], abs=1e-12)
     assert record["best_accuracy"] > record["first_accuracy"]
 
 
@@ -165,9 +133,14 @@ def test_the_record_changes_nothing():
 # --- the curve
 
 
+def curve_of(taken: OracleSnapshot, acquisition_size: int = A) -> _Curve:
+    trained = retraining(taken, EPOCHS, seeded())
+    return _Curve(B, acquisition_size, taken.test.features, taken.test.labels, lambda sets: trained(sets, seeds=1))
+
+
 def test_the_order_within_what_is_bought_makes_no_difference():
     """Otherwise accuracies that an exchange does not affect would not be those of the new order."""
-    curve = _Curve(snapshot(), B, A, EPOCHS, "test", seeded(1))
+    curve = curve_of(snapshot())
     orders = torch.stack([torch.randperm(N, generator=seeded(seed)) for seed in range(6)])
     shuffled = orders.clone()
     shuffled[:, :4], shuffled[:, 4:8] = orders[:, :4].flip(1), orders[:, 4:8].roll(1, dims=1)
@@ -178,20 +151,16 @@ def test_the_order_within_what_is_bought_makes_no_difference():
 @pytest.mark.parametrize("acquisition_size", [1, 3, 4, B, 20])
 def test_accuracies_after_each_acquisition_equal_heads_trained_one_by_one(acquisition_size):
     taken = snapshot()
-    curve = _Curve(taken, B, acquisition_size, EPOCHS, "test", seeded(1))
+    curve = curve_of(taken, acquisition_size)
     orders = torch.stack([torch.randperm(N, generator=seeded(seed)) for seed in range(4)])
     wanted = torch.ones(4, math.ceil(B / acquisition_size), dtype=torch.bool)
-    expected = [textbook_curve(taken, order[:B].tolist(), curve.seed, acquisition_size) for order in orders]
-    torch.testing.assert_close(
-        curve.of(orders, wanted).double() / len(curve.features),
-        torch.tensor(expected, dtype=torch.float64),
-        atol=1e-12,
-        rtol=0,
-    )
+    expected = [textbook.mean_accuracy(taken, order[:B].tolist(), 1, acquisition_size, EPOCHS) for order in orders]
+    found = curve.mean_accuracy(curve.of(orders, wanted))
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
 def test_accuracies_are_computed_where_they_are_wanted():
-    curve = _Curve(snapshot(), B, A, EPOCHS, "test", seeded(1))
+    curve = curve_of(snapshot())
     orders = torch.stack([torch.randperm(N, generator=seeded(seed)) for seed in range(4)])
     whole = curve.of(orders, torch.ones(4, 3, dtype=torch.bool))
     wanted = torch.rand(4, 3, generator=seeded(2)) < 0.7
@@ -201,7 +170,7 @@ def test_accuracies_are_computed_where_they_are_wanted():
 
 def test_what_an_exchange_affects_is_what_it_can_change():
     """What is bought by the end of an acquisition, as a set, differs exactly where it is said to."""
-    curve = _Curve(snapshot(), B, A, EPOCHS, "test", seeded())
+    curve = curve_of(snapshot())
     pairs = torch.tensor([(i, j) for i in range(N) for j in range(N) if i != j])
     order = torch.randperm(N, generator=seeded(1))
     affected = curve.affected(pairs)

@@ -1,4 +1,4 @@
-"""Where data come from: small files in each origin's own format, read through the real libraries, without a network."""
+"""Where data come from: small files in each source's own format, read through the real libraries, without a network."""
 
 import dataclasses
 import io
@@ -16,13 +16,13 @@ from PIL import Image
 from scipy.io import wavfile
 from sklearn.utils import Bunch
 
-from dal_lab.sources import catalogue, open_ml
-from dal_lab.sources.catalogue import SOURCES, load
+from dal_lab.sources import catalogue, scikit_learn
+from dal_lab.sources.catalogue import data_sets, load
 from dal_lab.sources.extraction import Extraction
 from dal_lab.sources.hub import HuggingFace, picture, sound
-from dal_lab.sources.images import TorchVision, ZippedFolders
-from dal_lab.sources.open_ml import OpenML
+from dal_lab.sources.images import ImageFolder, TorchVision
 from dal_lab.sources.raw import DatasetUnavailableError, Places
+from dal_lab.sources.scikit_learn import OpenML
 
 torchvision_datasets = pytest.importorskip("torchvision.datasets")
 DRAW = np.random.default_rng(0)
@@ -67,8 +67,8 @@ def test_fashion_mnist_in_its_own_format(places):
     for part in images:
         write_idx(raw / f"{part}-images-idx3-ubyte", images[part])
         write_idx(raw / f"{part}-labels-idx1-ubyte", np.array(labels[part], dtype=np.uint8))
-    (origin,) = SOURCES["fashion_mnist"].origins
-    data = origin.read("fashion_mnist", places)
+    (source,) = data_sets()["fashion_mnist"].sources
+    data = source.read("fashion_mnist", places)
     assert data.kind == "image"
     assert data.class_names[:2] == ("T-shirt/top", "Trouser")
     assert len(data.class_names) == 10
@@ -95,8 +95,8 @@ def write_textures(root, classes=("dots", "lines")):
 
 def test_dtd_joins_the_train_and_the_validation_split(places):
     write_textures(places.folder)
-    (origin,) = SOURCES["dtd"].origins
-    data = origin.read("dtd", places)
+    (source,) = data_sets()["dtd"].sources
+    data = source.read("dtd", places)
     assert data.class_names == ("dots", "lines")
     assert data.train.labels.tolist() == [0, 0, 1, 1, 0, 1]
     assert data.test.labels.tolist() == [0, 1]
@@ -122,7 +122,7 @@ def test_food101_in_its_own_format(places):
     (root / "meta").mkdir()
     for split, i in (("train", 1), ("test", 2)):
         (root / "meta" / f"{split}.json").write_text(f'{{"apple_pie": ["apple_pie/{i}"], "waffles": ["waffles/{i}"]}}')
-    data = SOURCES["food101"].origins[0].read("food101", places)
+    data = data_sets()["food101"].sources[0].read("food101", places)
     assert data.class_names == ("apple_pie", "waffles")
     assert data.test.labels.tolist() == [0, 1]
     assert data.test.name(1).endswith("waffles/2.jpg")
@@ -141,8 +141,8 @@ class Fake(torchvision_datasets.FakeData):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "stl10", "svhn"])
 def test_data_sets_that_are_downloaded_go_through_a_model(monkeypatch, model_folders, name):
-    (origin,) = SOURCES[name].origins
-    monkeypatch.setattr(torchvision_datasets, origin.name, Fake)
+    (source,) = data_sets()[name].sources
+    monkeypatch.setattr(torchvision_datasets, source.name, Fake)
     bank = load(name, encoder=str(model_folders / "clip"))
     assert bank.train_features.shape == (11, 16)
     assert bank.test_features.shape == (5, 16)
@@ -160,7 +160,7 @@ def test_workers_read_images(monkeypatch, model_folders):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, source in SOURCES.items() if isinstance(source.origins[0], TorchVision)]
+    "name", [name for name, source in data_sets().items() if isinstance(source.sources[0], TorchVision)]
 )
 def test_torchvision_data_without_a_network_are_named_in_one_line(monkeypatch, places, name):
     def refuse(*_, **__):
@@ -169,10 +169,10 @@ def test_torchvision_data_without_a_network_are_named_in_one_line(monkeypatch, p
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     monkeypatch.setattr("urllib.request.urlretrieve", refuse)
     with pytest.raises(DatasetUnavailableError) as error:
-        SOURCES[name].origins[0].read(name, places)
+        data_sets()[name].sources[0].read(name, places)
     message = str(error.value)
     assert "\n" not in message
-    assert message.startswith(f"dataset {name!r}: torchvision's {SOURCES[name].origins[0].name} is not in {places}")
+    assert message.startswith(f"dataset {name!r}: torchvision's {data_sets()[name].sources[0].name} is not in {places}")
     assert "network is unreachable" in message or "Error downloading" in message
     assert "--data-dir" in message
 
@@ -194,22 +194,22 @@ def zipped(folders, wrapped):
 def test_archives_are_unpacked_once(places, wrapped):
     for split in ("train", "test"):
         (places.folder / f"pets_{split}.zip").write_bytes(zipped(("cat", "dog"), wrapped))
-    origin = ZippedFolders("Nobody", {"train": "http://127.0.0.1:9/1", "test": "http://127.0.0.1:9/2"})
-    data = origin.read("pets", places)
+    source = ImageFolder("Nobody", {"train": "http://127.0.0.1:9/1", "test": "http://127.0.0.1:9/2"})
+    data = source.read("pets", places)
     assert data.class_names == ("cat", "dog")
     assert data.test.labels.tolist() == [0, 1]
-    identity = origin.identity("pets", places)
+    identity = source.identity("pets", places)
     for path in places.folder.glob("*.zip"):
         path.unlink()
-    assert origin.identity("pets", places) == identity
-    assert origin.where() == "Nobody"
+    assert source.identity("pets", places) == identity
+    assert source.where() == "Nobody"
 
 
 def test_two_at_once_unpack_once(places, monkeypatch):
     (places.folder / "pets_train.zip").write_bytes(zipped(("cat", "dog"), wrapped=True))
     (places.folder / "pets_test.zip").write_bytes(zipped(("cat", "dog"), wrapped=False))
-    origin, calls, extract = (
-        ZippedFolders("Nobody", dict.fromkeys(("train", "test"), "")),
+    source, calls, extract = (
+        ImageFolder("Nobody", dict.fromkeys(("train", "test"), "")),
         [],
         zipfile.ZipFile.extractall,
     )
@@ -223,7 +223,7 @@ def test_two_at_once_unpack_once(places, monkeypatch):
     left_over = places.cache / "pets" / ".train.part" / "all" / "bird"
     left_over.mkdir(parents=True)
     with ThreadPoolExecutor(3) as threads:
-        found = list(threads.map(lambda _: origin.read("pets", places).class_names, range(3)))
+        found = list(threads.map(lambda _: source.read("pets", places).class_names, range(3)))
     assert found == [("cat", "dog")] * 3
     assert calls == [".train.part", ".test.part"]
     assert {path.name for path in (places.cache / "pets").iterdir()} == {"train", "test"}
@@ -232,7 +232,7 @@ def test_two_at_once_unpack_once(places, monkeypatch):
 def test_an_archive_that_is_none_is_refused(places):
     (places.folder / "pets_train.zip").write_bytes(b"<html>")
     with pytest.raises(ValueError, match=r"pets_train\.zip is not a whole zip archive"):
-        ZippedFolders("Nobody", {"train": "http://127.0.0.1:9/1"}).read("pets", places)
+        ImageFolder("Nobody", {"train": "http://127.0.0.1:9/1"}).read("pets", places)
     assert not (places.cache / "pets" / "train").exists()
 
 
@@ -267,13 +267,13 @@ def test_images_of_the_hub_go_through_a_model(monkeypatch, hub_cache, places, mo
     for split, count in (("train", 5), ("test", 2)):
         images = [{"bytes": png(i), "path": f"{i}.png"} for i in range(count)]
         write_table(hub_cache, folder, split, {"image": images, "label": [i % 2 for i in range(count)]}, features)
-    origin = dataclasses.replace(SOURCES["snacks"].origins[0], path=str(folder), revision=None)
-    data = origin.read("snacks", places)
+    source = dataclasses.replace(data_sets()["snacks"].sources[0], path=str(folder), revision=None)
+    data = source.read("snacks", places)
     assert data.class_names == ("waffle", "apple")  # the publisher's order
     assert data.train.labels.tolist() == [0, 1, 0, 1, 0]
     assert data.train.name(3).endswith("snacks_hub, train row 3 (3.png)")
     assert np.array_equal(np.asarray(data.train.instances[3]), np.asarray(picture(png(3))))
-    monkeypatch.setitem(catalogue.SOURCES, "snacks", dataclasses.replace(SOURCES["snacks"], origins=(origin,)))
+    monkeypatch.setitem(data_sets(), "snacks", dataclasses.replace(data_sets()["snacks"], sources=(source,)))
     bank = load("snacks", encoder=str(model_folders / "dinov2_registers"))
     assert bank.train_features.shape == (5, 16)
 
@@ -296,13 +296,13 @@ def test_texts_of_the_hub_without_what_is_out_of_scope(hub_cache, places, model_
     folder = places.folder / "hub"
     write_table(hub_cache, folder, "train", {"text": ["how do", "card", "i", "fees"], "intent": [2, 1, 0, 0]}, features)
     write_table(hub_cache, folder, "test", {"text": ["lost", "how"], "intent": [1, 2]}, features)
-    origin = dataclasses.replace(SOURCES["clinc150"].origins[1], path=str(folder), configuration=None)
-    data = origin.read("clinc150", places)
+    source = dataclasses.replace(data_sets()["clinc150"].sources[1], path=str(folder), configuration=None)
+    data = source.read("clinc150", places)
     assert data.class_names == ("pay", "ask")
     assert list(data.train.instances) == ["how do", "i", "fees"]
     assert data.train.labels.tolist() == [1, 0, 0]
     assert data.test.labels.tolist() == [1]
-    monkeypatch.setitem(catalogue.SOURCES, "clinc150", dataclasses.replace(SOURCES["clinc150"], origins=(origin,)))
+    monkeypatch.setitem(data_sets(), "clinc150", dataclasses.replace(data_sets()["clinc150"], sources=(source,)))
     assert load("clinc150", encoder=str(model_folders / "bert")).train_features.shape == (3, 16)
 
 
@@ -337,15 +337,15 @@ def test_sounds_of_the_hub_in_one_table_are_split_by_fold(monkeypatch, hub_cache
     kinds = {"audio": stored, "category": hub_cache.Value("string"), "fold": hub_cache.Value("int64")}
     rows = hub_cache.Dataset.from_dict(columns, features=hub_cache.Features(kinds))
     rows.to_parquet(folder / "train-00000-of-00001.parquet")
-    origin = dataclasses.replace(SOURCES["esc50"].origins[0], path=str(folder))
-    data = origin.read("esc50", places)
+    source = dataclasses.replace(data_sets()["esc50"].sources[0], path=str(folder))
+    data = source.read("esc50", places)
     assert data.class_names == ("dog", "rain")
     assert data.train.labels.tolist() == [1, 0, 0]
     assert data.test.labels.tolist() == [0, 1]
     found, rate = data.test.instances[1]
     assert rate == 44_100
     np.testing.assert_allclose(found, waves[3] / 2**15, atol=1e-6)
-    monkeypatch.setitem(catalogue.SOURCES, "esc50", dataclasses.replace(SOURCES["esc50"], origins=(origin,)))
+    monkeypatch.setitem(data_sets(), "esc50", dataclasses.replace(data_sets()["esc50"], sources=(source,)))
     bank = load("esc50", encoder=str(model_folders / "ast"))
     assert bank.train_features.shape == (3, 16)
     assert (bank.test_features[0] - bank.test_features[1]).abs().max() > 1e-4
@@ -372,17 +372,17 @@ def test_sounds_become_one_channel_between_minus_one_and_one(samples, expected):
 @pytest.mark.usefixtures("hub_cache")
 @pytest.mark.parametrize("name", ["snacks", "tinyimagenet", "agnews", "dbpedia", "trec6", "sst2", "esc50"])
 def test_data_of_the_hub_without_a_network_are_named_in_one_line(places, name):
-    (origin,) = SOURCES[name].origins
+    (source,) = data_sets()[name].sources
     with pytest.raises(DatasetUnavailableError) as error:
-        origin.read(name, places)
+        source.read(name, places)
     message = str(error.value)
     assert "\n" not in message
-    assert message.startswith(f"dataset {name!r}: {origin.path} is neither in the cache of Hugging Face nor to be had")
+    assert message.startswith(f"dataset {name!r}: {source.path} is neither in the cache of Hugging Face nor to be had")
 
 
 @pytest.mark.usefixtures("hub_cache")
 def test_what_the_library_has_in_its_cache_is_asked_of_it_even_without_a_network(monkeypatch, hub_cache, places):
-    (origin,) = SOURCES["snacks"].origins
+    (source,) = data_sets()["snacks"].sources
     asked = []
 
     def load_dataset(path, **about):
@@ -391,11 +391,11 @@ def test_what_the_library_has_in_its_cache_is_asked_of_it_even_without_a_network
 
     monkeypatch.setattr(hub_cache, "load_dataset", load_dataset)
     with pytest.raises(DatasetUnavailableError, match="OfflineModeIsEnabled"):
-        origin.read("snacks", places)
+        source.read("snacks", places)
     assert asked == []
     Path(hub_cache.config.HF_DATASETS_CACHE, "Matthijs___snacks").mkdir(parents=True)
     with pytest.raises(DatasetUnavailableError, match=r"\(ConnectionError: not all of it\)"):
-        origin.read("snacks", places)
+        source.read("snacks", places)
     assert asked == [("Matthijs/snacks", "train", "refs/convert/parquet")]
 
 
@@ -404,7 +404,7 @@ def test_the_library_of_the_hub_is_named_when_it_is_absent(monkeypatch, places):
     with pytest.raises(
         DatasetUnavailableError, match=r"package datasets, which is not installed; `pip install dal-core\["
     ):
-        SOURCES["agnews"].origins[0].read("agnews", places)
+        data_sets()["agnews"].sources[0].read("agnews", places)
 
 
 # --- OpenML
@@ -419,7 +419,7 @@ def test_tables_of_openml_are_split_and_standardised(monkeypatch, places):
         values[:, 2] = 7  # constant
         return Bunch(data=values, target=np.arange(40) % 5)
 
-    monkeypatch.setattr(open_ml.sklearn_datasets, "fetch_openml", fetch)
+    monkeypatch.setattr(scikit_learn.sklearn_datasets, "fetch_openml", fetch)
     bank = OpenML(42396).read("aloi", places)
     assert asked == [(42396, places.cache / "openml")]
     assert bank.train_features.shape == (30, 4)
@@ -436,7 +436,7 @@ def test_letter_falls_back_on_openml(monkeypatch, tmp_path):
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     monkeypatch.setattr(
-        open_ml.sklearn_datasets,
+        scikit_learn.sklearn_datasets,
         "fetch_openml",
         lambda **_: Bunch(data=DRAW.normal(size=(40, 16)), target=np.array(list("ABCD") * 10)),
     )
@@ -450,7 +450,7 @@ def test_openml_without_a_network_is_named_in_one_line(monkeypatch, places, erro
     def refuse(**_):
         raise error
 
-    monkeypatch.setattr(open_ml.sklearn_datasets, "fetch_openml", refuse)
+    monkeypatch.setattr(scikit_learn.sklearn_datasets, "fetch_openml", refuse)
     with pytest.raises(DatasetUnavailableError, match=r"^dataset 'aloi': OpenML's table 42396 is neither in .*\)$"):
         OpenML(42396).read("aloi", places)
 

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from dal_lab.companion.statistics import difference_to, in_percent, mean_over_seeds, paired_difference, verdict
+from dal_lab.companion.statistics import difference_to, in_percent, mean_over_seeds, paired, verdict
 
 
 def rows():
@@ -31,27 +31,37 @@ def test_one_seed_has_no_interval():
     assert table["accuracy_ci"].isna().all()
 
 
-def test_paired_difference_takes_out_what_a_seed_does_to_both():
-    mean, half, seeds = paired_difference(rows(), "a", "b", by="strategy", value="accuracy")
+def test_pairing_takes_out_what_a_seed_does_to_both():
+    (row,) = paired(rows(), "b", within=None).to_dict("records")
     differences = np.array([1.0, 2.0, 3.0])
-    assert (mean, seeds) == (2.0, 3)
-    assert half == pytest.approx(stats.sem(differences) * stats.t.ppf(0.975, 2))
-    assert paired_difference(rows(), "b", "a", by="strategy", value="accuracy")[0] == -2.0
+    assert (row["strategy"], row["difference"], row["seeds"]) == ("a", 2.0, 3)
+    assert row["difference_ci"] == pytest.approx(stats.sem(differences) * stats.t.ppf(0.975, 2))
+    assert row["p"] == row["p_holm"] == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
+    assert paired(rows(), "a", within=None)["difference"].tolist() == [-2.0]
 
 
-def test_paired_difference_names_what_is_not_there():
-    with pytest.raises(ValueError, match=r"strategy lacks \['c'\]; it has \['a', 'b'\]"):
-        paired_difference(rows(), "a", "c", by="strategy", value="accuracy")
+def test_pairing_names_what_is_not_there():
+    with pytest.raises(ValueError, match="reference is 'c'; it has to be one of 'a', 'b'"):
+        paired(rows(), "c", within=None)
+    with pytest.raises(ValueError, match="left is 'c'; it has to be one of 'a'"):
+        verdict(rows(), "c", "b")
+
+
+def apart(*differences):
+    """Rows of A and B, which are so far apart for each seed."""
+    names = {"A": differences, "B": [0.0] * len(differences)}
+    return pd.DataFrame([{"method": name, "seed": seed, "accuracy": value}
+                         for name, values in names.items() for seed, value in enumerate(values)])  # fmt: skip
 
 
 def test_verdict_says_who_is_ahead_and_how_sure_that_is():
-    assert verdict((2.0, 1.0, 3), "A", "B") == (
-        "A is 2.00 ± 1.00 points ahead of B (3 seeds; more than the seeds' scatter explains)"
+    assert verdict(apart(1.8, 2.0, 2.2), "A", "B", by="method") == (
+        "A is 2.00 ± 0.50 points ahead of B (3 seeds; more than the seeds' scatter explains)"
     )
-    assert verdict((-0.5, 1.0, 3), "A", "B") == (
-        "B is 0.50 ± 1.00 points ahead of A (3 seeds; within the scatter of the seeds)"
+    assert verdict(apart(-0.1, -0.5, -0.9), "A", "B", by="method", form="*{}*") == (
+        "*B* is 0.50 ± 0.99 points ahead of *A* (3 seeds; within the scatter of the seeds)"
     )
-    assert verdict((2.0, float("nan"), 1), "A", "B") == (
+    assert verdict(apart(2.0), "A", "B", by="method") == (
         "A is 2.00 points ahead of B (1 seed, which says nothing about scatter)"
     )
 

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from dal_core import strategies
+from dal_core import strategies, textbook
 from dal_core.laplace import LIKELIHOODS, covariance_matrix, precision_matrix, second_order_update
 from dal_core.snapshot import OracleSnapshot, Snapshot
 from dal_core.strategies import registry, uncertainty
@@ -174,19 +174,17 @@ def test_random_draws_every_position_with_the_same_probability(generator):
     torch.testing.assert_close(shares, torch.full((N,), 4 / N), atol=0.04, rtol=0)
 
 
-def test_scores_equal_their_loops():
+@pytest.mark.parametrize("scores", [margin_scores, entropy_scores, least_confident_scores])
+def test_scores_equal_their_loops(scores):
     probabilities = snapshot().probabilities
-    for row, margin, entropy, unsure in zip(
-        probabilities.tolist(),
-        margin_scores(probabilities).tolist(),
-        entropy_scores(probabilities).tolist(),
-        least_confident_scores(probabilities).tolist(),
-        strict=True,
-    ):
-        first, second, _ = sorted(row, reverse=True)
-        assert margin == pytest.approx(1 - (first - second), abs=1e-12)
-        assert entropy == pytest.approx(-sum(p * math.log(p) for p in row), abs=1e-12)
-        assert unsure == pytest.approx(1 - first, abs=1e-12)
+    expected = getattr(textbook, scores.__name__)(probabilities)
+    torch.testing.assert_close(scores(probabilities), expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("scores", [margin_scores, entropy_scores, least_confident_scores])
+def test_scores_refuse_a_single_class(scores):
+    with pytest.raises(ValueError, match=r"probabilities has shape \(11, 1\); 2 or more classes were expected"):
+        scores(torch.ones(11, 1))
 
 
 @pytest.mark.parametrize("rows", [1, 3, 100])

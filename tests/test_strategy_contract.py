@@ -32,13 +32,13 @@ OPTIONS = {
     "sas": {"steps": 6, "greedy_steps": 3, "retraining_epochs": 3},
 }
 NEEDS_LABELS = {  # and what the message says
-    "coreset": "features_l is empty; k_center_greedy needs at least one labelled instance",
-    "alfamix": "labels_l is empty; alfamix needs at least one labelled instance",
+    "coreset": r"features_l has shape \(0, 5\); 1 or more labelled instances were expected",
+    "alfamix": r"labels_l has shape \(0,\); 1 or more labelled instances were expected",
     "cdo": "snapshot.labels is empty; cdo needs at least one labelled instance",
     "selectal": "snapshot.labels has 0 entries; selectal needs at least 3",
-    "refine": "strategy 'alfamix' failed while filtering: ValueError: labels_l is empty; alfamix needs at least one",
-    "tailor": "strategy 'alfamix' failed on the pool: ValueError: labels_l is empty; alfamix needs at least one",
-    "autoal": "strategy 'alfamix' failed on the pool: ValueError: labels_l is empty; alfamix needs at least one",
+    "refine": "strategy 'alfamix' failed while filtering: labels_l has shape ",
+    "tailor": "strategy 'alfamix' failed on the pool: labels_l has shape ",
+    "autoal": "strategy 'alfamix' failed on the pool: labels_l has shape ",
 }
 
 
@@ -162,6 +162,17 @@ def test_float32_picks_as_float64_does(name):
     assert pick(name, usual(name, dtype=torch.float32)) == pick(name, usual(name, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_the_default_dtype_of_the_process_does_not_matter(name):
+    snapshot = usual(name, dtype=torch.float32)
+    expected = pick(name, snapshot)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert pick(name, snapshot) == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ALL)
 def test_the_number_of_threads_does_not_matter(name, dtype):
@@ -252,7 +263,7 @@ def test_an_empty_pool_is_refused(name):
 def test_without_labels_a_strategy_picks_or_says_that_it_needs_some(name):
     snapshot = usual(name, m=0)
     if name in NEEDS_LABELS:
-        with pytest.raises((ValueError, RuntimeError), match=f"^{NEEDS_LABELS[name]}"):
+        with pytest.raises(ValueError, match=f"^{NEEDS_LABELS[name]}"):
             pick(name, snapshot)
     else:
         assert len(set(pick(name, snapshot))) == 7
@@ -324,13 +335,13 @@ def test_a_snapshot_whose_fields_do_not_fit_is_refused(unchecked, field, change,
         ("sas", {"annealing_factor": 0.0}, r"annealing_factor is 0\.0; a finite number above 0 was expected"),
         ("refine", {"final_strategy": "autoal"}, "final_strategy is 'autoal'; it has to be one of 'alfamix'"),
         ("tcm", {"typiclust_acquisitions": -1}, "typiclust_acquisitions is -1; a whole number of at least 0"),
-        ("selectal", {"share": 0.4}, r"share is 0\.4; a number above 0 and at most 1/3 was expected"),
-        ("selectal", {"share": 0}, "share is 0; a number above 0 and at most 1/3 was expected"),
+        ("selectal", {"share": 0.4}, r"share is 0\.4; a number above 0 and at most 0\.333333 was expected"),
+        ("selectal", {"share": 0}, r"share is 0\.0; a number above 0 and at most 0\.333333 was expected"),
         ("selectal", {"num_splits": 0}, "num_splits is 0; a whole number of at least 1 was expected"),
         ("selectal", {"retraining_epochs": -1}, "retraining_epochs is -1; a whole number of at least 0 was expected"),
         ("tailor", {"decay": 1.1}, r"decay is 1\.1; a number from 0 to 1 was expected"),
         ("tailor", {"decay": "fast"}, "decay is 'fast'; a number was expected"),
-        ("tailor", {"strategies": "margin"}, "strategies is 'margin'; a list of at least one name was expected"),
+        ("tailor", {"strategies": "margin"}, "strategies is 'margin'; a list was expected"),
         ("autoal", {"strategies": ["tailor"]}, "strategies is 'tailor'; it has to be one of 'alfamix'"),
         ("autoal", {"steps": -1}, "steps is -1; a whole number of at least 0 was expected"),
         ("autoal", {"learning_rate": 0.0}, r"learning_rate is 0\.0; a finite number above 0 was expected"),

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 import torch
-from samples import seeded, snapshot_of
+from samples import seeded, snapshot_of, work_in_blocks
 
 from dal_core.metrics import ece
 from dal_core.models.training import PROTOCOLS
@@ -27,7 +27,7 @@ def test_temperature_undoes_how_much_too_sharp_predictions_are(sharpness):
 @pytest.mark.parametrize("block_bytes", [1, 191 * 4 * 8 * 10, 2**26])
 @pytest.mark.parametrize("seed", range(4))
 def test_temperature_is_that_with_the_smallest_calibration_error_of_all(seed, block_bytes, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK_BYTES", block_bytes)
+    work_in_blocks(monkeypatch, module, block_bytes)
     logits, labels = drawn_predictions(37, seed=seed)
     errors = [ece(logits / temperature, labels) for temperature in TEMPERATURES]
     assert calibrating_temperature(logits, labels) == pytest.approx(TEMPERATURES[errors.index(min(errors))].item())
@@ -43,10 +43,12 @@ def test_ties_go_to_the_lowest_temperature():
 
 
 def test_temperature_faults_name_the_argument():
-    with pytest.raises(ValueError, match="logits is empty; at least one sample was expected"):
+    with pytest.raises(ValueError, match=r"logits has shape \(0, 3\); 1 or more samples were expected"):
         calibrating_temperature(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
     with pytest.raises(ValueError, match="labels holds labels from 0 to 3; 0 to 2 was expected"):
         calibrating_temperature(torch.zeros(4, 3), torch.arange(4))
+    with pytest.raises(ValueError, match=r"logits has shape \(4, 1\); 2 or more classes were expected"):
+        calibrating_temperature(torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64))
 
 
 def test_temperature_is_found_on_a_fifth_that_the_layer_was_not_trained_on(monkeypatch):

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from dal_core import strategies
-from dal_core.oracles import typiclass
+from dal_core import strategies, textbook
+from dal_core.oracles import dropqueryclass
 from dal_core.oracles.typiclass import class_balanced_select
 from dal_core.snapshot import LabelledSet, OracleSnapshot
 from dal_core.strategies.dropquery import dropquery_candidates
@@ -26,18 +26,8 @@ def snapshot_of(seed=0):
     )  # fmt: skip
 
 
-def textbook(features, labels, counts, batch_size):
-    """Summed squared distances anew in every step."""
-    counts, picked = list(counts), []
-    for _ in range(batch_size):
-        left = [i for i in range(len(labels)) if i not in picked]
-        label = min({int(labels[i]) for i in left}, key=lambda k: (counts[k], k))
-        members = [i for i in left if labels[i] == label]
-        sums = [sum(float((features[i] - features[j]).square().sum()) for j in members) for i in members]
-        best = next(i for i, total in zip(members, sums, strict=True) if total <= min(sums) * (1 + 1e-9))
-        picked.append(best)
-        counts[label] += 1
-    return picked
+def textbook_picks(features, labels, counts, batch_size):
+    return textbook.class_balanced_select(features, labels, torch.tensor(counts), batch_size).tolist()
 
 
 @pytest.mark.parametrize("name", ["typiclass", "dropqueryclass"])
@@ -49,7 +39,7 @@ def test_class_aware_strategies_ask_for_ground_truth(name):
 @pytest.mark.parametrize("batch_size", [1, 11, N])
 def test_picks_are_those_of_the_textbook_loop(batch_size, seed):
     taken = snapshot_of(seed)
-    expected = textbook(taken.features, taken.hidden_labels, [2, 1, 0, 3], batch_size)
+    expected = textbook_picks(taken.features, taken.hidden_labels, [2, 1, 0, 3], batch_size)
     assert strategies.get("typiclass")(taken, batch_size, seeded()).tolist() == expected
 
 
@@ -93,13 +83,15 @@ def test_dropqueryclass_takes_candidates_first_and_goes_on_with_the_others(seed)
     candidates = dropquery_candidates(taken, 25 * N, seeded(5)).tolist()
     assert 5 < len(candidates) < N
     hidden = taken.hidden_labels
-    expected = textbook(taken.features[candidates], hidden[candidates], [2, 1, 0, 3], len(candidates))
+    expected = textbook_picks(taken.features[candidates], hidden[candidates], [2, 1, 0, 3], len(candidates))
     expected = [candidates[i] for i in expected]
     few = strategies.get("dropqueryclass")(taken, 5, seeded(5)).tolist()
     assert few == expected[:5]
     counts = torch.tensor([2, 1, 0, 3]) + torch.bincount(hidden[candidates], minlength=K)
     others = [i for i in range(N) if i not in candidates]
-    expected += [others[i] for i in textbook(taken.features[others], hidden[others], counts.tolist(), len(others))]
+    expected += [
+        others[i] for i in textbook_picks(taken.features[others], hidden[others], counts.tolist(), len(others))
+    ]
     assert strategies.get("dropqueryclass")(taken, N, seeded(5)).tolist() == expected
 
 
@@ -110,7 +102,7 @@ def test_dropqueryclass_passes_its_options_on(monkeypatch):
         asked.append((enough, options))
         return torch.arange(9)
 
-    monkeypatch.setattr(typiclass, "dropquery_candidates", spying)
+    monkeypatch.setattr(dropqueryclass, "dropquery_candidates", spying)
     strategies.get("dropqueryclass", {"num_passes": 5, "dropout": 0.5})(snapshot_of(), 4, seeded())
     assert asked == [(100, {"num_passes": 5, "dropout": 0.5})]
 

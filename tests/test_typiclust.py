@@ -2,36 +2,20 @@ import pytest
 import torch
 from samples import points, seeded
 
-from dal_core.strategies.shared.clustering import k_means, most_typical
+from dal_core import textbook
+from dal_core.strategies.shared.clustering import k_means
 from dal_core.strategies.typiclust import typiclust_select
-
-
-def textbook_typiclust(unlabelled, labelled, batch_size, generator, max_clusters=500, min_cluster_size=5):
-    """Look at all clusters anew for every pick."""
-    n, m = len(unlabelled), len(labelled)
-    clusters = k_means(torch.cat((unlabelled, labelled)), min(m + batch_size, max_clusters), generator).tolist()
-    picked = []
-    for _ in range(batch_size):
-
-        def order(cluster):
-            seen = sum(clusters[i] == cluster for i in [*picked, *range(n, n + m)])
-            return clusters.count(cluster) < min_cluster_size, seen, -clusters.count(cluster), cluster
-
-        left = [i for i in range(n) if i not in picked]
-        chosen = min({clusters[i] for i in left}, key=order)
-        members = [i for i in left if clusters[i] == chosen]
-        picked.append(members[int(most_typical(unlabelled[members], 20))])
-    return picked
 
 
 @pytest.mark.parametrize("limits", [(500, 5), (500, 1), (4, 5), (9, 30)])
 @pytest.mark.parametrize("batch_size", [3, 17, 61])
 def test_typiclust_picks_are_those_of_the_textbook_loop(batch_size, limits):
     unlabelled, labelled = points(n=61, m=8)
-    expected = textbook_typiclust(unlabelled, labelled, batch_size, seeded(), *limits)
-    options = dict(zip(("max_clusters", "min_cluster_size"), limits, strict=True))
-    picked = typiclust_select(unlabelled, labelled, batch_size, seeded(), **options)
-    assert picked.tolist() == expected
+    max_clusters, smallest = limits
+    clusters = k_means(torch.cat((unlabelled, labelled)), min(8 + batch_size, max_clusters), seeded())
+    expected = textbook.typiclust_select(unlabelled, clusters, batch_size, min_cluster_size=smallest)
+    options = {"max_clusters": max_clusters, "min_cluster_size": smallest}
+    assert typiclust_select(unlabelled, labelled, batch_size, seeded(), **options).tolist() == expected.tolist()
 
 
 def groups(*sizes):
@@ -70,6 +54,3 @@ def test_typiclust_faults_name_the_argument():
         typiclust_select(unlabelled, labelled, 3, seeded(), min_cluster_size=0)
     with pytest.raises(ValueError, match="features_l has dtype"):
         typiclust_select(unlabelled, labelled.float(), 3, seeded())
-
-
-# --- ProbCover

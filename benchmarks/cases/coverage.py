@@ -7,11 +7,10 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from benchmarks import textbook_coverage
 from benchmarks.case import Case, Goal
 from benchmarks.data import NUM_CLASSES, Size, clustered, in_float64, size_of
 from benchmarks.timing import check_picks
-from dal_core import strategies
+from dal_core import strategies, textbook
 from dal_core.randomness import generator_for
 from dal_core.snapshot import Snapshot
 from dal_core.strategies.herding import nearest_pair_gamma
@@ -44,9 +43,7 @@ def unc_herding(*, small: bool) -> Case:
         unlabelled, labelled = unit(at.features, dim=1), unit(at.labelled_features, dim=1)
         uncertainty = margin_scores((at.logits / temperatures[at.logits.dtype]).softmax(dim=1))
         gamma = nearest_pair_gamma(at.labelled_features)
-        return textbook_coverage.herding(
-            unlabelled, labelled, batch_size, gamma=gamma, uncertainty=uncertainty, form="rowwise"
-        )
+        return textbook.herding_select(unlabelled, labelled, batch_size, gamma=gamma, uncertainty=uncertainty)
 
     part, few = in_float64(at, CHECKED), min(CHECKED_BATCH, batch_size)
     temperatures = {each.logits.dtype: held_out_temperature(each, generator_for(0, "strategy")) for each in (at, part)}
@@ -72,8 +69,7 @@ def max_herding(*, small: bool) -> Case:
         unlabelled, labelled = (
             torch.nn.functional.normalize(each, dim=1) for each in (at.features, at.labelled_features)
         )
-        ones = torch.ones_like(unlabelled[:, 0])
-        return textbook_coverage.herding(unlabelled, labelled, batch_size, gamma=1.0, uncertainty=ones, form="rowwise")
+        return textbook.herding_select(unlabelled, labelled, batch_size, gamma=1.0)
 
     part, batch_size = in_float64(at, CHECKED), min(CHECKED_BATCH, size.b)
     check_picks("max_herding", pick("max_herding", part, batch_size), plain(part, batch_size))
@@ -96,7 +92,8 @@ def probcover(*, small: bool) -> Case:
         return strategies.get("probcover", {"radius": RADIUS})(at, batch_size, generator_for(0, "strategy"))
 
     def plain(at: Snapshot, batch_size: int) -> Tensor:
-        return textbook_coverage.prob_cover(at.features, at.labelled_features, batch_size, RADIUS)
+        unit = (torch.nn.functional.normalize(each, dim=1) for each in (at.features, at.labelled_features))
+        return textbook.probcover_select(*unit, batch_size, radius=RADIUS)
 
     part, batch_size = in_float64(at, CHECKED), min(CHECKED_BATCH, size.b)
     expected = plain(part, batch_size)  # fewer than the batch where all is covered; ours goes on at random
@@ -119,7 +116,7 @@ def typiclust(*, small: bool) -> Case:
     def plain(at: Snapshot, batch_size: int) -> Tensor:
         both = torch.cat((at.features, at.labelled_features))
         clusters = k_means(both, min(len(at.labels) + batch_size, 500), generator_for(0, "strategy"))
-        return textbook_coverage.typi_clust(at.features, clusters, batch_size)
+        return textbook.typiclust_select(at.features, clusters, batch_size)
 
     part, batch_size = in_float64(at, CHECKED), min(CHECKED_BATCH, size.b)
     check_picks("typiclust", pick("typiclust", part, batch_size), plain(part, batch_size))
@@ -138,7 +135,7 @@ def badge(*, small: bool) -> Case:
     at, batch_size = size.snapshot(), size.b
 
     def plain(at: Snapshot, batch_size: int) -> Tensor:
-        return textbook_coverage.badge(at.features, at.logits, batch_size, generator_for(0, "strategy"))
+        return textbook.badge_select(at.features, at.logits, batch_size, generator_for(0, "strategy"))
 
     part, few = in_float64(at, CHECKED), min(CHECKED_BATCH, batch_size)
     check_picks("badge", pick("badge", part, few), plain(part, few))
@@ -158,7 +155,7 @@ def core_set(*, small: bool) -> Case:
     at, batch_size = size.snapshot(), size.b
 
     def plain(at: Snapshot, batch_size: int) -> Tensor:
-        return textbook_coverage.core_set(at.features, at.labelled_features, batch_size)
+        return textbook.k_center_greedy(at.features, at.labelled_features, batch_size)
 
     part, few = in_float64(at, CHECKED), min(CHECKED_BATCH, batch_size)
     check_picks("coreset", pick("coreset", part, few), plain(part, few))

@@ -2,19 +2,18 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks import textbook, textbook_ensembles
 from benchmarks.case import Case, Goal
 from benchmarks.data import Size, size_of
 from benchmarks.gpu import floors, pools
 from benchmarks.memory import peak_of
 from benchmarks.timing import check_picks
-from dal_core import strategies
+from dal_core import strategies, textbook
 from dal_core.ensembles.filtering import Filtered, progressive_filter, shared_options
 from dal_core.ensembles.members import STRATEGIES
 from dal_core.ensembles.refine import refine
@@ -22,6 +21,10 @@ from dal_core.models.heads import Head
 from dal_core.models.training import PROTOCOLS
 from dal_core.randomness import generator_for
 from dal_core.snapshot import Snapshot
+from dal_core.strategies.herding import nearest_pair_gamma
+from dal_core.strategies.shared.temperature import held_out_temperature
+from dal_core.strategies.uncertainty import margin_scores
+from dal_core.textbook import bait as textbook_bait
 
 BANKING = Size(n=9600, m=377, b=50)
 FILTERED = dataclasses.replace(BANKING, n=2000)
@@ -71,14 +74,45 @@ def rounds(*, small: bool) -> Case:
         return progressive_filter(at, size.b, generator_for(0, "filter"), options=options, **SMALL)
 
     def plain() -> Tensor:
-        queries = textbook_ensembles.queries(STRATEGIES, TEMPERATURE_SEED)
-        return textbook_ensembles.progressive_filter(at, size.b, generator_for(0, "filter"), queries, **SMALL)
+        queries = {name: _plain_query(name) for name in STRATEGIES}
+        return textbook.progressive_filter(at, size.b, generator_for(0, "filter"), queries, **SMALL)[-1]
 
     found = ours()
     check_picks("refine-filter", found.positions, plain())
     note = "one query after another, outputs, kernels and temperature anew; keeps the same instances"
     words = f"{size_of(at, size.b)}, {SMALL['depth']} rounds of 18 queries"
     return Case(words, ours, plain, note=note, reads=queries_read(at, size, found.sizes, SMALL))
+
+
+def _plain_query(name: str) -> Callable[[Snapshot, int, torch.Generator], Tensor]:
+    """The textbook's way of a strategy where there is one, the package's where it has to draw the same."""
+
+    def bait(at: Snapshot, batch_size: int) -> Tensor:
+        unlabelled = textbook_bait.one_row(at.features, at.logits)
+        labelled = textbook_bait.one_row(at.labelled_features, at.labelled_logits)
+        return textbook_bait.rank_one_select(textbook_bait.start(unlabelled, labelled, batch_size), batch_size)
+
+    def herding(at: Snapshot, batch_size: int, gamma: float, uncertainty: Tensor) -> Tensor:
+        unit = [torch.nn.functional.normalize(each, dim=1) for each in (at.features, at.labelled_features)]
+        return textbook.herding_select(*unit, batch_size, gamma=gamma, uncertainty=uncertainty, form="rowwise")
+
+    def query(at: Snapshot, batch_size: int, generator: torch.Generator) -> Tensor:
+        bias = 0 if at.bias is None else at.bias
+        logits, known = (each @ at.weight.mT + bias for each in (at.features, at.labelled_features))
+        at = dataclasses.replace(at, logits=logits, labelled_logits=known)  # the head's outputs anew in each query
+        if name == "bait":
+            return bait(at, batch_size)
+        if name == "badge":
+            return textbook.badge_select(at.features, at.logits, batch_size, generator)
+        if name == "max_herding":
+            return herding(at, batch_size, 1.0, torch.ones_like(at.features[:, 0]))
+        if name == "unc_herding":
+            temperature = held_out_temperature(at, torch.Generator().manual_seed(TEMPERATURE_SEED))
+            uncertainty = margin_scores((at.logits / temperature).softmax(dim=1))
+            return herding(at, batch_size, nearest_pair_gamma(at.labelled_features), uncertainty)
+        return strategies.get(name)(at, batch_size, generator)
+
+    return query
 
 
 def of_strategies(name: str, *, small: bool, **options: Any) -> Case:

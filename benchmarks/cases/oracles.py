@@ -9,17 +9,15 @@ import functools
 import torch
 from torch import Tensor
 
-from benchmarks import textbook, textbook_coverage
 from benchmarks.case import Case, Goal
 from benchmarks.data import Size, oracle_snapshot, size_of
 from benchmarks.timing import check_agreement, check_picks
-from dal_core import strategies
+from dal_core import strategies, textbook
 from dal_core.laplace import covariance_matrix, precision_matrix
 from dal_core.oracles.boss import STRATEGIES, boss, propose
-from dal_core.oracles.judging import Judgement, judge
+from dal_core.oracles.judging import Judgement, Loss, judge
 from dal_core.randomness import generator_for, generators_from, integer_seed
 from dal_core.snapshot import OracleSnapshot
-from dal_core.textbook import second_order_update
 
 BANKING = Size(n=9600, m=377, b=50, test=3080)
 BRIEF = dataclasses.replace(BANKING, n=2000, b=10)
@@ -51,24 +49,15 @@ def judgement(*, small: bool) -> Case:
     at, count, epochs = oracle_snapshot(size), 10 if small else NUM_CANDIDATES, 2 if small else EPOCHS
     names = [STRATEGIES[i % len(STRATEGIES)] for i in range(count)]
     generators = generators_from(generator_for(0, "candidates"), count)
-    candidates = propose(at, size.b, names, generators, {}).batches
+    candidates = propose(at, size.b, names, generators).batches
 
-    def ours(loss: str = "zero_one") -> Tensor:
+    def ours(loss: Loss = "zero_one") -> Tensor:
         how = Judgement(loss=loss, retraining_epochs=epochs)
         return judge(at, candidates, how, generator_for(0, "judgement"))
 
     def plain(count: int = MEASURED, loss: str = "zero_one") -> Tensor:
-        assert at.initial is not None
-        assert at.test is not None
-        return textbook.judge(
-            at.initial,
-            (at.labelled_features, at.labels),
-            ((at.features[batch], at.hidden_labels[batch]) for batch in candidates[:count]),
-            (at.test.features, at.test.labels),
-            dataclasses.replace(at.training, epochs=epochs),
-            integer_seed(generator_for(0, "judgement")),
-            loss,
-        )
+        seed = integer_seed(generator_for(0, "judgement"))
+        return textbook.judge(at, candidates[:count], epochs, seed, loss)
 
     few = 2 * MEASURED
     found, expected = ours("cross_entropy")[:few], plain(few, "cross_entropy")
@@ -129,7 +118,7 @@ def look_ahead(*, small: bool) -> Case:
         losses = []
         for batch in candidates[:count]:
             new = at.features[batch], at.hidden_labels[batch]
-            weight, _ = second_order_update(at.weight, covariance, *new, gamma=how.gamma, bias=at.bias)
+            weight, _ = textbook.second_order_update(at.weight, covariance, *new, gamma=how.gamma, bias=at.bias)
             logits = at.test.features @ weight.mT + (0 if at.bias is None else at.bias)
             losses.append(torch.nn.functional.cross_entropy(logits, at.test.labels))
         return torch.stack(losses)
@@ -166,7 +155,7 @@ def class_aware(name: str, *, small: bool) -> Case:
 
         def plain_picks() -> Tensor:
             counts = torch.bincount(at.labels, minlength=at.num_classes)
-            return textbook_coverage.class_balanced(at.features, at.hidden_labels, counts, size.b)
+            return textbook.class_balanced_select(at.features, at.hidden_labels, counts, size.b)
 
         plain = plain_picks
         check_picks(name, ours(at), plain_picks())

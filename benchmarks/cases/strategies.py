@@ -6,11 +6,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks import textbook_strategies
 from benchmarks.case import Case
 from benchmarks.data import Size, forgotten, in_float64, oracle_snapshot, size_of
 from benchmarks.timing import check_agreement, check_picks
-from dal_core import strategies
+from dal_core import strategies, textbook
 from dal_core.laplace import covariance_matrix, precision_matrix, predictive_variance, sample_weights
 from dal_core.randomness import generator_for
 from dal_core.snapshot import Snapshot
@@ -53,11 +52,11 @@ def _reads(at: Snapshot, batch_size: int, names: tuple[str, ...]) -> dict[str, f
     return {name: float(factors[name[:-1].strip()] * tensors[name[-1]].nbytes) for name in names}
 
 
-def ranking(name: str, score: Callable[[list[float]], float], *, small: bool) -> Case:
+def ranking(name: str, score: Callable[[Tensor], Tensor], *, small: bool) -> Case:
     """A strategy that ranks, against one instance after another."""
 
     def plain(at: Snapshot, batch_size: int) -> Tensor:
-        return textbook_strategies.ranked(at, batch_size, score)
+        return textbook.highest(score(at.logits.softmax(dim=1)), batch_size)
 
     return strategy(name, plain, "one instance after another", "Z", small=small)
 
@@ -66,7 +65,9 @@ def alfamix(*, small: bool) -> Case:
     """`alfamix`, against one interpolation an anchor; the k-means is ours in both."""
 
     def plain(at: Snapshot, batch_size: int) -> Tensor:
-        candidates = textbook_strategies.alfamix_candidates(at)
+        candidates = textbook.alfamix_candidates(
+            at.features, at.logits, at.weight, at.bias, at.labelled_features, at.labels
+        )
         return diverse_picks(at.features, candidates, batch_size, generator_for(0, "strategy"))
 
     return strategy("alfamix", plain, "each anchor's interpolation; the same k-means", "X", "Z", "L", small=small)
@@ -77,7 +78,7 @@ def dropquery(*, small: bool) -> Case:
 
     def plain(at: Snapshot, batch_size: int) -> Tensor:
         generator = generator_for(0, "strategy")
-        counts = textbook_strategies.dropout_disagreements(at, generator)
+        counts = textbook.dropout_disagreements(at.features, at.logits, at.weight, at.bias, generator)
         threshold = 1 if int((counts > 1).sum()) >= 25 * batch_size else 0
         return diverse_picks(at.features, (counts > threshold).nonzero().flatten(), batch_size, generator)
 
@@ -89,7 +90,7 @@ def falcun(*, small: bool) -> Case:
     """`falcun`, against all distances anew for each pick, with the same random numbers."""
 
     def plain(at: Snapshot, batch_size: int) -> Tensor:
-        return textbook_strategies.falcun(at, batch_size, generator_for(0, "strategy"))
+        return textbook.falcun_select(at.logits.softmax(dim=1), batch_size, generator_for(0, "strategy"))
 
     return strategy("falcun", plain, "all distances anew for each pick", "b Z", small=small)
 
@@ -102,7 +103,8 @@ def bald(*, small: bool) -> Case:
     def plain(at: Snapshot = at, draws: int = draws) -> Tensor:
         covariance = covariance_matrix(precision_matrix(at.labelled_features))
         hypotheses = sample_weights(at.weight, covariance, draws, generator_for(0, "hypotheses"))
-        return textbook_strategies.mutual_information(at, hypotheses)
+        bias = 0 if at.bias is None else at.bias
+        return textbook.mutual_information((at.features @ each.mT + bias).softmax(dim=1) for each in hypotheses)
 
     part = in_float64(at, CHECKED)
     covariance = covariance_matrix(precision_matrix(part.labelled_features))
@@ -132,7 +134,8 @@ def sequential(*, small: bool) -> Case:
 
     def plain() -> Tensor:
         covariance = covariance_matrix(precision_matrix(seen.labelled_features))
-        return textbook_strategies.sequential(seen, covariance, at.hidden_labels, size.b, gamma)
+        head = (seen.weight, seen.bias, covariance)
+        return textbook.margin_with_updates(seen.features, *head, at.hidden_labels, size.b, gamma)
 
     check_picks("update-each-pick", ours(), plain())
     reads = {"b X": float(size.b * at.features.nbytes), "L": float(at.labelled_features.nbytes)}
@@ -145,9 +148,9 @@ def _random(*, small: bool) -> Case:
 
 CASES = {
     "random": _random,
-    "margin": functools.partial(ranking, "margin", textbook_strategies.margin),
-    "entropy": functools.partial(ranking, "entropy", textbook_strategies.entropy),
-    "least_confident": functools.partial(ranking, "least_confident", textbook_strategies.least_confident),
+    "margin": functools.partial(ranking, "margin", textbook.margin),
+    "entropy": functools.partial(ranking, "entropy", textbook.entropy),
+    "least_confident": functools.partial(ranking, "least_confident", textbook.least_confident),
     "alfamix": alfamix,
     "dropquery": dropquery,
     "falcun": falcun,

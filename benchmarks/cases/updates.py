@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import textbook as plain_training
 from benchmarks.case import Case, Goal
 from benchmarks.data import Size, clustered
 from benchmarks.timing import check_agreement
@@ -119,7 +118,7 @@ def one_head(*, small: bool) -> Case:
     return Case(
         f"{words(size, 'm')}, {training.epochs} epochs",
         lambda: train_head(start, features, labels, indices, training, generator_for(0, "minibatches")),
-        lambda: plain_training.train_head(start, features, labels, training),
+        lambda: textbook.train_head(start, features, labels, training),
         Goal(seconds=0.3),
         reads={"epochs L": float(training.epochs * features.nbytes)},
     )
@@ -139,7 +138,7 @@ def many_heads(*, small: bool) -> Case:
 
     def plain() -> None:
         for indices in sets[:HEADS_MEASURED]:
-            plain_training.train_head(start, features[indices], labels[indices], training)
+            textbook.train_head(start, features[indices], labels[indices], training)
 
     return Case(
         f"{num_heads} heads, {words(size, 'm')}, {epochs} epochs",
@@ -170,8 +169,8 @@ def _check_training(start: Head, features: Tensor, labels: Tensor, sets: Tensor,
     mine = train_heads(start, features, labels, sets, training, _minibatch_generators(len(sets)))
     assert mine.bias is not None
     for i, (indices, generator) in enumerate(zip(sets, _minibatch_generators(len(sets)), strict=True)):
-        sampler = plain_training.SameShuffle(indices, generator)
-        plain = plain_training.train_head(start, features[indices], labels[indices], training, sampler)
+        sampler = textbook.SameShuffle(indices, generator)
+        plain = textbook.train_head(start, features[indices], labels[indices], training, sampler)
         check_agreement(f"head {i}", (mine.weight[i], mine.bias[i]), plain, TOLERANCE[torch.float64])
 
 

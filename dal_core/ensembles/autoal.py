@@ -5,37 +5,38 @@ Axes: n unlabelled, m labelled, h of them hidden, u union of the batches, a stra
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dal_core.checks import check_batch_size, check_positive, check_whole
-from dal_core.ensembles.members import STRATEGIES, check_ensemble, drawn_layer, proposals
+from dal_core.contracts import BatchSize, Below, Positive, Size, checked
+from dal_core.ensembles.members import STRATEGIES, proposals
 from dal_core.models.heads import Head
 from dal_core.models.training import OPTIMISERS, train_head
 from dal_core.randomness import choose, fixed_threads, generators_from
 from dal_core.snapshot import Snapshot
-from dal_core.strategies import registry
+from dal_core.strategies.registry import register
 from dal_core.strategies.uncertainty import highest
 
 FEWEST_LABELLED = 4  # two to learn from, and two to choose from
 RESOLUTION = 2.0**-30  # of scores: smaller differences are rounding, and must not decide between equal ones
 
 
-@registry.register("autoal")
+@register("autoal")
+@checked
 def autoal(
     snapshot: Snapshot,
-    batch_size: int,
+    batch_size: BatchSize,
     generator: torch.Generator,
     *,
     strategies: Sequence[str] = STRATEGIES,
-    steps: int = 200,
-    learning_rate: float = 1e-3,
+    steps: Size = 200,
+    learning_rate: Positive = 1e-3,
     record: dict[str, Any] | None = None,
 ) -> Int[Tensor, " b"]:
-    """Of the union of all strategies' batches the instances with the highest scores of a search network.
+    """Pick of the union of all strategies' batches the instances with the highest scores of a search network.
 
     With z_ia = 1 where strategy a picks instance i, 0 elsewhere, the score of an instance is
 
@@ -58,20 +59,16 @@ def autoal(
         record: filled with the mean weight of each strategy on the picked instances.
 
     Raises:
-        ValueError: if an option is out of range.
-        RuntimeError: if a strategy fails, naming it.
+        ValueError: if an option is out of range, or a strategy refuses the snapshot.
+        RuntimeError: if a strategy fails otherwise, naming it.
     """
-    check_ensemble(strategies)
-    check_batch_size(batch_size, len(snapshot.features))
-    check_whole("steps", steps, 0)
-    check_positive(learning_rate=learning_rate)
-    (searching,), each = generators_from(generator, 1), generators_from(generator, len(strategies))
-    batches = proposals(snapshot, batch_size, strategies, each, "on the pool")
+    (searching,) = generators_from(generator, 1)
+    batches = proposals(snapshot, batch_size, strategies, generator, "on the pool")
     union = batches.unique()  # ascending
     weights = torch.full((len(union), len(strategies)), 1 / len(strategies), dtype=torch.float64, device=union.device)
     if len(snapshot.labels) >= FEWEST_LABELLED:
         search_net = _searched(snapshot, strategies, steps, learning_rate, searching)
-        weights = _weights(search_net, _standardised(snapshot.features[union], snapshot))
+        weights = search_net.logits(_standardised(snapshot.features[union], snapshot)).softmax(dim=1)
     scores = (weights * _chosen_by(union, batches)).sum(dim=1)
     best = highest((scores / RESOLUTION).round(), batch_size)
     if record is not None:
@@ -79,25 +76,26 @@ def autoal(
     return union[best]
 
 
+@checked
 def simulated_cycle(snapshot: Snapshot, generator: torch.Generator) -> tuple[Snapshot, Int[Tensor, " h"]]:
-    """A cycle in which a random half of the labelled instances is the pool, and the true labels of that half.
+    """Return a cycle in which a random half of the labelled instances is the pool, and the true labels of that half.
 
     Its head is trained on the other half as the run's head was. It is linear even where that one has a hidden layer:
     features are what the last layer sees, and a last layer is all that strategies look at.
     """
     features, labels = snapshot.labelled_features, snapshot.labels
     order = choose(len(labels), len(labels), generator).to(labels.device)
-    hidden, seen = order[: len(labels) // 2], order[len(labels) // 2 :]
+    hidden, known = order[: len(labels) // 2], order[len(labels) // 2 :]
     initial = snapshot.initial
     if initial is None or initial.hidden_weight is not None:
-        initial = drawn_layer(snapshot, generator)
-    head = train_head(initial, features, labels, seen, snapshot.training, generator)
+        initial = Head.new_layer(features, snapshot.num_classes, generator, torch.float64)
+    head = train_head(initial, features, labels, known, snapshot.training, generator)
     cycle = Snapshot(
         features=features[hidden],
         logits=head.logits(features[hidden]),
-        labelled_features=features[seen],
-        labelled_logits=head.logits(features[seen]),
-        labels=labels[seen],
+        labelled_features=features[known],
+        labelled_logits=head.logits(features[known]),
+        labels=labels[known],
         weight=head.weight,
         bias=head.bias,
         training=snapshot.training,
@@ -107,16 +105,17 @@ def simulated_cycle(snapshot: Snapshot, generator: torch.Generator) -> tuple[Sna
     return cycle, labels[hidden]
 
 
+@checked
 def train_search_net(
     features: Float[Tensor, "h d"],
     logits: Float[Tensor, "h k"],
-    labels: Int[Tensor, " h"],
+    labels: Annotated[Int[Tensor, " h"], Below("k")],
     chosen_by: Bool[Tensor, "h a"],
-    steps: int,
-    learning_rate: float,
+    steps: Size,
+    learning_rate: Positive,
     generator: torch.Generator,
 ) -> Head:
-    """The search network, an MLP from features to strategies, after `steps` steps in turn with FitNet.
+    """Return the search network, an MLP from features to strategies, after `steps` steps in turn with FitNet.
 
         lower level:  FitNet lowers     sum_i w_i loss_i,    w_i = s_i / sum_j s_j
         upper level:  SearchNet raises  the same
@@ -128,13 +127,17 @@ def train_search_net(
     d, k, a = features.shape[1], logits.shape[1], chosen_by.shape[1]
     search_net = Head.initial("mlp", d, a, generator, dtype=features.dtype, device=features.device)
     fit_net = Head(features.new_zeros(k, d), features.new_zeros(k))
+
+    def losses() -> Float[Tensor, " h"]:
+        return torch.nn.functional.cross_entropy(logits + fit_net.logits(features), labels, reduction="none")
+
     with fixed_threads(), torch.enable_grad():
         fit, search = _descent(fit_net, learning_rate), _descent(search_net, learning_rate)
         for _ in range(steps):
-            scores = (_weights(search_net, features) * chosen_by).sum(dim=1)
+            scores = (search_net.logits(features).softmax(dim=1) * chosen_by).sum(dim=1)
             shares = scores / scores.sum()
-            fit(shares.detach() @ _losses(fit_net, features, logits, labels))
-            search(-shares @ _losses(fit_net, features, logits, labels).detach())
+            fit(shares.detach() @ losses())
+            search(-shares @ losses().detach())
     for part in _parameters(search_net):
         part.requires_grad_(False)
     return search_net
@@ -145,19 +148,10 @@ def _searched(
 ) -> Head:
     """The search network after a simulated cycle in which every strategy queries half of the hidden instances."""
     simulated, labels = simulated_cycle(snapshot, generator)
-    each = generators_from(generator, len(strategies))
-    batches = proposals(simulated, len(labels) // 2, strategies, each, "in the simulated cycle")
+    batches = proposals(simulated, len(labels) // 2, strategies, generator, "in the simulated cycle")
     chosen_by = _chosen_by(torch.arange(len(labels), device=labels.device), batches)
     features, logits = _standardised(simulated.features, snapshot), simulated.logits.double()
     return train_search_net(features, logits, labels, chosen_by, steps, learning_rate, generator)
-
-
-def _weights(search_net: Head, features: Float[Tensor, "p d"]) -> Float[Tensor, "p a"]:
-    return search_net.logits(features).softmax(dim=1)
-
-
-def _losses(fit_net: Head, features: Tensor, logits: Tensor, labels: Tensor) -> Float[Tensor, " h"]:
-    return torch.nn.functional.cross_entropy(logits + fit_net.logits(features), labels, reduction="none")
 
 
 def _chosen_by(positions: Int[Tensor, " p"], batches: Int[Tensor, "a b"]) -> Bool[Tensor, "p a"]:

@@ -5,9 +5,9 @@ An ensemble of strategies queries many batches, each on a random part of the poo
 Axes: n unlabelled, b batch, p positions in a pool.
 """
 
+import contextlib
 import dataclasses
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import joblib
@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dal_core.checks import check_batch_size, check_number, check_whole
-from dal_core.ensembles.members import STRATEGIES, ask, check_ensemble
+from dal_core.contracts import BatchSize, Count, Share, Size, checked
+from dal_core.ensembles.members import STRATEGIES, ask
 from dal_core.randomness import choose, fixed_threads, generators_from
 from dal_core.snapshot import Snapshot
 from dal_core.strategies import registry
@@ -26,105 +26,91 @@ from dal_core.strategies.shared.temperature import held_out_temperature
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Filtered:
-    """What is left of a pool.
+    """What is left of a pool, and the pool after each round.
 
-    `sizes` are those of the pool after each round. Where a round left fewer than a batch, the pool was topped up to one
-    with random instances, `topped_up` in all.
+    Where a round left fewer than a batch, the pool was topped up to one with random instances, `topped_up` in all.
     """
 
     positions: Int[Tensor, " p"]  # ascending
-    sizes: tuple[int, ...]
+    rounds: tuple[Int[Tensor, " _"], ...]
     topped_up: int
-    rounds: tuple[Int[Tensor, " _"], ...] = ()  # the pool after each round
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes of the pool after each round."""
+        return tuple(map(len, self.rounds))
 
 
+@checked
 def progressive_filter(
     snapshot: Snapshot,
-    batch_size: int,
+    batch_size: BatchSize,
     generator: torch.Generator,
     *,
     strategies: Sequence[str] = STRATEGIES,
-    depth: int = 5,
-    num_batches: int = 100,
-    alpha: float = 0.4,
-    initial_size: int = 5000,
-    largest_pool: int = 10_000,
+    depth: Size = 5,
+    num_batches: Count = 100,
+    alpha: Share = 0.4,
+    initial_size: Count = 5000,
+    largest_pool: Count = 10_000,
     options: Mapping[str, Mapping[str, Any]] | None = None,
-    workers: int | None = None,
+    workers: Count | None = None,
 ) -> Filtered:
-    """Positions of the instances that the ensemble queried round after round (algorithm 1).
+    """Return the positions of the instances that the ensemble queried round after round (algorithm 1).
 
     In each of `depth` rounds every strategy queries floor(`num_batches` / number of strategies) batches, at least one,
     each on a random part of the pool: of `initial_size` instances in the first round, of max(b, floor(alpha |pool|))
     in the later ones. The union is the next pool, cut at random to `largest_pool`.
 
     The queries of a round are independent, each with a generator of its own. They run on `workers` threads, one
-    thread of torch each; the result does not depend on their number.
+    thread of torch each; the result does not depend on their number (one query after another, on copies of the pool:
+    `textbook.progressive_filter`).
 
     Args:
         options: of strategies, by name (`shared_options` for what need not be found anew in every query).
         workers: None: as many as torch has threads.
 
     Raises:
-        ValueError: if an argument is out of range.
-        RuntimeError: if a strategy fails, naming it.
+        ValueError: if an argument is out of range, or a strategy refuses the snapshot.
+        RuntimeError: if a strategy fails otherwise, naming it.
     """
-    n = len(snapshot.features)
-    check_ensemble(strategies)
-    check_batch_size(batch_size, n)
-    check_number("alpha", alpha)
-    if not 0 < alpha <= 1:
-        raise ValueError(f"alpha is {alpha}; a number above 0 and at most 1 was expected")
-    whole = {"num_batches": num_batches, "initial_size": initial_size, "largest_pool": largest_pool}
-    for name, value in whole.items():
-        check_whole(name, value, 1)
-    check_whole("depth", depth, 0)
-    if workers is not None:
-        check_whole("workers", workers, 1)
-    asked = {name: registry.get(name, dict((options or {}).get(name, {}))) for name in strategies}
-    workers = workers or torch.get_num_threads()
-    pool, rounds, topped_up = torch.arange(n), [], 0
-    with fixed_threads(), joblib.Parallel(n_jobs=workers, backend="threading") as parallel:
+    registry.check_strategies(strategies, registry.members())
+    ensemble = [(name, registry.get(name, (options or {}).get(name))) for name in strategies]
+    calls = [each for each in ensemble for _ in range(max(1, num_batches // len(ensemble)))]
+    pool, rounds, device = torch.arange(len(snapshot.features)), [], snapshot.features.device
+
+    def query(asked: tuple[str, registry.Strategy], own: torch.Generator) -> Tensor:
+        part = pool[choose(len(pool), size, own)].sort().values
+        return part[ask(*asked, snapshot.at(part.to(device)), batch_size, own, "while filtering").cpu()]
+
+    with _on_threads(workers) as run:
         for round_ in range(depth):
-            size = max(batch_size, initial_size if round_ == 0 else int(alpha * len(pool)))
-            names = [name for name in strategies for _ in range(max(1, num_batches // len(strategies)))]
-            query = functools.partial(_query, snapshot, pool, min(size, len(pool)), batch_size)
-            calls = [
-                joblib.delayed(query)(name, asked[name], own)
-                for name, own in zip(names, generators_from(generator, len(names)), strict=True)
-            ]
-            pool = torch.cat(parallel(calls)).unique()
+            size = min(len(pool), max(batch_size, int(alpha * len(pool)) if round_ else initial_size))
+            pool = torch.cat(run(query, calls, generators_from(generator, len(calls)))).unique()
             if len(pool) > largest_pool:
                 pool = pool[choose(len(pool), largest_pool, generator)].sort().values
             rounds.append(pool)
-            missing = max(0, batch_size - len(pool))
-            pool, topped_up = _topped_up(pool, n, missing, generator), topped_up + missing
-    return Filtered(pool, tuple(map(len, rounds)), topped_up, tuple(rounds))
+            if len(pool) < batch_size:
+                rest = torch.ones(len(snapshot.features), dtype=torch.bool).index_fill(0, pool, False).nonzero()
+                filling = rest.squeeze(1)[choose(len(rest), batch_size - len(pool), generator)]
+                pool = torch.cat((pool, filling)).sort().values
+    return Filtered(pool, tuple(rounds), sum(max(0, batch_size - len(each)) for each in rounds))
 
 
+@checked
 def shared_options(snapshot: Snapshot, generator: torch.Generator) -> dict[str, dict[str, Any]]:
-    """What a strategy would find anew in every query, though it depends on the cycle alone: unc_herding's scales."""
+    """Return what a strategy would find anew in every query, though it depends on the cycle alone: herding's scales."""
     temperature = held_out_temperature(snapshot, generator)
     return {"unc_herding": {"temperature": temperature, "gamma": nearest_pair_gamma(snapshot.labelled_features)}}
 
 
-def _query(
-    snapshot: Snapshot,
-    pool: Int[Tensor, " p"],
-    size: int,
-    batch_size: int,
-    name: str,
-    strategy: registry.Strategy,
-    generator: torch.Generator,
-) -> Int[Tensor, " b"]:
-    """What one strategy picks from `size` random instances of the pool."""
-    part = pool[choose(len(pool), size, generator)].sort().values
-    seen = snapshot.at(part.to(snapshot.features.device))
-    return part[ask(name, strategy, seen, batch_size, generator, "while filtering").cpu()]
+@contextlib.contextmanager
+def _on_threads(workers: int | None) -> Iterator[Callable[..., list[Tensor]]]:
+    """What `map` is, as a list, with calls that run on threads; torch has a single one in each of them."""
+    workers = workers or torch.get_num_threads()
+    with fixed_threads(), joblib.Parallel(n_jobs=workers, backend="threading") as parallel:
 
+        def run(function: Callable[..., Tensor], *arguments: Iterable[Any]) -> list[Tensor]:
+            return parallel(map(joblib.delayed(function), *arguments))
 
-def _topped_up(pool: Int[Tensor, " p"], n: int, missing: int, generator: torch.Generator) -> Int[Tensor, " q"]:
-    if not missing:
-        return pool
-    rest = torch.ones(n, dtype=torch.bool).index_fill(0, pool, False).nonzero().squeeze(1)
-    return torch.cat((pool, rest[choose(len(rest), missing, generator)])).sort().values
+        yield run

@@ -8,32 +8,33 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dal_core.checks import check_choice
+from dal_core.contracts import BatchSize, Count, Share, Size, checked
 from dal_core.ensembles.filtering import Filtered, progressive_filter, shared_options
-from dal_core.ensembles.members import STRATEGIES, check_ensemble
+from dal_core.ensembles.members import STRATEGIES
 from dal_core.snapshot import Snapshot
 from dal_core.strategies import registry
 
 
 @registry.register("refine")
+@checked
 def refine(
     snapshot: Snapshot,
-    batch_size: int,
+    batch_size: BatchSize,
     generator: torch.Generator,
     *,
     strategies: Sequence[str] = STRATEGIES,
-    depth: int = 5,
-    num_batches: int = 100,
-    alpha: float = 0.4,
-    initial_size: int = 5000,
-    largest_pool: int = 10_000,
+    depth: Size = 5,
+    num_batches: Count = 100,
+    alpha: Share = 0.4,
+    initial_size: Count = 5000,
+    largest_pool: Count = 10_000,
     final_strategy: str = "unc_herding",
     record: dict[str, Any] | None = None,
 ) -> Int[Tensor, " b"]:
-    """The batch of `final_strategy` from what `progressive_filter` leaves of the pool.
+    """Pick the batch of `final_strategy`, an ordinary strategy, from what `progressive_filter` leaves of the pool.
 
     Args:
         strategies, depth, num_batches, alpha, initial_size, largest_pool: of the filter.
-        final_strategy: an ordinary strategy.
         record: filled with the sizes of the pool after each round, and how many instances had to be topped up.
 
     Raises:
@@ -49,17 +50,18 @@ def refine(
     return positions[registry.query(final, snapshot.at(positions), batch_size, generator)]
 
 
+@checked
 def first_stage(
     snapshot: Snapshot,
-    batch_size: int,
+    batch_size: BatchSize,
     generator: torch.Generator,
     *,
     strategies: Sequence[str] = STRATEGIES,
     final_strategy: str = "unc_herding",
     **of_filter: Any,
 ) -> tuple[Filtered, registry.Strategy]:
-    """What the filter leaves of the pool, and what chooses from it; arguments and errors as in `refine`."""
-    check_ensemble(strategies)
+    """Return what the filter leaves of the pool, and what chooses from it; arguments and errors as in `refine`."""
+    registry.check_strategies(strategies, registry.members())
     check_choice("final_strategy", final_strategy, registry.members())
     options = shared_options(snapshot, generator) if "unc_herding" in (*strategies, final_strategy) else {}
     final = registry.get(final_strategy, options.get(final_strategy))

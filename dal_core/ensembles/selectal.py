@@ -7,35 +7,37 @@ Axes: m labelled, q labelled and not held out, r of them left for training, k cl
 
 import dataclasses
 import itertools
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dal_core.checks import check_batch_size, check_number, check_whole
-from dal_core.ensembles.members import drawn_layer
+from dal_core.contracts import BatchSize, Between, Count, Size, checked
+from dal_core.models.heads import Head
 from dal_core.models.training import train_heads
 from dal_core.randomness import choose, generators_from, integer_seed
 from dal_core.snapshot import Snapshot
 from dal_core.strategies import registry
+from dal_core.strategies.shared.clustering import typicality
 
-REGIMES = {"random": "random", "low": "typiclust", "high": "badge"}  # budget, and the strategy for it
+REGIMES = {"random": "random", "low": "typiclust", "high": "badge"}  # budgets, and the strategy for each
 NUM_NEIGHBOURS = 20
 
 
 @registry.register("selectal")
+@checked
 def selectal(
     snapshot: Snapshot,
-    batch_size: int,
+    batch_size: BatchSize,
     generator: torch.Generator,
     *,
-    share: float = 0.05,
-    num_splits: int = 5,
-    retraining_epochs: int = 50,
+    share: Annotated[float, Between(0, 1 / 3, "high")] = 0.05,
+    num_splits: Count = 5,
+    retraining_epochs: Size = 50,
     record: dict[str, Any] | None = None,
 ) -> Int[Tensor, " b"]:
-    """The batch of TypiClust at a low budget, of BADGE at a high one, and a random one in between.
+    """Pick the batch of TypiClust at a low budget, of BADGE at a high one, and a random one in between.
 
     In each of `num_splits` splits a `share` of the labelled instances is held out. From the rest an equally large,
     class-balanced set is removed: the most typical instances of their classes, the least typical ones, or random ones.
@@ -49,12 +51,6 @@ def selectal(
     Raises:
         ValueError: if an option is out of range, or fewer than 3 instances are labelled.
     """
-    check_batch_size(batch_size, len(snapshot.features))
-    check_number("share", share)
-    if not 0 < share <= 1 / 3:
-        raise ValueError(f"share is {share}; a number above 0 and at most 1/3 was expected")
-    check_whole("num_splits", num_splits, 1)
-    check_whole("retraining_epochs", retraining_epochs, 0)
     if len(snapshot.labels) < 3:
         raise ValueError(f"snapshot.labels has {len(snapshot.labels)} entries; selectal needs at least 3")
     accuracies = _accuracies_without(snapshot, share, num_splits, retraining_epochs, generator)
@@ -78,8 +74,9 @@ def _accuracies_without(
         kept += [_without(snapshot, order[count:], count, regime) for regime in REGIMES]
         # The heads of a split see minibatches in the same order, so that none of them is better by a lucky one.
         seeds += [integer_seed(own)] * len(REGIMES)
-    initial = drawn_layer(snapshot, generator) if snapshot.initial is None else snapshot.initial
-    inputs = snapshot.labelled_features if initial.hidden_weight is None else snapshot.labelled_inputs
+    features = snapshot.labelled_features
+    initial = snapshot.initial or Head.new_layer(features, snapshot.num_classes, generator, torch.float64)
+    inputs = features if initial.hidden_weight is None else snapshot.labelled_inputs
     assert inputs is not None, "a snapshot of a head with a hidden layer has its inputs"
     training = dataclasses.replace(snapshot.training, epochs=epochs)
     orders = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -100,24 +97,10 @@ def _without(snapshot: Snapshot, positions: Int[Tensor, " q"], count: int, regim
     labels = snapshot.labels[positions].tolist()
     ranked: list[int] = list(range(len(labels)))
     if regime != "random":
-        typicality = _typicality(snapshot.labelled_features[positions], snapshot.labels[positions])
-        ranked = typicality.argsort(descending=regime == "low", stable=True).tolist()
+        classes_of = snapshot.labels[positions]
+        scores = typicality(snapshot.labelled_features[positions], classes_of, NUM_NEIGHBOURS, by_differences=True)
+        ranked = scores.argsort(descending=regime == "low", stable=True).tolist()
     classes = sorted(dict.fromkeys(labels), key=labels.count, reverse=True)
     queues = [[i for i in ranked if labels[i] == label] for label in classes]
     in_turn = [i for turn in itertools.zip_longest(*queues) for i in turn if i is not None]
     return positions[torch.tensor(sorted(in_turn[count:]), device=positions.device)]
-
-
-def _typicality(features: Float[Tensor, "q d"], labels: Int[Tensor, " q"]) -> Float[Tensor, " q"]:
-    """1 / mean distance to the nearest others of the same class, at most half of the class; 0 for the only one."""
-    typicality = torch.zeros(len(labels), dtype=torch.float64, device=features.device)
-    for label in labels.unique():
-        members = (labels == label).nonzero().squeeze(1)
-        if len(members) > 1:
-            of_class = features[members].double()
-            # From differences, so that two instances are equally far from each other to the last bit.
-            distances = torch.cdist(of_class, of_class, compute_mode="donot_use_mm_for_euclid_dist")
-            neighbours = min(NUM_NEIGHBOURS, len(members) // 2)
-            nearest = distances.fill_diagonal_(torch.inf).topk(neighbours, largest=False).values
-            typicality[members] = 1 / nearest.mean(dim=1).clamp_min(1e-12)
-    return typicality

@@ -12,25 +12,26 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dal_core.checks import check_batch_size, check_number
-from dal_core.ensembles.members import STRATEGIES, check_ensemble, proposals
-from dal_core.randomness import generators_from, integer_seed
+from dal_core.contracts import BatchSize, Count, Fraction, checked
+from dal_core.ensembles.members import STRATEGIES, proposals
+from dal_core.randomness import integer_seed
 from dal_core.snapshot import Snapshot
-from dal_core.strategies import registry
+from dal_core.strategies.registry import register
 
 
-@registry.register("tailor")
+@register("tailor")
+@checked
 def tailor(
     snapshot: Snapshot,
-    batch_size: int,
+    batch_size: BatchSize,
     generator: torch.Generator,
     *,
     strategies: Sequence[str] = STRATEGIES,
-    decay: float = 0.9,
+    decay: Fraction = 0.9,
     memory: dict[str, Any] | None = None,
     record: dict[str, Any] | None = None,
 ) -> Int[Tensor, " b"]:
-    """One instance after another, each the next one of a strategy that Thompson sampling draws.
+    """Pick one instance after another, each the next one of a strategy that Thompson sampling draws.
 
     Of each strategy it is counted which labels it brought, c_ak, 1 of each class to start with. For every pick
 
@@ -45,20 +46,14 @@ def tailor(
         record: filled with how many instances each strategy brought.
 
     Raises:
-        ValueError: if an option is out of range.
-        RuntimeError: if a strategy fails, naming it.
+        ValueError: if an option is out of range, or a strategy refuses the snapshot.
+        RuntimeError: if a strategy fails otherwise, naming it.
     """
-    check_ensemble(strategies)
-    check_batch_size(batch_size, len(snapshot.features))
-    check_number("decay", decay)
-    if not 0 <= decay <= 1:
-        raise ValueError(f"decay is {decay}; a number from 0 to 1 was expected")
     memory = {} if memory is None else memory
     counts = _counts(snapshot, len(strategies), decay, memory)
     rewards = class_rewards(snapshot.labels, snapshot.num_classes)
     draws = np.random.default_rng(integer_seed(generator))  # torch draws no gammas from a generator of one's own
-    each = generators_from(generator, len(strategies))
-    queues = proposals(snapshot, batch_size, strategies, each, "on the pool").tolist()
+    queues = proposals(snapshot, batch_size, strategies, generator, "on the pool").tolist()
     picked: dict[int, int] = {}  # instance to strategy, in the order of picking
     while len(picked) < batch_size:
         gammas = torch.from_numpy(draws.standard_gamma(counts.numpy()))  # [a, k]
@@ -72,8 +67,13 @@ def tailor(
     return torch.tensor(list(picked), device=snapshot.features.device)
 
 
-def class_rewards(labels: Int[Tensor, " m"], num_classes: int) -> Float[Tensor, " k"]:
-    """1 / how often a class is labelled (1 if never), negated for a class that more than half of the labels are of."""
+@checked
+def class_rewards(labels: Int[Tensor, " m"], num_classes: Count) -> Float[Tensor, " k"]:
+    """Return 1 / how often a class is labelled, 1 if never; negated for a class of more than half of the labels.
+
+    >>> class_rewards(torch.tensor([0, 2, 2, 2]), num_classes=3)
+    tensor([ 1.0000,  1.0000, -0.3333], dtype=torch.float64)
+    """
     counts = torch.bincount(labels.cpu(), minlength=num_classes).double()
     rewards = 1 / counts.clamp_min(1)
     return torch.where(counts > counts.sum() / 2, -rewards, rewards)

@@ -33,6 +33,11 @@ class Head:
     hidden_weight: Float[Tensor, "*e h d"] | None = None
     hidden_bias: Float[Tensor, "*e h"] | None = None
 
+    def __post_init__(self) -> None:
+        for name, part in vars(self).items():
+            if part is not None and part.requires_grad:  # A network's own layer does, but heads are trained in place.
+                object.__setattr__(self, name, part.detach())
+
     @classmethod
     @checked
     def initial(
@@ -53,8 +58,18 @@ class Head:
         hidden_bias = uniform(HIDDEN_UNITS, fan_in=num_features)
         return cls(uniform(num_classes, HIDDEN_UNITS, fan_in=HIDDEN_UNITS), None, hidden_weight, hidden_bias)
 
-    def to(self, device: torch.device | str) -> "Head":
-        """The same head with its tensors on `device`."""
+    @classmethod
+    def new_layer(
+        cls, features: Float[Tensor, "n d"], num_classes: int, generator: torch.Generator, drawn_in: torch.dtype
+    ) -> "Head":
+        """A linear head with new weights for `features`, in their dtype and on their device.
+
+        Drawn in float64, the weights are the same in both dtypes up to rounding.
+        """
+        return cls.initial("linear", features.shape[1], num_classes, generator, dtype=drawn_in).to(features)
+
+    def to(self, device: torch.device | str | Tensor) -> "Head":
+        """The same head with its tensors on `device`, or with the dtype and on the device of a tensor."""
         return self._each(lambda tensor: tensor.to(device))
 
     def unstacked(self, i: int | slice) -> "Head":

@@ -14,8 +14,18 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dal_core.checks import check_batch_size, check_choice, check_whole, shown
-from dal_core.oracles.judging import Judgement, best_of, current_loss, judge, judged_by
+from dal_core.contracts import BatchSize, Count, Positive, Size, checked
+from dal_core.oracles.judging import (
+    Judgement,
+    LookAhead,
+    Loss,
+    PerformanceOn,
+    Retraining,
+    best_of,
+    current_loss,
+    judge,
+    judged_by,
+)
 from dal_core.randomness import choose, generators_from
 from dal_core.snapshot import OracleSnapshot
 from dal_core.strategies import registry
@@ -24,35 +34,37 @@ STRATEGIES = (
     "random", "typiclust", "dropquery", "bait", "typiclass", "dropqueryclass", "margin", "badge", "coreset", "alfamix",
 )  # fmt: skip
 CLASS_AWARE = ("typiclass", "dropqueryclass")
-SMALLEST_SUBSET, LARGEST_SUBSET = 4, 5000  # in batches, in instances
+SMALLEST_SUBSET, LARGEST_SUBSET = 4, 5000  # Sizes of the random parts: in batches, and in instances.
 
 
 class Candidates(NamedTuple):
-    """Proposed batches, and which strategy each of them is from."""
+    """Proposed batches, which strategy each of them is from, and what the strategies that failed have raised."""
 
     batches: Int[Tensor, "t b"]
     strategies: list[str]
+    failures: dict[str, str]
 
 
 @registry.register("boss")
+@checked
 def boss(
     snapshot: OracleSnapshot,
-    batch_size: int,
+    batch_size: BatchSize,
     generator: torch.Generator,
     *,
-    num_candidates: int | None = 100,
+    num_candidates: Count | None = 100,
     strategies: Sequence[str] = STRATEGIES,
-    loss: str = "zero_one",
-    look_ahead: str = "true",
-    retraining: str = "train",
-    performance_on: str = "test",
-    retraining_epochs: int = 50,
-    label_draws: int = 10,
-    gamma: float = 10.0,
-    prior_precision: float = 1.0,
+    loss: Loss = "zero_one",
+    look_ahead: LookAhead = "true",
+    retraining: Retraining = "train",
+    performance_on: PerformanceOn = "test",
+    retraining_epochs: Size = 50,
+    label_draws: Count = 10,
+    gamma: Positive = 10.0,
+    prior_precision: Positive = 1.0,
     record: dict[str, Any] | None = None,
 ) -> Int[Tensor, " b"]:
-    """The candidate batch after which a head has the smallest loss; the generator decides between equal ones.
+    """Pick the candidate batch after which a head has the smallest loss; the generator decides between equal ones.
 
     With pseudo or Monte-Carlo labels, performance on the unlabelled instances and no class-aware strategy it does not
     look at true labels.
@@ -73,61 +85,53 @@ def boss(
     judgement = Judgement(
         loss, look_ahead, retraining, performance_on, retraining_epochs, label_draws, gamma, prior_precision
     )
-    _check(snapshot, batch_size, num_candidates, strategies, performance_on)
-    failures: dict[str, str] = {}
-    candidates, judging = draw_candidates(snapshot, batch_size, generator, num_candidates, strategies, failures)
-    losses = judge(snapshot, candidates.batches, judgement, judging)
+    registry.check_strategies(strategies, [*registry.names(oracle=False), *CLASS_AWARE])
+    judged_by(snapshot, performance_on, last_layer=True)  # It refuses what it lacks before candidates are computed.
+    found, judging = draw_candidates(snapshot, batch_size, generator, num_candidates, strategies)
+    losses = judge(snapshot, found.batches, judgement, judging)
     best = best_of(losses, judging)
     if record is not None:
-        record |= {"supplier": candidates.strategies[best], "loss_before": current_loss(snapshot, judgement)}
-        record |= {"loss_after": losses[best].item(), "strategies": candidates.strategies, "losses": losses.tolist()}
-        record |= {"failures": failures} if failures else {}
-    return candidates.batches[best]
+        record |= {"supplier": found.strategies[best], "loss_before": current_loss(snapshot, judgement)}
+        record |= {"loss_after": losses[best].item(), "strategies": found.strategies, "losses": losses.tolist()}
+        record |= {"failures": found.failures} if found.failures else {}
+    return found.batches[best]
 
 
+@checked
 def draw_candidates(
     snapshot: OracleSnapshot,
-    batch_size: int,
+    batch_size: BatchSize,
     generator: torch.Generator,
-    num_candidates: int | None = 100,
+    num_candidates: Count | None = 100,
     strategies: Sequence[str] = STRATEGIES,
-    failures: dict[str, str] | None = None,
 ) -> tuple[Candidates, torch.Generator]:
-    """The candidate batches of a cycle, in the order of the record, and the generator that they are judged with.
-
-    Arguments as in `boss`; what a strategy raises is entered into `failures`.
-    """
+    """Return the candidate batches of a cycle, in the order of the record, and the generator to judge them with."""
     # Generators of their own: the candidates of a smaller T are then among those of a larger one.
     (judging,), each = generators_from(generator, 1), generators_from(generator, num_candidates or len(strategies))
     drawn = list(strategies)
     if num_candidates is not None:
         drawn = [strategies[int(torch.randint(len(strategies), (), generator=own))] for own in each]
-    return propose(snapshot, batch_size, drawn, each, {} if failures is None else failures), judging
+    return propose(snapshot, batch_size, drawn, each), judging
 
 
+@checked
 def propose(
-    snapshot: OracleSnapshot,
-    batch_size: int,
-    strategies: Sequence[str],
-    generators: Sequence[torch.Generator],
-    failures: dict[str, str],
+    snapshot: OracleSnapshot, batch_size: BatchSize, strategies: Sequence[str], generators: Sequence[torch.Generator]
 ) -> Candidates:
-    """A batch from each of `strategies`, which may name one more than once, each on its own random part of the pool.
+    """Return a batch from each of `strategies`, which may name one more than once, and has a generator for each.
 
-    Each has a generator of its own. The size of a part is drawn uniformly from min(4 b, n) to min(n, 5000). What a
-    strategy raises is entered into `failures`.
+    Each is asked on its own random part of the pool, whose size is drawn uniformly from min(4 b, n) to min(n, 5000).
     """
     n = len(snapshot.features)
     highest = min(max(LARGEST_SUBSET, batch_size), n)
     lowest = min(SMALLEST_SUBSET * batch_size, highest)
-    batches, names = [], []
+    batches, names, failures = [], [], {}
     for name, own in zip(strategies, generators, strict=True):
         size = int(torch.randint(lowest, highest + 1, (), generator=own))
         positions = choose(n, size, own).sort().values.to(snapshot.features.device)
-        visible = snapshot.at(positions)
-        seen = visible if registry.needs_oracle(name) else visible.without_truth()
         try:
-            batch = registry.query(registry.get(name), seen, batch_size, own)
+            part = (snapshot if registry.needs_oracle(name) else snapshot.without_truth()).at(positions)
+            batch = registry.query(registry.get(name), part, batch_size, own)
         except Exception as error:
             if name not in failures:
                 failures[name] = f"{type(error).__name__}: {error}"
@@ -137,21 +141,4 @@ def propose(
         names.append(name)
     if not batches:
         raise RuntimeError(f"every candidate strategy failed: {failures}")
-    return Candidates(torch.stack(batches), names)
-
-
-def _check(
-    snapshot: OracleSnapshot,
-    batch_size: int,
-    num_candidates: int | None,
-    strategies: Sequence[str],
-    performance_on: str,
-) -> None:
-    if num_candidates is not None:
-        check_whole("num_candidates", num_candidates, 1)
-    if not isinstance(strategies, Sequence) or isinstance(strategies, str) or not strategies:
-        raise ValueError(f"strategies is {shown(strategies)}; a list of at least one name was expected")
-    for name in strategies:
-        check_choice("strategies", name, [*registry.names(oracle=False), *CLASS_AWARE])
-    check_batch_size(batch_size, len(snapshot.features))
-    judged_by(snapshot, performance_on, last_layer=True)  # before the candidates are computed
+    return Candidates(torch.stack(batches), names, failures)

@@ -3,15 +3,15 @@
 Axes: t candidates, b batch, p picked so far, n unlabelled, k classes.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dal_core.checks import check_batch_size, check_choice, check_whole
+from dal_core.contracts import BatchSize, Count, Size, checked, unchecked
 from dal_core.models.heads import Head
-from dal_core.oracles.judging import best_of, initial_head, judged_by, mean_losses, trained_heads
+from dal_core.oracles.judging import best_of, judged_by, mean_losses, retraining
 from dal_core.randomness import choose, generators_from, integer_seed
 from dal_core.snapshot import OracleSnapshot
 from dal_core.strategies.registry import register
@@ -19,45 +19,39 @@ from dal_core.strategies.uncertainty import margin_scores
 
 
 @register("cdo")
+@checked
 def cdo(
     snapshot: OracleSnapshot,
-    batch_size: int,
+    batch_size: BatchSize,
     generator: torch.Generator,
     *,
-    num_candidates: int = 20,
-    retraining_epochs: int = 50,
-    performance_on: str = "test",
+    num_candidates: Count = 20,
+    retraining_epochs: Size = 50,
+    performance_on: Literal["test", "validation"] = "test",
     record: dict[str, Any] | None = None,
 ) -> Int[Tensor, " b"]:
-    """One instance after another: of some random ones the best, if it improves the head, else the margin strategy's.
+    """Pick one instance after another: of some random ones the best, if it improves the head, else margin's.
 
     A candidate is judged by the cross-entropy of a head that is trained from its initial weights for
     `retraining_epochs` on what is labelled, what was picked before, and the candidate, with minibatches of its own, as
     published. All candidates of a pick are trained at once, the margin strategy's among them, so that the head for the
-    next pick is known whatever is taken.
+    next pick is known whatever is taken; one head after another: `textbook.cdo`.
 
     Args:
         num_candidates: random instances a pick; all that remain where there are fewer.
-        performance_on: "test" or "validation".
         record: filled with the loss before and after, and how many picks were random instances that improved the head.
 
     Raises:
-        ValueError: if an option is out of range, or the snapshot has nothing to judge by.
+        ValueError: if an option is out of range, nothing is labelled, or the snapshot has nothing to judge by.
     """
-    check_whole("num_candidates", num_candidates, 1)
-    check_whole("retraining_epochs", retraining_epochs, 0)
-    check_choice("performance_on", performance_on, ("test", "validation"))
-    check_batch_size(batch_size, len(snapshot.features))
     if not len(snapshot.labels):
         raise ValueError("snapshot.labels is empty; cdo needs at least one labelled instance")
     features, truth = judged_by(snapshot, performance_on, last_layer=False)
-    unlabelled, _ = judged_by(snapshot, "unlabelled", last_layer=False)
-    initial, (orders,) = initial_head(snapshot, generator), generators_from(generator, 1)
+    pool, _ = judged_by(snapshot, "unlabelled", last_layer=False)
+    train, (orders,) = retraining(snapshot, retraining_epochs, generator), generators_from(generator, 1)
 
     def trained(batches: Tensor) -> tuple[Head, Tensor]:
-        labels = snapshot.hidden_labels[batches]
-        seeds = [integer_seed(orders) for _ in batches]
-        heads = trained_heads(snapshot, initial, batches, labels, retraining_epochs, seeds)
+        heads = train(batches, [integer_seed(orders) for _ in batches])
         return heads, mean_losses(heads, features, truth, "cross_entropy")
 
     picked = torch.empty(0, dtype=torch.int64, device=features.device)
@@ -65,7 +59,7 @@ def cdo(
     best, first_loss, improvements = 0, losses[0].item(), 0
     for _ in range(batch_size):
         loss = losses[best]
-        candidates = _candidates(heads.unstacked(best), unlabelled, picked, num_candidates, generator)
+        candidates = _candidates(heads.unstacked(best), pool, picked, num_candidates, generator)
         heads, losses = trained(torch.cat((picked.expand(len(candidates), -1), candidates.unsqueeze(1)), dim=1))
         best = best_of(losses[:-1], generator)
         if losses[best] < loss:
@@ -79,10 +73,11 @@ def cdo(
 
 
 def _candidates(
-    head: Head, unlabelled: Tensor, picked: Int[Tensor, " p"], count: int, generator: torch.Generator
+    head: Head, pool: Tensor, picked: Int[Tensor, " p"], count: int, generator: torch.Generator
 ) -> Int[Tensor, " t"]:
     """`count` random instances that are not picked yet, and last the one that the margin strategy picks."""
-    scores = margin_scores(head.logits(unlabelled).softmax(dim=1)).index_fill(0, picked, -torch.inf)
+    # Unchecked, because a head that diverged has no finite probabilities, and is one that others improve on.
+    scores = unchecked(margin_scores)(head.logits(pool).softmax(dim=1)).index_fill(0, picked, -torch.inf)
     free = torch.ones_like(scores, dtype=torch.bool).index_fill(0, picked, False).nonzero().squeeze(1)
     drawn = choose(len(free), min(count, len(free)), generator).to(free.device)
     return torch.cat((free[drawn], scores.argmax().unsqueeze(0)))

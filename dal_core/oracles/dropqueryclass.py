@@ -4,28 +4,32 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dal_core.checks import check_batch_size
+from dal_core.contracts import BatchSize, Count, checked
 from dal_core.oracles.typiclass import class_balanced_select
 from dal_core.snapshot import OracleSnapshot
-from dal_core.strategies.dropquery import CANDIDATES_A_PICK, dropquery_candidates
+from dal_core.strategies.dropquery import CANDIDATES_A_PICK, Dropout, dropquery_candidates
 from dal_core.strategies.registry import register
 
 
 @register("dropqueryclass")
+@checked
 def dropqueryclass(
-    snapshot: OracleSnapshot, batch_size: int, generator: torch.Generator, *, num_passes: int = 3, dropout: float = 0.75
+    snapshot: OracleSnapshot,
+    batch_size: BatchSize,
+    generator: torch.Generator,
+    *,
+    num_passes: Count = 3,
+    dropout: Dropout = 0.75,
 ) -> Int[Tensor, " b"]:
-    """As `typiclass`, among the instances whose prediction changes under dropout (`dropquery_candidates`).
+    """Pick as `typiclass` does, among the instances whose prediction changes under dropout (`dropquery_candidates`).
 
     Where these are too few for a batch, the others follow by the same rule.
     """
-    check_batch_size(batch_size, len(snapshot.features))
     enough = CANDIDATES_A_PICK * batch_size
     candidates = dropquery_candidates(snapshot, enough, generator, num_passes=num_passes, dropout=dropout)
     counts = torch.bincount(snapshot.labels, minlength=snapshot.num_classes)
     picked = candidates[:0]
-    others = torch.ones_like(snapshot.hidden_labels, dtype=torch.bool)
-    others[candidates] = False
+    others = torch.ones_like(snapshot.hidden_labels, dtype=torch.bool).index_fill(0, candidates, False)
     for positions in (candidates, others.nonzero().squeeze(1)):
         size = min(batch_size - len(picked), len(positions))
         if size:

@@ -3,6 +3,7 @@
 from dal_core.strategies import (
     alfamix,
     badge,
+    bait,
     bald,
     coreset,
     dropquery,
@@ -12,7 +13,6 @@ from dal_core.strategies import (
     typiclust,
     uncertainty,
 )
-from dal_core.strategies.bait import select
 from dal_core.strategies.registry import (
     ACQUISITION_SIZE,
     MEMORY,
@@ -35,6 +35,7 @@ __all__ = [
     "RECORD",
     "alfamix",
     "badge",
+    "bait",
     "bald",
     "coreset",
     "dropquery",
@@ -51,7 +52,6 @@ __all__ = [
     "records",
     "register",
     "remembers",
-    "select",
     "typiclust",
     "uncertainty",
 ]

@@ -1,40 +1,29 @@
 """ALFA-Mix: predictions that flip on the way to an anchor (Parvaneh et al. 2022, arXiv 2203.07034)."""
 
 import math
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dal_core.checks import (
-    check_alike,
-    check_batch_size,
-    check_choice,
-    check_finite,
-    check_labels,
-    check_shape,
-)
+from dal_core.blocks import blocks
+from dal_core.contracts import BatchSize, Below, Fewest, checked
 from dal_core.randomness import choose
 from dal_core.snapshot import Snapshot
 from dal_core.strategies.registry import register
 from dal_core.strategies.shared.clustering import k_means, nearest_to_means
+from dal_core.strategies.uncertainty import Predictions
 
-BLOCK_BYTES = 64 * 2**20  # of changed features held at a time
-UNDEFINED = ("published", "limit")
+Undefined = Literal["published", "limit"]
 
 
 @register("alfamix")
+@checked
 def alfamix(
-    snapshot: Snapshot, batch_size: int, generator: torch.Generator, *, undefined: str = "published"
+    snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator, *, undefined: Undefined = "published"
 ) -> Int[Tensor, " b"]:
-    """Diverse instances whose prediction flips on the way to an anchor (Parvaneh et al. 2022, arXiv 2203.07034).
-
-    The candidates are `alfamix_candidates`, the picks `diverse_picks` among them.
-
-    Raises:
-        ValueError: if nothing is labelled, or `undefined` is unknown.
-    """
-    check_batch_size(batch_size, len(snapshot.features))
+    """Pick diverse instances (`diverse_picks`) among those whose prediction flips (`alfamix_candidates`)."""
     candidates = alfamix_candidates(
         snapshot.features, snapshot.logits, snapshot.weight, snapshot.bias, snapshot.labelled_features, snapshot.labels,
         undefined=undefined,
@@ -42,17 +31,18 @@ def alfamix(
     return diverse_picks(snapshot.features, candidates, batch_size, generator)
 
 
+@checked
 def alfamix_candidates(
     features_u: Float[Tensor, "n d"],
-    logits_u: Float[Tensor, "n k"],
+    logits_u: Predictions,
     weight: Float[Tensor, "k d"],
-    bias: Float[Tensor, " k"] | None,
+    bias: Float[Tensor, " k"] | None,  # noqa: ARG001  # The logits have it already.
     features_l: Float[Tensor, "m d"],
-    labels_l: Int[Tensor, " m"],
+    labels_l: Annotated[Int[Tensor, " m"], Below("k"), Fewest("m", 1, "labelled instances")],
     *,
-    undefined: str = "published",
+    undefined: Undefined = "published",
 ) -> Int[Tensor, " c"]:
-    """Positions, ascending, of the instances whose prediction flips on the way to at least one anchor (equation 5).
+    """Return the positions, ascending, whose prediction flips on the way to at least one anchor (equation 5).
 
     Anchors z* are the means of the labelled classes. With g = W^T (p - onehot(argmax p)), the gradient of the loss at
     the pseudo-label with respect to the features, and eps = 0.2 / sqrt(d), an instance z moves to z + alpha (z* - z),
@@ -68,25 +58,14 @@ def alfamix_candidates(
     class 0. "limit" leaves it to the formula on the right. It matters for features with many zeros, as pixels and
     hidden ReLU units are.
 
-    Raises:
-        ValueError: if nothing is labelled, `undefined` is unknown, or arguments do not fit each other or hold NaN or
-            infinite values.
+    >>> features, weight = torch.tensor([[0.1, 0.2], [3.0, 0.5]]), torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    >>> alfamix_candidates(features, features @ weight.T, weight, None, torch.tensor([[-2.0, 1.0]]), torch.tensor([1]))
+    tensor([0])
     """
-    check_choice("undefined", undefined, UNDEFINED)
-    check_last_layer(weight, bias, features_u=features_u, logits_u=logits_u)
-    check_alike(features_u=features_u, features_l=features_l)
-    check_shape("labels_l", labels_l, (None,))
-    check_shape("features_l", features_l, (len(labels_l), features_u.shape[1]))
-    check_labels("labels_l", labels_l, len(weight))
-    check_finite(features_l=features_l)
-    if len(labels_l) == 0:
-        raise ValueError("labels_l is empty; alfamix needs at least one labelled instance as anchor")
     by_class = features_l[labels_l.argsort(stable=True)].split(torch.bincount(labels_l).tolist())
     anchors = torch.stack([members.mean(dim=0) for members in by_class if len(members)])  # [a, d]
     flips = torch.empty(len(features_u), dtype=torch.bool, device=features_u.device)
-    rows = max(1, BLOCK_BYTES // (features_u.element_size() * (features_u.shape[1] + len(weight))))
-    for start in range(0, len(features_u), rows):
-        block = slice(start, start + rows)
+    for block in blocks(len(features_u), features_u.element_size() * (features_u.shape[1] + len(weight))):
         flips[block] = _flips(features_u[block], logits_u[block], weight, anchors, undefined)
     return flips.nonzero().squeeze(1)
 
@@ -109,12 +88,20 @@ def _flips(features: Tensor, logits: Tensor, weight: Tensor, anchors: Tensor, un
     return (always | (moved.argmax(dim=1, keepdim=True) != prediction)).squeeze(1)
 
 
+@checked
 def diverse_picks(
-    features: Float[Tensor, "n d"], candidates: Int[Tensor, " c"], batch_size: int, generator: torch.Generator
+    features: Float[Tensor, "n d"],
+    candidates: Annotated[Int[Tensor, " c"], Below("n")],
+    batch_size: BatchSize,
+    generator: torch.Generator,
 ) -> Int[Tensor, " b"]:
-    """Of `batch_size` k-means clusters of the L2-normalised candidates the instance nearest to each mean.
+    """Pick of `batch_size` k-means clusters of the L2-normalised candidates the instance nearest to each mean.
 
     Where candidates, or distinct ones, are too few, instances drawn uniformly from the rest fill the batch up.
+
+    >>> features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> diverse_picks(features, torch.tensor([0, 2]), 2, torch.Generator())
+    tensor([0, 2])
     """
     picked = candidates
     if len(candidates) > batch_size:
@@ -122,19 +109,4 @@ def diverse_picks(
         picked = candidates[nearest_to_means(unit, k_means(unit, batch_size, generator))]
     order = choose(len(features), len(features), generator).to(features.device)
     left = torch.ones_like(order, dtype=torch.bool).index_fill_(0, picked, False)
-    rest = order[left[order]]
-    return torch.cat((picked, rest[: batch_size - len(picked)]))
-
-
-def check_last_layer(weight: Tensor, bias: Tensor | None, **features_and_logits: Tensor) -> None:
-    """A last layer, and the features and logits of a pool by what the caller calls them."""
-    (features_name, features), (logits_name, logits) = features_and_logits.items()
-    check_alike(**features_and_logits, weight=weight)
-    check_shape(features_name, features, (None, None))
-    check_shape("weight", weight, (None, features.shape[1]))
-    check_shape(logits_name, logits, (len(features), len(weight)))
-    check_finite(**features_and_logits, weight=weight)
-    if bias is not None:
-        check_alike(weight=weight, bias=bias)
-        check_shape("bias", bias, (len(weight),))
-        check_finite(bias=bias)
+    return torch.cat((picked, order[left[order]]))[:batch_size]

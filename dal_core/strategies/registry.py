@@ -14,7 +14,7 @@ import functools
 import importlib
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ RECORD, MEMORY, ACQUISITION_SIZE = "record", "memory", "acquisition_size"  # key
 _HOMES = ("dal_core.strategies", "dal_core.oracles", "dal_core.ensembles")  # Importing one registers what it holds.
 _STRATEGIES: dict[str, Strategy] = {}
 _SOURCES: dict[str, str] = {}  # The texts of strategies that are not the package's, by name.
+NAMING = ("strategies", "final_strategy")  # options whose values are names of other strategies
 
 
 def register(name: str) -> Callable[[Strategy], Strategy]:
@@ -62,8 +63,21 @@ def register(name: str) -> Callable[[Strategy], Strategy]:
 
 def _is_same_again(earlier: Strategy, strategy: Strategy) -> bool:
     """Whether a cell of a notebook was run again."""
-    names = [(each.__module__, getattr(_function_of(each), "__qualname__", None)) for each in (earlier, strategy)]
-    return names[0] == names[1] and names[0][0] == "__main__"
+    before, now = ((each.__module__, each.__qualname__) for each in map(function_of, (earlier, strategy)))
+    return before == now and (now[0] == "__main__" or isinstance(strategy, functools.partial))
+
+
+def used(name: str, options: Mapping[str, Any]) -> set[str]:
+    """The names of all strategies that `name` runs with these options: itself, and those that it asks in turn."""
+    found, left = set[str](), [(name, options)]
+    while left:
+        name, options = left.pop()
+        found.add(name)
+        for option, parameter in _signature(_find(name)).items():
+            value = options.get(option, parameter.default) if option in NAMING else ()
+            names = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
+            left += [(each, {}) for each in names if each in _STRATEGIES and each not in found]
+    return found
 
 
 def own() -> dict[str, Strategy]:
@@ -98,13 +112,13 @@ def _source(strategy: Strategy) -> str:
     if isinstance(strategy, functools.partial):
         return f"{_source(strategy.func)}{strategy.args}{sorted(strategy.keywords.items())}"
     try:
-        text = inspect.getsource(_function_of(strategy))
+        text = inspect.getsource(function_of(strategy))
     except (OSError, TypeError):
         return ""
     return text if inspect.isroutine(strategy) else f"{text}{getattr(strategy, '__dict__', '')}"
 
 
-def _function_of(strategy: Strategy) -> Any:
+def function_of(strategy: Strategy) -> Any:
     """What was written down: the function itself, that of a partial, or the class of an object that can be called."""
     while isinstance(strategy, functools.partial):
         strategy = strategy.func
@@ -119,7 +133,7 @@ def names(*, oracle: bool | None = None) -> list[str]:
 def needs_oracle(name: str) -> bool:
     """Whether the strategy asks for an OracleSnapshot."""
     strategy = _find(name)
-    written = _function_of(strategy)
+    written = function_of(strategy)
     try:  # Annotations may be texts, and may name what was imported for type checkers only.
         hint = typing.get_type_hints(written if inspect.isroutine(written) else written.__call__).get("snapshot")
     except NameError:
@@ -149,6 +163,14 @@ def remembers(name: str) -> bool:
 def members() -> list[str]:
     """Names of what an ensemble can be made of: ordinary strategies that are no ensembles themselves."""
     return [name for name in names(oracle=False) if "strategies" not in option_names(name)]
+
+
+def check_strategies(strategies: Sequence[str], known: Sequence[str]) -> None:
+    """Raise ValueError unless `strategies` names at least one strategy, and only those that are `known`."""
+    if not strategies:
+        raise ValueError(f"strategies is {shown(strategies)}; a list of at least one name was expected")
+    for name in strategies:
+        check_choice("strategies", name, known)
 
 
 def plans_ahead(name: str) -> bool:

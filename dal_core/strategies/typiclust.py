@@ -6,41 +6,42 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dal_core.checks import check_alike, check_batch_size, check_finite, check_whole
+from dal_core.contracts import BatchSize, Count, checked, unchecked
 from dal_core.snapshot import Snapshot
 from dal_core.strategies.registry import register
 from dal_core.strategies.shared.clustering import k_means, most_typical
-from dal_core.strategies.shared.positions import taken_out
 
 
 @register("typiclust")
+@checked
 def typiclust(
     snapshot: Snapshot,
-    batch_size: int,
+    batch_size: BatchSize,
     generator: torch.Generator,
     *,
-    num_neighbours: int = 20,
-    max_clusters: int = 500,
-    min_cluster_size: int = 5,
+    num_neighbours: Count = 20,
+    max_clusters: Count = 500,
+    min_cluster_size: Count = 5,
 ) -> Int[Tensor, " b"]:
-    """The most typical instance of each cluster without labels, largest first (`typiclust_select`)."""
+    """Pick the most typical instance of each cluster without labels, largest first (`typiclust_select`)."""
     return typiclust_select(
         snapshot.features, snapshot.labelled_features, batch_size, generator,
         num_neighbours=num_neighbours, max_clusters=max_clusters, min_cluster_size=min_cluster_size,
     )  # fmt: skip
 
 
+@checked
 def typiclust_select(
     features_u: Float[Tensor, "n d"],
     features_l: Float[Tensor, "m d"],
-    batch_size: int,
+    batch_size: BatchSize,
     generator: torch.Generator,
     *,
-    num_neighbours: int = 20,
-    max_clusters: int = 500,
-    min_cluster_size: int = 5,
+    num_neighbours: Count = 20,
+    max_clusters: Count = 500,
+    min_cluster_size: Count = 5,
 ) -> Int[Tensor, " b"]:
-    """Typical instances of k-means clusters, from the cluster with the fewest labels first (Hacohen et al. 2022).
+    """Pick typical instances of k-means clusters, from the cluster with the fewest labels first (Hacohen et al. 2022).
 
     The labelled and the unlabelled instances together are clustered into min(m + b, `max_clusters`) clusters. Then,
     one after another, the cluster with the fewest labelled or picked instances (the largest one of several) gives its
@@ -48,16 +49,10 @@ def typiclust_select(
     cluster's unlabelled ones (`most_typical`). Clusters of fewer than `min_cluster_size` instances are asked when no
     other has any left. O((n + m) (m + b) d) time for a step of k-means.
 
-    Raises:
-        ValueError: if an option is below 1, `batch_size` is not in 1..n, the two differ in dtype or device, or hold
-            NaN or infinite values.
+    >>> line = torch.tensor([[0.0], [1.0], [2.0], [2.9], [3.9]])
+    >>> typiclust_select(line, line[:0], 1, torch.Generator().manual_seed(0))
+    tensor([2])
     """
-    check_alike(features_u=features_u, features_l=features_l)
-    check_finite(features_u=features_u, features_l=features_l)
-    check_batch_size(batch_size, len(features_u))
-    options = {"num_neighbours": num_neighbours, "max_clusters": max_clusters, "min_cluster_size": min_cluster_size}
-    for name, value in options.items():
-        check_whole(name, value, 1)
     num_clusters = min(len(features_l) + batch_size, max_clusters)
     assignment = k_means(torch.cat((features_u, features_l)), num_clusters, generator)
     of_unlabelled, of_labelled = assignment[: len(features_u)], assignment[len(features_u) :]
@@ -67,15 +62,16 @@ def typiclust_select(
     members = list(of_unlabelled.argsort(stable=True).split(unlabelled))
 
     queue: list[tuple[bool, int, int, int]] = []  # smallest first
-    for cluster in range(num_clusters):
-        size = unlabelled[cluster] + labelled[cluster]
+    for cluster, size in enumerate(torch.bincount(assignment).tolist()):
         if unlabelled[cluster]:
             heapq.heappush(queue, (size < min_cluster_size, labelled[cluster], -size, cluster))
     picked = torch.empty(batch_size, dtype=torch.int64, device=features_u.device)
     for i in range(batch_size):
-        small, seen, order, cluster = heapq.heappop(queue)
-        best = most_typical(features_u[members[cluster]], num_neighbours)
-        picked[i], members[cluster] = taken_out(members[cluster], best)
-        if len(members[cluster]):
-            heapq.heappush(queue, (small, seen + 1, order, cluster))
+        small, labels, order, cluster = heapq.heappop(queue)
+        left = members[cluster]
+        best = int(unchecked(most_typical)(features_u[left], num_neighbours))
+        picked[i] = left[best]
+        members[cluster] = torch.cat((left[:best], left[best + 1 :]))
+        if len(left) > 1:
+            heapq.heappush(queue, (small, labels + 1, order, cluster))
     return picked

@@ -3,19 +3,28 @@
 Ties go to the lower position.
 """
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dal_core.contracts import BatchSize, Fewest, checked
 from dal_core.randomness import choose
 from dal_core.snapshot import Snapshot
 from dal_core.strategies.registry import register
 
-BLOCK_ROWS = 65536  # instances whose probabilities are copied at a time
+BLOCK_ROWS = 65536  # Instances whose probabilities are copied at a time.
+Predictions = Annotated[Float[Tensor, "n k"], Fewest("k", 2, "classes")]  # logits or probabilities
 
 
-def margin_scores(probabilities: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
-    """1 - (p1 - p2) for the two most probable classes: 1 where the head cannot decide between them."""
+@checked
+def margin_scores(probabilities: Predictions) -> Float[Tensor, " n"]:
+    """Return 1 - (p1 - p2) for the two most probable classes: 1 where the head cannot decide between them.
+
+    >>> margin_scores(torch.tensor([[0.75, 0.25, 0.0], [0.5, 0.5, 0.0]]))
+    tensor([0.5000, 1.0000])
+    """
     scores = []
     for block in probabilities.split(BLOCK_ROWS):
         best, place = block.max(dim=1, keepdim=True)
@@ -24,41 +33,60 @@ def margin_scores(probabilities: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
     return torch.cat(scores).squeeze(1)
 
 
-def entropy_scores(probabilities: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
-    """Entropy of the prediction, in nats."""
+@checked
+def entropy_scores(probabilities: Predictions) -> Float[Tensor, " n"]:
+    """Return the entropy of each prediction, in nats.
+
+    >>> entropy_scores(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
+    tensor([0.0000, 0.6931])
+    """
     return torch.special.entr(probabilities).sum(dim=1)
 
 
-def least_confident_scores(probabilities: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
-    """1 - p_max."""
+@checked
+def least_confident_scores(probabilities: Predictions) -> Float[Tensor, " n"]:
+    """Return 1 - p_max.
+
+    >>> least_confident_scores(torch.tensor([[0.75, 0.25], [0.5, 0.5]]))
+    tensor([0.2500, 0.5000])
+    """
     return 1 - probabilities.amax(dim=1)
 
 
-def highest(scores: Float[Tensor, " n"], batch_size: int) -> Int[Tensor, " b"]:
-    """Positions of the `batch_size` highest scores, best first."""
+@checked
+def highest(scores: Float[Tensor, " n"], batch_size: BatchSize) -> Int[Tensor, " b"]:
+    """Return the positions of the `batch_size` highest scores, best first.
+
+    >>> highest(torch.tensor([1.0, 3.0, 3.0]), 2)
+    tensor([1, 2])
+    """
     # A stable sort, because topk leaves the order of ties open.
     return torch.sort(scores, descending=True, stable=True).indices[:batch_size]
 
 
 @register("random")
-def random(snapshot: Snapshot, batch_size: int, generator: torch.Generator) -> Int[Tensor, " b"]:
-    """Uniform without replacement."""
+@checked
+def random(snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator) -> Int[Tensor, " b"]:
+    """Draw uniformly without replacement."""
     return choose(len(snapshot.features), batch_size, generator).to(snapshot.features.device)
 
 
 @register("margin")
-def margin(snapshot: Snapshot, batch_size: int, generator: torch.Generator) -> Int[Tensor, " b"]:
-    """Smallest gap between the two most probable classes (Scheffer et al. 2001)."""
+@checked
+def margin(snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator) -> Int[Tensor, " b"]:
+    """Pick the smallest gaps between the two most probable classes (Scheffer et al. 2001)."""
     return highest(margin_scores(snapshot.probabilities), batch_size)
 
 
 @register("entropy")
-def entropy(snapshot: Snapshot, batch_size: int, generator: torch.Generator) -> Int[Tensor, " b"]:
-    """Largest entropy of the prediction (Settles 2009)."""
+@checked
+def entropy(snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator) -> Int[Tensor, " b"]:
+    """Pick the predictions with the largest entropy (Settles 2009)."""
     return highest(entropy_scores(snapshot.probabilities), batch_size)
 
 
 @register("least_confident")
-def least_confident(snapshot: Snapshot, batch_size: int, generator: torch.Generator) -> Int[Tensor, " b"]:
-    """Lowest probability of the predicted class (Lewis & Gale 1994)."""
+@checked
+def least_confident(snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator) -> Int[Tensor, " b"]:
+    """Pick the lowest probabilities of the predicted class (Lewis & Gale 1994)."""
     return highest(least_confident_scores(snapshot.probabilities), batch_size)

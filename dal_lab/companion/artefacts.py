@@ -11,17 +11,15 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
-from tabulate import tabulate
 
-from dal_core.checks import check_file_name, check_folder
+from dal_lab.checks import check_file_name, check_folder
 from dal_lab.companion.description import describe
+from dal_lab.companion.tables import markdown
 from dal_lab.runs.files import write_atomically, write_text
 from dal_lab.runs.provenance import git_commit
 
 MANIFEST = "manifest.json"
-FIGURE_TYPES = ("png", "pdf")
-TABLE_TYPES = ("csv", "md")
-PAGES = ".html"  # of the site over figures and tables, which keeps them itself
+PAGES = ".html"  # The site over figures and tables keeps these itself.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,17 +78,16 @@ class Report:
             cell: the experiment or figure of the paper, as the notebook's heading names it.
             keys: of the runs that the figure rests on (`Grid.keys`).
         """
-        description = f"dal_core {git_commit()}, runs {_digest(','.join(sorted(keys)).encode())[:16]}"
-        # Fixed dates, so that a file changes only with its content.
-        metadata = {"png": {"Description": description, "Software": None}}
-        metadata["pdf"] = {"Subject": description, "CreationDate": None, "Producer": None, "Creator": None}
-        png, pdf = (self._path(name, ending) for ending in FIGURE_TYPES)
+        origin = f"dal_core {git_commit()}, runs {_digest(','.join(sorted(keys)).encode())[:16]}"
+        png, pdf = self._path(name, "png"), self._path(name, "pdf")
+        # Without dates and versions a file changes only with its content.
         with write_atomically(png) as temporary:
-            figure.savefig(temporary, metadata=metadata["png"])
+            figure.savefig(temporary, metadata={"Description": origin, "Software": None})
         figure.set_layout_engine("none")  # the next drawings leave all where it is, and need no layout of their own
         if not (self._is_as_before(png) and self._is_as_before(pdf)):
+            undated = dict.fromkeys(("CreationDate", "Producer", "Creator"))
             with write_atomically(pdf) as temporary:
-                figure.savefig(temporary, metadata=metadata["pdf"])
+                figure.savefig(temporary, metadata={"Subject": origin, **undated})
         shown = io.BytesIO()
         figure.savefig(shown, format="png", dpi=figure.dpi)  # smaller than the file
         alt = f"{cell}: {describe(figure)}"  # after saving, which places the names at the ticks
@@ -99,7 +96,7 @@ class Report:
         plt.close(figure)
         return ReadableFigure(shown.getvalue(), alt)
 
-    def table(self, table: pd.DataFrame, name: str, *, cell: str, keys: Sequence[str]) -> "ReadableTable":
+    def table(self, table: pd.DataFrame, name: str, *, cell: str, keys: Sequence[str]) -> ReadableTable:
         """Save `table` as CSV (full precision) and Markdown (for readers), and return the latter for display.
 
         Raises:
@@ -110,8 +107,8 @@ class Report:
         if times and "time" not in name:
             raise ValueError(f"table {name!r} has the measured times {times}; its name has to contain 'time'")
         text = {"csv": table.to_csv(index=False, lineterminator="\n"), "md": markdown(table)}
-        for ending in TABLE_TYPES:
-            write_text(self._path(name, ending), text[ending])
+        for ending, content in text.items():
+            write_text(self._path(name, ending), content)
             self._enter(self._path(name, ending), cell, keys)
         return ReadableTable(text["md"])
 
@@ -124,65 +121,10 @@ class Report:
         return Path(self.folder) / f"{self.notebook.split('_')[0]}_{name}.{ending}"
 
     def _enter(self, path: Path, cell: str, keys: Sequence[str], **more: str) -> None:
-        manifest = read_manifest(Path(self.folder))
-        others = {name: entry for name, entry in manifest.items() if entry["notebook"] != self.notebook}
-        self._entries[path.name] = {
-            "notebook": self.notebook,
-            "cell": cell,
-            "keys": sorted(keys),
-            "digest": _digest(path.read_bytes()),
-            **more,
-        }
-        write_text(Path(self.folder) / MANIFEST, json.dumps(others | self._entries, indent=1, sort_keys=True) + "\n")
-
-
-# Headings and formats for readers; other columns keep their name and get two decimals.
-HEADINGS = {
-    "initial_size": "initial labels",
-    "accuracy": "accuracy (%)",
-    "gain": "gain over base (points)",
-    "gain of retraining": "gain of retraining (points)",
-    "difference": "over random (points)",
-    "p_holm": "p, corrected",
-    "recovered": "recovered (%)",
-    "second_order": "second-order (%)",
-    "nll": "NLL (nats)",
-    "flips": "flips (%)",
-    "query_s": "acquisition (s)",
-    "update_s": "time (s)",
-    "second_order_s": "second-order time (s)",
-    "speedup": "speed-up (times)",
-    "peak_mb": "memory (MB)",
-}
-NAMES = ("data", "strategy")
-FORMATS = {
-    "seeds": ".0f", "step": "g", "steps": "g", "gamma": "g", "rate": "g", "speedup": ".1f", "recovered": ".0f",
-    "p": ".2g", "p_holm": ".2g", "value": "g",
-}  # fmt: skip
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """The table as Markdown: headings with units, `±` for the half width of the 95 % interval of what is before."""
-    columns = [str(column) for column in table.columns]
-    headings = [heading(column) for column in columns]
-    formats = [number_format(column) for column in columns]
-    cells = table.astype(object).where(table.notna(), None).to_numpy().tolist()
-    cells = [[cell.replace("|", "\\|") if isinstance(cell, str) else cell for cell in row] for row in cells]
-    names = [i for i, column in enumerate(columns) if column in NAMES]  # a file may be called 007
-    return tabulate(cells, headings, "pipe", floatfmt=formats, missingval="", disable_numparse=names) + "\n"
-
-
-def number_format(column: str) -> str:
-    """How numbers with decimals in a column are written for readers."""
-    return FORMATS.get(column, ".3g" if column.endswith("_s") else ".2f")
-
-
-def heading(column: str) -> str:
-    """A column's name for readers."""
-    if column.endswith("_ci"):
-        return "±"
-    plain = f"{column.removesuffix('_s')} (s)" if column.endswith("_s") else column
-    return HEADINGS.get(column, plain.replace("_", " "))
+        folder, entry = Path(self.folder), {"notebook": self.notebook, "cell": cell, "keys": sorted(keys)}
+        self._entries[path.name] = {**entry, "digest": _digest(path.read_bytes()), **more}
+        others = {name: each for name, each in read_manifest(folder).items() if each["notebook"] != self.notebook}
+        write_text(folder / MANIFEST, json.dumps(others | self._entries, indent=1, sort_keys=True) + "\n")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -210,25 +152,19 @@ def check_manifest(folder: Path) -> None:
     Raises:
         ManifestError: naming the files.
     """
-    manifest = read_manifest(folder)
-    files = {path.name: path for path in folder.iterdir() if _counts(path)} if folder.is_dir() else {}
+    entries = {name: entry["digest"] for name, entry in read_manifest(folder).items()}
+    # Hidden files, which a system, an editor or a process that writes leaves, and pages of the site are no results.
+    found = [path for path in (folder.iterdir() if folder.is_dir() else ()) if not path.name.startswith(".")]
+    files = {path.name: path for path in found if path.name != MANIFEST and path.suffix != PAGES}
+    changed = {name for name in files.keys() & entries.keys() if _digest(files[name].read_bytes()) != entries[name]}
     faults = {
-        "files without an entry (delete them, or make a cell write them)": files.keys() - manifest.keys(),
-        "entries without a file": manifest.keys() - files.keys(),
-        "files that were changed after they were written": {
-            name
-            for name in files.keys() & manifest.keys()
-            if _digest(files[name].read_bytes()) != manifest[name]["digest"]
-        },
+        "files without an entry (delete them, or make a cell write them)": files.keys() - entries.keys(),
+        "entries without a file": entries.keys() - files.keys(),
+        "files that were changed after they were written": changed,
     }
-    found = [f"{what}: {', '.join(sorted(names))}" for what, names in faults.items() if names]
-    if found:
-        raise ManifestError(f"{folder / MANIFEST} and its folder disagree; {'; '.join(found)}")
-
-
-def _counts(path: Path) -> bool:
-    """No results are hidden files, which a system, an editor or a process that writes leaves, and pages of the site."""
-    return path.name != MANIFEST and not path.name.startswith(".") and path.suffix != PAGES
+    if any(faults.values()):
+        complaints = "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in faults.items() if names)
+        raise ManifestError(f"{folder / MANIFEST} and its folder disagree; {complaints}")
 
 
 def _digest(content: bytes) -> str:

@@ -9,11 +9,10 @@ from matplotlib.figure import Figure
 def describe(figure: Figure) -> str:
     """What a figure's axes, legends and labels say, in one line; "a drawing" when they say nothing."""
     panels = figure.axes
-    parts = _axes_in_words(panels) + _distinct(_plain(text.get_text()) for text in figure.texts)
-    if titles := _distinct(_plain(axes.get_title()) for axes in panels):
-        parts.append(f"{'Panel' if len(titles) == 1 else 'Panels'}: {'; '.join(titles)}")
-    if names := _names(figure, panels):
-        parts.append(f"Shown: {'; '.join(names)}")
+    titles, names = _distinct(axes.get_title() for axes in panels), _names(figure, panels)
+    parts = _axes_in_words(panels) + _distinct(text.get_text() for text in figure.texts)
+    parts += [f"{'Panel' if len(titles) == 1 else 'Panels'}: {'; '.join(titles)}"] if titles else []
+    parts += [f"Shown: {'; '.join(names)}"] if names else []
     return ". ".join(parts) or "a drawing"
 
 
@@ -30,11 +29,10 @@ def _axes_in_words(panels: list[Axes]) -> list[str]:
 def _names(figure: Figure, panels: list[Axes]) -> list[str]:
     """What lines, bars or rows stand for: entries of legends, names at the ticks, and names written into the plot."""
     legends = [*figure.legends, *(legend for axes in panels if (legend := axes.get_legend()) is not None)]
-    entries = [text for legend in legends for text in legend.get_texts()]
-    ticks = [text for axes in panels for text in (*axes.get_yticklabels(), *axes.get_xticklabels())]
-    inside = [text for axes in panels for text in axes.texts]
-    texts = [_plain(text.get_text()) for text in (*entries, *ticks, *inside)]
-    return _distinct(text for text in texts if any(letter.isalpha() for letter in text))
+    texts = [text for legend in legends for text in legend.get_texts()]
+    texts += [text for axes in panels for text in (*axes.get_yticklabels(), *axes.get_xticklabels())]
+    texts += [text for axes in panels for text in axes.texts]
+    return [text for text in _distinct(text.get_text() for text in texts) if any(map(str.isalpha, text))]
 
 
 def _plain(text: str) -> str:
@@ -43,4 +41,4 @@ def _plain(text: str) -> str:
 
 
 def _distinct(texts: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(text for text in texts if text))
+    return list(dict.fromkeys(filter(None, map(_plain, texts))))

@@ -95,9 +95,8 @@ def check_parameters(notebook: Notebook, parameters: dict[str, Any]) -> None:
         UsageError: naming them, with the list of what exists, or what was expected.
     """
     known = notebook.parameters()
-    if unknown := [name for name in parameters if name not in known]:
-        names = ", ".join(map(printable, unknown))
-        raise UsageError(f"{notebook.path.name} has no parameter {names}; it has {', '.join(known)}")
+    if unknown := ", ".join(printable(name) for name in parameters if name not in known):
+        raise UsageError(f"{notebook.path.name} has no parameter {unknown}; it has {', '.join(known)}")
     try:
         check_values(parameters)
     except ValueError as error:
@@ -125,11 +124,10 @@ def execute(notebook: Notebook, executed: Path, parameters: dict[str, Any]) -> O
         except papermill.PapermillExecutionError as failure:
             error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
         _record(temporary, parameters, time.perf_counter() - start)
-    error = error or _fault(failed)
-    if error is None:
-        failed.replace(executed)
-    else:
+    if error := error or _fault(failed):
         executed.unlink(missing_ok=True)  # of an earlier run: it would pass for this one's
+    else:
+        failed.replace(executed)
     return Outcome(notebook, failed if error else executed, time.perf_counter() - start, error)
 
 
@@ -145,12 +143,11 @@ def _record(path: Path, parameters: dict[str, Any], seconds: float) -> None:
 def _fault(path: Path) -> str | None:
     """Why an executed notebook does not count, or None if it does."""
     for position, cell in enumerate(nbformat.read(path, as_version=4).cells):
-        if cell.cell_type != "code" or not cell.source.strip():
-            continue
-        if cell.execution_count is None:
-            return f"cell {position} was not executed"
-        if any(output.output_type == "error" for output in cell.outputs):
-            return f"cell {position} ended with an error"
+        if cell.cell_type == "code" and cell.source.strip():
+            if cell.execution_count is None:
+                return f"cell {position} was not executed"
+            if any(output.output_type == "error" for output in cell.outputs):
+                return f"cell {position} ended with an error"
     return None
 
 
@@ -165,33 +162,21 @@ class LocalKernelManager(AsyncKernelManager):
 
 @contextlib.contextmanager
 def _kernel_environment() -> Iterator[None]:
-    """The kernel is this Python, whatever kernels the user has registered, and reports progress in plain lines."""
+    """For the time of the block the kernel is this Python, whatever the user has registered, and prints plain lines."""
     # The names of sockets are limited to about 100 characters, which a folder below the home may exceed.
-    place = "/tmp" if Path("/tmp").is_dir() else None
+    place, before = "/tmp" if Path("/tmp").is_dir() else None, dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="dal-", dir=place) as sockets:
-        settings = {
+        os.environ |= {
             "JUPYTER_PREFER_ENV_PATH": "1",
             "JUPYTER_RUNTIME_DIR": sockets,
             "DAL_PROGRESS": "plain",
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
-        with _environment(settings):
+        try:
             yield
-
-
-@contextlib.contextmanager
-def _environment(settings: dict[str, str]) -> Iterator[None]:
-    """Environment variables for the time of the block."""
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        finally:
+            os.environ.clear()
+            os.environ |= before
 
 
 def run_all(
@@ -205,30 +190,27 @@ def run_all(
     for notebook in notebooks:
         check_parameters(notebook, parameters)
     remove_leftovers(figures / preset)
-    outcomes = []
+    failed = []
     for notebook in notebooks:
         print(f"{notebook.number}  {notebook.title}", flush=True)
-        outcomes.append(execute(notebook, executed / preset / notebook.path.name, parameters))
-        print(f"    {_summary(outcomes[-1])}", flush=True)
-    well = all(outcome.error is None for outcome in outcomes)
-    page = None
+        outcome = execute(notebook, executed / preset / notebook.path.name, parameters)
+        if outcome.error is None:
+            print(f"    done in {outcome.seconds:.0f} s", flush=True)
+        else:
+            failed.append(notebook.number)
+            print(f"    FAILED after {outcome.seconds:.0f} s: {outcome.error} (see {outcome.executed})", flush=True)
+    page = fault = None
     try:
         sources = [each.path for folder in {each.path.parent for each in notebooks} for each in find(folder)]
         page = write_site(figures / preset, executed / preset, sources, preset=preset, about=PRESETS.get(preset, ""))
         check_manifest(figures / preset)
     except ManifestError as error:
+        fault = error
         print(f"error: {error}", file=sys.stderr)
-        well = False
     print(f"figures and tables:  {figures / preset}")
     print(f"executed notebooks:  {executed / preset}")
     if page is not None:
         print(f"to read in a browser: {page}")
-    if failed := [outcome.notebook.number for outcome in outcomes if outcome.error is not None]:
-        print(f"{len(failed)} of {len(outcomes)} notebooks failed:  {', '.join(failed)}")
-    return well
-
-
-def _summary(outcome: Outcome) -> str:
-    if outcome.error is None:
-        return f"done in {outcome.seconds:.0f} s"
-    return f"FAILED after {outcome.seconds:.0f} s: {outcome.error} (see {outcome.executed})"
+    if failed:
+        print(f"{len(failed)} of {len(notebooks)} notebooks failed:  {', '.join(failed)}")
+    return not failed and fault is None

@@ -1,11 +1,13 @@
 """The parameters of the notebooks: what each of them may be, wherever it is set."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dal_core.checks import check_choice, check_flag, check_names, check_text, check_whole
+from dal_core.checks import check_choice, check_flag, check_text, check_whole
 from dal_core.devices import DEVICES
+from dal_lab.checks import check_names
 
 
 def check_values(parameters: Mapping[str, Any]) -> None:
@@ -17,51 +19,19 @@ def check_values(parameters: Mapping[str, Any]) -> None:
     Raises:
         ValueError: naming the parameter, what was found and what was expected.
     """
-    for name, check in CHECKS.items():
-        if name in parameters:
-            check(name, parameters[name])
+    for name in (name for name in CHECKS if name in parameters):
+        value = parameters[name]
+        if value is not None or name not in OPTIONAL:
+            CHECKS[name](name, str(value) if name.endswith("_dir") and isinstance(value, Path) else value)
 
 
-def _number(name: str, value: object) -> None:
-    if value is not None:
-        check_whole(name, value, 1)
-
-
-def _names(name: str, value: object) -> None:
-    check_names(name, value)
-
-
-def _names_or_none(name: str, value: object) -> None:
-    if value is not None:
-        check_names(name, value)
-
-
-def _any_names(name: str, value: object) -> None:
-    check_names(name, value, fewest=0)
-
-
-def _device(name: str, value: object) -> None:
-    check_choice(name, value, DEVICES)
-
-
-def _folder(name: str, value: object) -> None:
-    if value is not None:
-        check_text(name, str(value) if isinstance(value, Path) else value)
-
-
-CHECKS: dict[str, Callable[[str, object], None]] = {
+OPTIONAL = ("seeds", "jobs", "num_candidates", "datasets", "data_dir", "output_dir", "results_dir")  # may be None
+CHECKS: dict[str, Callable[[str, Any], None]] = {
     "preset": check_text,
-    "seeds": _number,
-    "jobs": _number,
-    "num_candidates": _number,
-    "datasets": _names_or_none,
-    "encoders": _names,
-    "strategies": _names,
-    "oracles": _any_names,
-    "ensembles": _any_names,
-    "device": _device,
-    "data_dir": _folder,
-    "output_dir": _folder,
-    "results_dir": _folder,
+    **dict.fromkeys(("seeds", "jobs", "num_candidates"), partial(check_whole, lowest=1)),
+    **dict.fromkeys(("datasets", "encoders", "strategies"), check_names),
+    **dict.fromkeys(("oracles", "ensembles"), partial(check_names, fewest=0)),
+    "device": partial(check_choice, choices=DEVICES),
+    **dict.fromkeys(("data_dir", "output_dir", "results_dir"), check_text),
     "fresh": check_flag,
 }

@@ -7,13 +7,14 @@ The README quotes numbers only between markers that name the table they come fro
     <!-- end -->
 """
 
+import itertools
 import re
 from pathlib import Path
 
 import jupytext
 import nbformat
 
-from dal_lab.companion.site.notebook_page import leave_out_widgets
+from dal_lab.companion.site.notebook_page import read_notebook
 from dal_lab.runs.files import write_atomically, write_text
 
 _QUOTED = re.compile(r"(<!-- table (?P<path>\S+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
@@ -33,22 +34,19 @@ def publish_notebooks(folder: Path, executed: Path) -> list[Path]:
         source = executed / f"{text.stem}.ipynb"
         if not source.is_file():
             raise FileNotFoundError(f"no executed notebook at {source}; run the quick preset first")
-        run = nbformat.read(source, as_version=4)
-        run.cells = [cell for cell in run.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
-        leave_out_widgets(run)
+        run = read_notebook(source)
         fresh = jupytext.read(text)
         if [cell.source for cell in run.cells] != [cell.source for cell in fresh.cells]:
             raise ValueError(f"{source} has other cells than {text}; run the quick preset again")
-        count = 0
+        counts = itertools.count(1)  # as without the injected cell
         for number, (cell, done) in enumerate(zip(fresh.cells, run.cells, strict=True)):
             cell["id"] = f"cell-{number:02}"  # the same in every run, for readable differences
             if cell.cell_type == "code":
-                count += 1  # as without the injected cell
-                cell.execution_count = count
+                cell.execution_count = next(counts)
                 cell.outputs = [output for output in done.outputs if output.get("name") != "stderr"]
                 for output in cell.outputs:
                     if output.output_type == "execute_result":
-                        output["execution_count"] = count
+                        output["execution_count"] = cell.execution_count
         fresh.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         fresh.nbformat, fresh.nbformat_minor = 4, 5
         path = text.with_suffix(".ipynb")

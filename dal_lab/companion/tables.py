@@ -1,41 +1,62 @@
-"""Tables out of the CSV that a report wrote: rounded for readers, with all digits for sorting."""
+"""Tables for readers: Markdown for files and notebooks, cells with all digits for the site."""
 
-import dataclasses
+import csv
 import math
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
+from tabulate import tabulate
 
-from dal_lab.companion.artefacts import heading, number_format
+# Headings and formats for readers; other columns keep their name and get two decimals.
+with resources.files("dal_lab.companion").joinpath("columns.csv").open(encoding="utf-8") as _file:
+    COLUMNS = {row["column"]: row for row in csv.DictReader(_file)}
+NAMES = ("data", "strategy")
 
 
-@dataclasses.dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """A number or text of a table: as it is read, and with all its digits, for sorting."""
 
     text: str
     value: str | None = None  # None for a text
 
 
+def markdown(table: pd.DataFrame) -> str:
+    """The table as Markdown: headings with units, `±` for the half width of the 95 % interval of what is before."""
+    columns = [str(column) for column in table.columns]
+    cells = table.astype(object).where(table.notna(), None).to_numpy().tolist()
+    cells = [[cell.replace("|", "\\|") if isinstance(cell, str) else cell for cell in row] for row in cells]
+    names = [i for i, column in enumerate(columns) if column in NAMES]  # a file may be called 007
+    headings, formats = list(map(_heading, columns)), list(map(_format, columns))
+    return tabulate(cells, headings, "pipe", floatfmt=formats, missingval="", disable_numparse=names) + "\n"
+
+
 def table_of(path: Path) -> tuple[list[tuple[str, bool]], list[list[Cell]]]:
-    """Headings, each with whether its column has numbers, and rows of a CSV as `artefacts.markdown` writes them."""
+    """Headings, each with whether its column has numbers, and rows of a CSV as `markdown` writes them."""
     try:
-        table = pd.read_csv(path, keep_default_na=False, na_values=[""])
+        table = pd.read_csv(path, keep_default_na=False, na_values=[""]).rename(columns=str)
     except pd.errors.EmptyDataError:  # a table without columns
         return [], []
-    numbers = [kind.kind in "iuf" for kind in table.dtypes]
-    formats = [number_format(str(column)) for column in table.columns]
-    rows = [
-        [_cell(value, how) for value, how in zip(row, formats, strict=True)]
-        for row in table.astype(object).to_numpy().tolist()
-    ]
-    return [(heading(str(column)), is_number) for column, is_number in zip(table.columns, numbers, strict=True)], rows
+    formats = list(map(_format, table.columns))
+    rows = [list(map(_cell, row, formats)) for row in table.astype(object).to_numpy().tolist()]
+    return [(_heading(str(name)), kind.kind in "iuf") for name, kind in table.dtypes.items()], rows
+
+
+def _heading(column: str) -> str:
+    """A column's name for readers."""
+    if column.endswith("_ci"):
+        return "±"
+    plain = f"{column.removesuffix('_s')} (s)" if column.endswith("_s") else column
+    return COLUMNS.get(column, {}).get("heading") or plain.replace("_", " ")
+
+
+def _format(column: str) -> str:
+    """How numbers with decimals in a column are written for readers."""
+    return COLUMNS.get(column, {}).get("format") or (".3g" if column.endswith("_s") else ".2f")
 
 
 def _cell(value: Any, how: str) -> Cell:
     if isinstance(value, float):
         return Cell("", "") if math.isnan(value) else Cell(format(value, how), repr(value))
-    if isinstance(value, int) and not isinstance(value, bool):
-        return Cell(str(value), str(value))
-    return Cell(str(value))
+    return Cell(str(value), str(value) if isinstance(value, int) and not isinstance(value, bool) else None)

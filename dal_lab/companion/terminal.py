@@ -1,7 +1,7 @@
 """Strategies side by side, in a terminal of 80 columns and as files: what `python -m dal_lab compare` shows."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from dal_core.checks import check_columns
-from dal_lab.companion import comparison
+from dal_lab.companion import statistics
 from dal_lab.companion.artefacts import Report
 from dal_lab.companion.figures import comparisons, curves
 from dal_lab.companion.figures.style import label
@@ -19,10 +19,15 @@ BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 80  # columns of a terminal
 NAME = 20  # letters of a strategy's name there, at most
 NUMBER = 6  # columns of a number below the bars
-POINTS = 8  # of a learning curve that are printed as numbers
+POINTS = 8  # so many numbers are printed of a learning curve
 CELL = "comparison"  # in the manifest
-HEAD = ("strategy", "accuracy", "±", "final", "±", "difference", "±", "p", "seeds")
-COLUMNS = (9, 6, 7, 6, 11, 6, 8, 6)  # widths of all but the first
+HEAD = {"accuracy": 9, "±": 6, "final": 7, "± ": 6, "difference": 11, "±  ": 6, "p": 8, "seeds": 6}  # with widths
+NOTES = """\
+Accuracy in percent, mean over the curve and at its end; ± is half the width of
+the 95 % interval over seeds. Difference to {reference} in points, paired by seed;
+p is of a paired t test, corrected for all of a data set (Holm). Bars: one scale
+for a data set. Win rates: share of data sets, seeds and cycles in which the
+row's strategy is above that of the column's number; ties count for neither."""
 
 
 def check_strategies(strategies: Sequence[str]) -> None:
@@ -60,19 +65,18 @@ class Comparison:
         """Mean over the curve and final accuracy: data, strategy, accuracy, accuracy_ci, final, final_ci, seeds."""
         by = ["data", "strategy"]
         last = self._percent.groupby("data", sort=False)["cycle"].transform("max") == self._percent["cycle"]
-        final = self._percent[last].rename(columns={"accuracy": "final"})
-        means, ends = (mean_over_seeds(*each) for each in ((self._percent, by, ["accuracy"]), (final, by, ["final"])))
-        return means.drop(columns="seeds").merge(ends, on=by, how="left")
+        final = mean_over_seeds(self._percent[last].rename(columns={"accuracy": "final"}), by, ["final"])
+        return mean_over_seeds(self._percent, by, ["accuracy"]).drop(columns="seeds").merge(final, on=by, how="left")
 
     @cached_property
     def differences(self) -> pd.DataFrame:
-        """Mean over the curve minus that of the reference, paired by seed: see `comparison.paired_tests`."""
-        return comparison.paired_tests(self._percent, self.reference)
+        """Mean over the curve minus that of the reference, paired by seed: see `statistics.paired`."""
+        return statistics.paired(self._percent, self.reference)
 
     @cached_property
     def win_rates(self) -> pd.DataFrame:
         """Share of data sets, seeds and cycles in which the row's strategy is above the column's."""
-        return comparison.win_rates(self.rows)
+        return statistics.win_rates(self.rows)
 
     @cached_property
     def _percent(self) -> pd.DataFrame:
@@ -81,21 +85,19 @@ class Comparison:
     def text(self) -> str:
         """The tables for a terminal, and the learning curves as bars."""
         parts = [self._block(data) for data in self.rows["data"].drop_duplicates()]
-        return "\n\n".join([*parts, self._wins(), _notes(self.reference)]) + "\n"
+        return "\n\n".join([*parts, self._wins(), NOTES.format(reference=self.reference)]) + "\n"
 
     def _block(self, data: str) -> str:
         """One data set: the table, then the curves."""
-        differences = self.differences[self.differences["data"] == data].to_dict("records")
-        tests = {test["strategy"]: test for test in differences}
-        lines = [_line(HEAD)]
-        for row in self.accuracy[self.accuracy["data"] == data].to_dict("records"):
-            cells = [row["strategy"], f"{row['accuracy']:.2f}", _half(row["accuracy_ci"])]
-            cells += [f"{row['final']:.2f}", _half(row["final_ci"])]
-            if (test := tests.get(row["strategy"])) is None:
-                cells += ["", "", ""]
-            else:
-                cells += [f"{test['difference']:+.2f}", _half(test["difference_ci"]), _p(test["p_holm"])]
-            lines.append(_line([*cells, str(row["seeds"])]))
+        table = self.accuracy.merge(self.differences.drop(columns="seeds"), on=["data", "strategy"], how="left")
+        columns = {"accuracy": ".2f", "accuracy_ci": ".2f", "final": ".2f", "final_ci": ".2f",
+                   "difference": "+.2f", "difference_ci": ".2f", "p_holm": ".2g", "seeds": ""}  # fmt: skip
+        lines = [_line("strategy", HEAD)]
+        for row in table[table["data"] == data].to_dict("records"):
+            cells = ["" if np.isnan(row[name]) else format(row[name], how) for name, how in columns.items()]
+            if row["p_holm"] < 1e-4:
+                cells[-2] = "<0.0001"
+            lines.append(_line(row["strategy"], cells))
         return "\n".join([data, "-" * min(WIDTH, len(data)), *lines, "", *self._sparklines(data)])
 
     def _sparklines(self, data: str) -> list[str]:
@@ -109,7 +111,7 @@ class Comparison:
         bars = _spread(len(labels), WIDTH - width - 2 - NUMBER * len(shown))
         lines = [f"{'labels':{width}}  {'':{len(bars)}}" + "".join(f"{labels[i]:{NUMBER}}" for i in shown)]
         for name, curve in zip(names, values, strict=True):
-            line = f"{_short(name, width):{width}}  {sparkline(curve[bars], values.min(), values.max())}"
+            line = f"{_short(name, width)}  {sparkline(curve[bars], values.min(), values.max())}"
             lines.append(line + "".join(f"{value:{NUMBER}.1f}" for value in curve[shown]))
         return lines
 
@@ -120,30 +122,22 @@ class Comparison:
         lines = [f"{'win rates':{width + 3}}" + "".join(f"{i:5d}" for i in range(1, len(names) + 1))]
         for i, name in enumerate(names):
             cells = "".join("    -" if i == j else f"{values[i, j]:5.2f}" for j in range(len(names)))
-            lines.append(f"{i + 1:2d} {_short(name, width):{width}}{cells}")
+            lines.append(f"{i + 1:2d} {_short(name, width)}{cells}")
         return "\n".join(lines)
 
     def write(self, report: Report, keys: Sequence[str]) -> None:
-        """Figures and tables into the folder of `report`; `keys` are those of the runs."""
-        over = f"over {label(self.reference)} (points)"
-        tests = self.differences.rename(columns={"difference": over, "difference_ci": f"{over}_ci"})
-        tables = {
-            "accuracy": self.accuracy,
-            "tests": tests,
-            "win_rates": self.win_rates.rename_axis(columns=None).reset_index(),
-            "curves": self.curves,
-        }
-        for name, table in tables.items():
-            report.table(table, name, cell=CELL, keys=keys)
-        drawn = {
-            "learning_curves": curves.learning_curves(self.rows),
-            "win_rates": comparisons.win_rates({"Win rates": self.win_rates}),
-            "differences": comparisons.differences(
-                self.differences, f"Difference to {label(self.reference)}\n(points)"
-            ),
-        }
-        for name, figure in drawn.items():
-            report.figure(figure, name, cell=CELL, keys=keys)
+        """Write figures and tables into the folder of `report`; `keys` are those of the runs."""
+        name = label(self.reference)
+        over = {"difference": f"over {name} (points)", "difference_ci": f"over {name} (points)_ci"}
+        rates = self.win_rates.rename_axis(columns=None).reset_index()
+        report.table(self.accuracy, "accuracy", cell=CELL, keys=keys)
+        report.table(self.differences.rename(columns=over), "tests", cell=CELL, keys=keys)
+        report.table(rates, "win_rates", cell=CELL, keys=keys)
+        report.table(self.curves, "curves", cell=CELL, keys=keys)
+        differences = comparisons.differences(self.differences, f"Difference to {name}\n(points)")
+        report.figure(curves.learning_curves(self.rows), "learning_curves", cell=CELL, keys=keys)
+        report.figure(comparisons.win_rates({"Win rates": self.win_rates}), "win_rates", cell=CELL, keys=keys)
+        report.figure(differences, "differences", cell=CELL, keys=keys)
 
 
 def sparkline(values: Float[np.ndarray, " n"], low: float, high: float) -> str:
@@ -157,31 +151,11 @@ def _spread(count: int, most: int) -> list[int]:
     return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most))})
 
 
-def _line(cells: Sequence[str]) -> str:
-    name, *numbers = cells
-    columns = [f"{cell:>{width}}" for cell, width in zip(numbers, COLUMNS, strict=True)]
-    return f"{_short(name, NAME):{NAME}}{''.join(columns)}"
+def _line(name: str, cells: Iterable[str]) -> str:
+    columns = [f"{cell.strip():>{width}}" for cell, width in zip(cells, HEAD.values(), strict=True)]
+    return f"{_short(name, NAME)}{''.join(columns)}"
 
 
 def _short(name: str, width: int) -> str:
-    return name if len(name) <= width else f"{name[: width - 1]}…"
-
-
-def _half(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.2f}"
-
-
-def _p(value: float) -> str:
-    if np.isnan(value):
-        return ""
-    return "<0.0001" if value < 1e-4 else f"{value:.2g}"
-
-
-def _notes(reference: str) -> str:
-    return (
-        "Accuracy in percent, mean over the curve and at its end; ± is half the width of\n"
-        f"the 95 % interval over seeds. Difference to {reference} in points, paired by seed;\n"
-        "p is of a paired t test, corrected for all of a data set (Holm). Bars: one scale\n"
-        "for a data set. Win rates: share of data sets, seeds and cycles in which the\n"
-        "row's strategy is above that of the column's number; ties count for neither."
-    )
+    """A name cut or filled to `width` letters."""
+    return f"{name:{width}}" if len(name) <= width else f"{name[: width - 1]}…"

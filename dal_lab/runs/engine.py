@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ Finished = Generator[tuple[int, Any], None, None]
 RETRIES = 2
 CONNECTING = 20  # seconds until a scheduler that does not answer is given up
 IDLE = 300  # seconds after which a process that has nothing to do ends
-# What BLAS and OpenMP are told before they start threads: parallelism is over runs, and a run computes on one thread.
+# Variables that BLAS and OpenMP read when they start threads: runs go side by side, and each computes on one thread.
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "VECLIB_MAXIMUM")}
 
 
@@ -58,11 +58,11 @@ def in_this_process(tasks: Sequence[Task]) -> Finished:
 
 # --- processes beside this one
 
-_idle: list[ProcessPoolExecutor] = []  # kept for the next call, because a process takes seconds to import torch
+_idle: list[ProcessPoolExecutor] = []  # Processes are kept for the next call, since each takes seconds to start.
 
 
 def in_processes(tasks: Sequence[Task], jobs: int) -> Finished:
-    """So many tasks side by side, each in a process of its own: one that is killed takes no other task with it."""
+    """`jobs` tasks side by side, each in a process of its own: one that is killed takes no other task with it."""
     waiting = collections.deque((position, 0) for position in range(len(tasks)))
     running: dict[concurrent.futures.Future, tuple[ProcessPoolExecutor, int, int]] = {}
     try:
@@ -102,7 +102,7 @@ def _submit(task: Task) -> tuple[ProcessPoolExecutor, concurrent.futures.Future]
 
 
 def _live_and_die_with(parent: int) -> None:
-    """In a worker process: leave Ctrl-C to the parent, and end soon after it if it is killed."""
+    """In a worker process: leave Ctrl-C to the parent, and end soon after the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
@@ -110,7 +110,7 @@ def _live_and_die_with(parent: int) -> None:
             time.sleep(1)
         os._exit(1)
 
-    if os.getppid() == parent:  # a system that knows no parents, or puts one in between, is left alone
+    if os.getppid() == parent:  # Where a system puts another process in between, there is nothing to watch.
         threading.Thread(target=watch, daemon=True).start()
 
 
@@ -120,9 +120,8 @@ def _live_and_die_with(parent: int) -> None:
 def on_dask(tasks: Sequence[Task], cluster: Any, folder: Path) -> Finished:
     """The tasks go to the workers of a Dask cluster, an address or an object; each of them has to see `folder`.
 
-    Closing it cancels what has not begun; what workers are at, they finish.
-    How often a task is tried whose workers are lost is a setting of the scheduler,
-    `distributed.scheduler.allowed-failures`; after that it is tried so often once more, alone.
+    Closing it cancels what has not begun; workers finish what they are at. How often a task is tried whose workers are
+    lost is a setting of the scheduler, `distributed.scheduler.allowed-failures`; then it is tried as often, alone.
 
     Raises:
         ClusterLostError: if the scheduler goes away.
@@ -135,22 +134,19 @@ def on_dask(tasks: Sequence[Task], cluster: Any, folder: Path) -> Finished:
     try:
         token.touch()
         suspects = []
-        for position, task in enumerate(tasks):
-            futures[_submit_to(client, task, token)] = position
-        for position, result in _as_completed(futures, client):
+        for position, result in _computed(client, tasks, range(len(tasks)), token, futures):
             if type(result).__name__ == "KilledWorker":
                 suspects.append(position)
             else:
                 yield position, result
-        # The scheduler also blames what only waited in a lost worker: a suspect is tried once more, with no other.
+        # The scheduler also blames tasks that only waited in a lost worker: each suspect is tried again, alone.
         for position in suspects:
-            futures[_submit_to(client, tasks[position], token)] = position
-            yield from _as_completed(futures, client)
+            yield from _computed(client, tasks, [position], token, futures)
     finally:
         token.unlink(missing_ok=True)
         muted = logging.root.manager.disable
-        logging.disable(logging.CRITICAL)  # threads of the client log a traceback if it is closed in their midst
-        with contextlib.suppress(Exception):  # of a cluster that is gone
+        logging.disable(logging.CRITICAL)  # Threads of the client log a traceback if it is closed while they work.
+        with contextlib.suppress(Exception):  # The cluster may be gone.
             client.cancel(list(futures), force=True)
         futures.clear()
         client.close(timeout=2)
@@ -170,19 +166,20 @@ def _connect(cluster: Any) -> Any:
     return client
 
 
-def _submit_to(client: Any, task: Task, token: Path) -> Any:
-    # Without a key of its own, equal tasks would be taken for one.
-    return client.submit(_on_worker, task, token, key=f"dal_core-{uuid.uuid4().hex}")
-
-
-def _as_completed(futures: dict[Any, int], client: Any) -> Finished:
+def _computed(
+    client: Any, tasks: Sequence[Task], positions: Iterable[int], token: Path, futures: dict[Any, int]
+) -> Finished:
+    """The tasks at `positions` with their results; `futures` holds those that are not done."""
     from distributed import as_completed
 
     lost = ClusterLostError(f"the Dask cluster at {client.scheduler.address} was lost")
+    for position in positions:  # Without a key of its own, equal tasks would be taken for one.
+        future = client.submit(_on_worker, tasks[position], token, key=f"dal_core-{uuid.uuid4().hex}")
+        futures[future] = position
     for future in as_completed(list(futures), loop=client.loop):
         if future.status not in ("finished", "error"):  # lost or cancelled, and not by us
             raise lost
-        # Let go of it at once: what a lost worker still held would be computed again.
+        # A future is released at once: if its worker were lost later, the task would be computed again.
         position = futures.pop(future)
         try:
             result = future.result() if future.status == "finished" else future.exception()
@@ -209,19 +206,12 @@ def _on_worker(task: Task, token: Path) -> Any:
 
 
 def on_slurm(tasks: Sequence[Task], options: Mapping[str, Any], folder: Path) -> Finished:
-    """The tasks go to workers that Slurm starts, and that end with the last task."""
-    with _slurm_cluster(options) as cluster:
-        yield from on_dask(tasks, cluster, folder)
-
-
-@contextlib.contextmanager
-def _slurm_cluster(options: Mapping[str, Any]) -> Iterator[Any]:
-    """Workers that Slurm starts, for the time of the block.
+    """The tasks go to workers that Slurm starts, and that end with the last task.
 
     `options` are those of dask_jobqueue.SLURMCluster, and `jobs`, the number of Slurm jobs.
 
     Raises:
-        ValueError: if dask_jobqueue or Slurm does not take the options.
+        ValueError: if dask_jobqueue or Slurm does not take the options; and as `on_dask`.
     """
     dask, jobqueue = _cluster_package("dask"), _cluster_package("dask_jobqueue")
     settings = {"cores": 1, **options}
@@ -234,8 +224,8 @@ def _slurm_cluster(options: Mapping[str, Any]) -> Iterator[Any]:
         except (TypeError, ValueError) as error:
             raise ValueError(f"slurm is {dict(options)}, which dask_jobqueue refuses: {error}") from error
         with cluster:
-            cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # a job that reaches its walltime is replaced
-            yield cluster
+            cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # A job that reaches its walltime is replaced.
+            yield from on_dask(tasks, cluster, folder)
 
 
 def _cluster_package(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and that show when they were changed."""
+"""Writing files so that they are whole or absent, and show when they were changed."""
 
 import contextlib
 import errno
@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 SEAL = b"sha256 of this file, had it zeros here: "
 UNSEALED = SEAL + b"0" * 64
-# Not, for example, that a download was cut off while it was written.
+# Errors that the place has, unlike those of a download that is cut off while it is written.
 WRITING_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR)
 
 
@@ -44,27 +44,19 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
     owner = f"{platform.node()}~{os.getpid()}~{uuid.uuid4().hex[:8]}"
     temporary = path.with_name(f".{path.stem}~{owner}.part{path.suffix}")
     try:
-        with _naming(path, temporary):
-            yield temporary
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-    finally:
-        with contextlib.suppress(OSError):  # or it would hide why there is something to delete
-            temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _naming(path: Path, temporary: Path) -> Iterator[None]:
-    """Name the file in errors of writing; libraries leave that out, or name the temporary one."""
-    try:
-        yield
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
     except SafetensorError as error:
         raise OSError(f"{path} cannot be written: {error}") from error
-    except OSError as error:
+    except OSError as error:  # libraries leave out the file's name, or name the temporary one
         if error.errno not in WRITING_FAILS or error.filename not in (None, str(temporary)):
             raise
         raise type(error)(f"{path} cannot be written: {os.strerror(error.errno)}") from error
+    finally:
+        with contextlib.suppress(OSError):  # or it would hide why there is something to delete
+            temporary.unlink(missing_ok=True)
 
 
 def check_writable(folder: str | Path) -> None:
@@ -93,7 +85,7 @@ def sealed(content: bytes) -> bytes:
 
 
 def is_intact(content: bytes) -> bool:
-    """Whether not a byte differs from what `sealed` returned; True for what never was sealed."""
+    """Whether every byte is as `sealed` returned it; True without a seal."""
     opened = re.sub(SEAL + b".{64}", UNSEALED, content, flags=re.DOTALL)
     return sealed(opened) == content
 
@@ -105,7 +97,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Delete what processes of this machine that are no more left half-written in `folder`, if that can be written."""
+    """Delete half-written files in `folder` whose processes, of this machine, have ended; read-only ones stay."""
     for part in Path(folder).glob(".*~*~*~*.part*"):
         host, process = part.name.split("~")[-3:-1]
         if host == platform.node() and process.isdigit() and not _is_running(int(process)):

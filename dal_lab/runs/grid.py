@@ -16,13 +16,15 @@ import joblib
 import pandas as pd
 
 from dal_core import strategies
-from dal_core.checks import check_flag, check_folder, check_whole, shown
+from dal_core.checks import check_flag, check_whole, shown
 from dal_core.experiment import Experiment
 from dal_core.loop import FailedRunError
+from dal_lab.checks import check_folder
 from dal_lab.runs import engine
+from dal_lab.runs.failures import Failure, RunError, error_of
 from dal_lab.runs.files import check_writable, remove_leftovers, write_text
 from dal_lab.runs.own_strategies import OwnStrategies, own_strategies
-from dal_lab.runs.plan import Failure, Plan, failure_summary
+from dal_lab.runs.plan import Plan
 from dal_lab.runs.progress import progress
 from dal_lab.runs.store import Store, Study, but_for_seed, own_of
 from dal_lab.runs.study import bank_name, configuration, device_of, run, run_together
@@ -31,16 +33,16 @@ from dal_lab.sources import catalogue
 
 @dataclasses.dataclass
 class Grid:
-    """Asks for the rows of many studies: what the store holds is read, the rest is computed and stored run by run.
+    """Rows of many studies: those in the store are read, the others computed and stored run by run.
 
     Args:
-        folder: of the store; made if need be.
-        jobs: processes that compute at the same time; None: one a core. On CUDA and MPS there is one process, and on
-            CUDA runs that differ in the seed only go together (`groups`).
+        folder: where runs are stored; made if need be.
+        jobs: processes that compute side by side; None: one a core. On CUDA and MPS there is one process, and on CUDA
+            runs that differ in the seed only go together.
         data_dir: folder with local data files.
-        fresh: compute everything that is asked for anew, once.
-        dask: compute on the workers of the Dask cluster with this address, e.g. "tcp://host:8786". They have to see
-            `folder` and `data_dir` under the same paths.
+        fresh: compute all runs anew, once, stored or not.
+        dask: compute on the workers of the Dask cluster with this address, e.g. tcp://host:8786, which see the folders
+            of results and data under the same paths.
         slurm: compute on workers that Slurm starts: options of dask_jobqueue.SLURMCluster, and `jobs`, how many Slurm
             jobs. Each call of `rows` that has something to compute submits its jobs and ends them.
     """
@@ -58,7 +60,7 @@ class Grid:
             check_whole("jobs", self.jobs, 1)
         if len(chosen := [name for name in ("jobs", "dask", "slurm") if getattr(self, name) is not None]) > 1:
             raise ValueError(f"{' and '.join(chosen)} are given; one of them was expected")
-        # Dask's client would take most of a minute over what is none, and end with a traceback.
+        # For what is no address, Dask's client would take most of a minute and end with a traceback.
         if self.dask is not None and not re.fullmatch(r"(tcp|tls|ucx|wss?)://[^\s/]+:\d+(/\S*)?", self.dask):
             raise ValueError(f"dask is {self.dask!r}; the address of a scheduler was expected, like tcp://host:8786")
         for name in ("jobs", "cores", "processes"):
@@ -69,7 +71,7 @@ class Grid:
         remove_leftovers(self.store.folder)
         self.data_dir = None if self.data_dir is None else Path(self.data_dir).expanduser().resolve()
 
-    def rows(self, studies: Sequence[Study], what: str) -> pd.DataFrame:
+    def rows(self, studies: Sequence[Study], what: str = "runs") -> pd.DataFrame:
         """The rows of all studies, in the order given, with the column `run` (the run's key) and the study's settings.
 
         `what` names the work in the progress bar. Runs that fail do not stop the others. What is computed is kept,
@@ -82,16 +84,14 @@ class Grid:
             KeyboardInterrupt: on Ctrl-C, saying how many runs are done.
         """
         keyed, rows, missing = self._look_up(studies)
-        failures = self._compute(missing, what, total=len(keyed))
-        if failures:
-            kind = RunRefusedError if all(failure.refused for failure in failures) else RunError
-            raise kind(failure_summary(failures, len(keyed), self.store.failures))
+        if failures := self._compute(missing, what, total=len(keyed)):
+            raise error_of(failures, len(keyed), self.store.failures)
         rows |= {key: self.store.read(study, key) for key, study in missing.items()}
         self.keys += [key for key in keyed if key not in self.keys]
-        return pd.concat([self._labelled(key, study, rows[key]) for key, study in keyed.items()], ignore_index=True)
+        return pd.concat([_with_settings(key, study, rows[key]) for key, study in keyed.items()], ignore_index=True)
 
     def plan(self, studies: Sequence[Study]) -> Plan:
-        """What `rows` would read and what it would compute, with the time that stored runs but for the seed took."""
+        """Which runs `rows` would read and which compute, with the seconds of stored runs that differ in the seed."""
         keyed, _, missing = self._look_up(studies)
         durations = self.store.durations() if missing else {}
         return Plan(
@@ -109,16 +109,18 @@ class Grid:
         digests = {(s.dataset, s.encoder): digest_of(s, self.data_dir) for s in studies}
         _check_names(studies, digests)
         keyed = {self.store.key(study, digests[study.dataset, study.encoder]): study for study in studies}
-        redo = set() if not self.fresh else keyed.keys() - set(self.keys)
+        redo = keyed.keys() - set(self.keys) if self.fresh else set()
         rows = {key: self.store.read(study, key) for key, study in keyed.items() if key not in redo}
         return keyed, rows, {key: study for key, study in keyed.items() if rows.get(key) is None}
 
     def _compute(self, missing: Mapping[str, Study], what: str, total: int) -> list[Failure]:
-        """Compute and store what is missing; returns what failed."""
+        """Compute and store the missing runs; returns the failures."""
         if not missing:
             return []
         check_writable(self.store.folder)
         failures, done = [], total - len(missing)
+        how = "without fresh, the same command goes on" if self.fresh else "the same command goes on"
+        kept = f"of {total} runs are done and kept in {self.store.folder}; {how} from there"
         try:
             with contextlib.closing(self._outcomes(missing)) as outcomes:
                 for failure in progress(outcomes, what, total=len(missing)):
@@ -127,45 +129,34 @@ class Grid:
                         failures.append(failure)
                         write_text(self.store.failure_path(failure.key), failure.text())
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"stopped: {self._kept(done, total)}") from None
+            raise KeyboardInterrupt(f"stopped: {done} {kept}") from None
         except engine.ClusterLostError as error:
-            raise RunError(f"{error}: {self._kept(done, total)}") from error
+            raise RunError(f"{error}: {done} {kept}") from error
         return failures
-
-    def _kept(self, done: int, total: int) -> str:
-        how = "without fresh, the same command goes on" if self.fresh else "the same command goes on"
-        return f"{done} of {total} runs are done and kept in {self.store.folder}; {how} from there"
 
     def _outcomes(self, missing: Mapping[str, Study]) -> Generator[Failure | None, None, None]:
         """For each run None when it has been computed and stored, or why it failed, in the order of completion."""
-        if self._on_cluster:  # a worker may have another device than this machine, whose device is part of the key
-            missing = {key: dataclasses.replace(study, device=device_of(study).type) for key, study in missing.items()}
+        cluster, jobs, own = self.dask is not None or self.slurm is not None, self._side_by_side(missing), None
+        if cluster:  # A worker may have another device than this machine, whose device is part of the key.
+            types: dict[str, Any] = {key: device_of(study).type for key, study in missing.items()}
+            missing = {key: dataclasses.replace(study, device=types[key]) for key, study in missing.items()}
+        if cluster or jobs > 1:
+            own = own_strategies(set().union(*map(own_of, missing.values())))
         together = groups(missing)
-        own = own_strategies(set().union(*map(own_of, missing.values()))) if self._elsewhere(missing) else None
-        tasks = [functools.partial(attempt, _wherever(group), self.store, self.data_dir, own) for group in together]
-        with contextlib.closing(self._engine(tasks, missing)) as finished:
+        tasks = [functools.partial(attempt, _absolute(group), self.store, self.data_dir, own) for group in together]
+        with contextlib.closing(self._finished(tasks, jobs)) as finished:
             for position, result in finished:
-                if isinstance(result, Exception):  # the worker was lost, or could not even begin
+                if isinstance(result, Exception):  # The worker was lost, or could not even begin.
                     result = [Failure.of(key, study, result) for key, study in together[position].items()]
                 yield from result
                 yield from [None] * (len(together[position]) - len(result))
 
-    def _engine(self, tasks: Sequence[engine.Task], missing: Mapping[str, Study]) -> engine.Finished:
+    def _finished(self, tasks: Sequence[engine.Task], jobs: int) -> engine.Finished:
         if self.dask is not None:
             return engine.on_dask(tasks, self.dask, self.store.folder)
         if self.slurm is not None:
             return engine.on_slurm(tasks, self.slurm, self.store.folder)
-        if self._elsewhere(missing):
-            return engine.in_processes(tasks, self._side_by_side(missing))
-        return engine.in_this_process(tasks)
-
-    @property
-    def _on_cluster(self) -> bool:
-        return self.dask is not None or self.slurm is not None
-
-    def _elsewhere(self, missing: Mapping[str, Study]) -> bool:
-        """Whether other processes than this one compute."""
-        return self._on_cluster or self._side_by_side(missing) > 1
+        return engine.in_processes(tasks, jobs) if jobs > 1 else engine.in_this_process(tasks)
 
     def _side_by_side(self, missing: Mapping[str, Study]) -> int:
         """How many runs are computed at the same time; 1 for a cluster that somebody else has started."""
@@ -175,48 +166,39 @@ class Grid:
             return 1
         return max(1, min(self.jobs or joblib.cpu_count(), len(missing)))
 
-    def _labelled(self, key: str, study: Study, rows: pd.DataFrame | None) -> pd.DataFrame:
-        assert rows is not None, "a run that was computed is in the store"
-        settings: dict[str, Any] = {"run": key, "data": bank_name(study)}
-        for name, value in dataclasses.asdict(study).items():
-            if name not in rows.columns and not isinstance(value, (dict, tuple)):
-                settings[name] = value
-        # Options that set two curves of one strategy apart become columns of their own.
-        settings |= {
-            name: value if isinstance(value, (str, int, float, type(None))) else json.dumps(value)
-            for name, value in study.options.items()
-            if name not in rows.columns
-        }
-        return pd.concat([pd.DataFrame(settings, index=rows.index), rows], axis=1)
 
-
-class RunError(RuntimeError):
-    """Runs failed; the message names them."""
-
-
-class RunRefusedError(RunError, ValueError):
-    """Runs cannot be done as they were asked for."""
+def _with_settings(key: str, study: Study, rows: pd.DataFrame | None) -> pd.DataFrame:
+    """The rows behind columns with the run's key, its data and its settings."""
+    assert rows is not None, "a run that was computed is in the store"
+    fields = {name: value for name, value in dataclasses.asdict(study).items() if not isinstance(value, (dict, tuple))}
+    # Options that set two curves of one strategy apart become columns of their own.
+    options = {n: v if isinstance(v, str | int | float | None) else json.dumps(v) for n, v in study.options.items()}
+    settings = {"run": key, "data": bank_name(study), **fields, **options}
+    settings = {name: value for name, value in settings.items() if name not in rows.columns}
+    return pd.concat([pd.DataFrame(settings, index=rows.index), rows], axis=1)
 
 
 def _check_names(studies: Sequence[Study], digests: Mapping[Any, str]) -> None:
     """Raise ValueError if two data sets are called the same: their rows would be taken for those of one."""
-    called: dict[str, tuple[str, str]] = {}
+    first: dict[str, tuple[str, str]] = {}
     for study in studies:
         if study.dataset is None:
             continue
-        here = (study.dataset, digests[study.dataset, study.encoder])
-        other = called.setdefault(bank_name(study), here)
-        if other[1] != here[1]:
+        digest, name = digests[study.dataset, study.encoder], bank_name(study)
+        other, of_other = first.setdefault(name, (study.dataset, digest))
+        if of_other != digest:
             raise ValueError(
-                f"{other[0]!r} and {here[0]!r} are different data of the same name {bank_name(study)!r}; "
+                f"{other!r} and {study.dataset!r} are different data of the same name {name!r}; "
                 "different names were expected: rename a file"
             )
 
 
-def _wherever(group: Mapping[str, Study]) -> dict[str, Study]:
-    """The runs for a process that may have another working directory; their keys are the same."""
+def _absolute(group: Mapping[str, Study]) -> dict[str, Study]:
+    """The runs with full paths of their data, since a worker may have another working directory; keys do not change."""
     return {
-        key: study if study.dataset is None else dataclasses.replace(study, dataset=catalogue.wherever(study.dataset))
+        key: study
+        if study.dataset is None
+        else dataclasses.replace(study, dataset=catalogue.absolute_name(study.dataset))
         for key, study in group.items()
     }
 
@@ -231,8 +213,7 @@ def groups(missing: Mapping[str, Study]) -> list[dict[str, Study]]:
     quick = set(strategies.members())
     found: dict[Any, dict[str, Study]] = {}
     for key, study in missing.items():
-        joins = isinstance(study, Experiment) and study.strategy in quick
-        joins = joins and device_of(study).type == "cuda"
+        joins = isinstance(study, Experiment) and study.strategy in quick and device_of(study).type == "cuda"
         found.setdefault(dataclasses.replace(study, seed=0) if joins else key, {})[key] = study
     return list(found.values())
 
@@ -247,7 +228,7 @@ def digest_of(study: Study, data_dir: Path | str | None) -> str:
 def attempt(
     group: Mapping[str, Study], store: Store, data_dir: Path | str | None, own: OwnStrategies | None = None
 ) -> list[Failure]:
-    """Compute the runs of a group and store them: what a worker does. Returns those that failed; the others go on.
+    """Compute the runs of a group and store them, in a worker; returns those that failed, while the others go on.
 
     `own` has the strategies of the caller that a worker has not registered by itself.
     """
@@ -257,7 +238,7 @@ def attempt(
             if own is not None:
                 own.register()
             _check_same_key(left, store, data_dir)
-            compute_together(left, store, data_dir)
+            compute(left, store, data_dir)
             break
         except FailedRunError as failure:  # one of several
             key = next(key for key, study in left.items() if study is failure.experiment)
@@ -268,7 +249,7 @@ def attempt(
 
 
 def _check_same_key(group: Mapping[str, Study], store: Store, data_dir: Path | str | None) -> None:
-    """A machine of a cluster may have other data under the same name, or another version of the package."""
+    """Refuse to compute on a machine of a cluster that has other data of the same name, or another version."""
     key, study = next(iter(group.items()))
     if store.key(study, digest_of(study, data_dir)) != key:
         raise ValueError(
@@ -276,22 +257,11 @@ def _check_same_key(group: Mapping[str, Study], store: Store, data_dir: Path | s
         )
 
 
-def compute_together(group: Mapping[str, Study], store: Store, data_dir: Path | str | None) -> None:
+def compute(group: Mapping[str, Study], store: Store, data_dir: Path | str | None) -> None:
     """Compute the runs of a group and store them, all or none."""
-    if len(group) == 1:
-        for key, study in group.items():
-            compute(study, key, store, data_dir)
-        return
     started, start = datetime.now(UTC), time.perf_counter()
-    experiments: list[Any] = list(group.values())  # `groups` puts nothing else together
-    curves = run_together(experiments, data_dir=data_dir)
+    studies: list[Any] = list(group.values())
+    curves = [run(studies[0], data_dir=data_dir)] if len(group) == 1 else run_together(studies, data_dir=data_dir)
     seconds = (time.perf_counter() - start) / len(group)  # the share of each
     for (key, study), rows in zip(group.items(), curves, strict=True):
         store.write(study, key, rows, started=started, seconds=seconds)
-
-
-def compute(study: Study, key: str, store: Store, data_dir: Path | str | None) -> None:
-    """Compute one run and store it."""
-    started, start = datetime.now(UTC), time.perf_counter()
-    rows = run(study, data_dir=data_dir)
-    store.write(study, key, rows, started=started, seconds=time.perf_counter() - start)

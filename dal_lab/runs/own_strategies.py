@@ -1,22 +1,22 @@
 """Strategies that a user registered in a script, a notebook or a module, on their way to a worker process."""
 
-import dataclasses
+import inspect
 import pickle
 import sys
 import uuid
 from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 import joblib
 
 from dal_core.snapshot import OracleSnapshot, Snapshot
 from dal_core.strategies import registry
 
-PROCESS = uuid.uuid4().hex  # a process id may be one of another machine's, too
+PROCESS = uuid.uuid4().hex  # A process id may be one of another machine's, too.
 
 
-@dataclasses.dataclass(frozen=True)
-class _Carried:
+class _Packed(NamedTuple):
     name: str
     module: str
     oracle: bool
@@ -25,16 +25,15 @@ class _Carried:
     pickled: bytes
 
 
-@dataclasses.dataclass(frozen=True)
-class OwnStrategies:
-    """What a worker needs to know the strategies that are not the package's."""
+class OwnStrategies(NamedTuple):
+    """Strategies that are not the package's, as a worker can register them."""
 
-    carried: tuple[_Carried, ...]
-    path: tuple[str, ...]  # where modules are looked for
-    process: str  # that they come from
+    packed: tuple[_Packed, ...]
+    path: tuple[str, ...]  # where Python looks for modules
+    process: str  # that registered them
 
     def register(self) -> None:
-        """Make them known in this process, if it is another; what an earlier call made known is forgotten.
+        """Register them in this process, if it is another; those of an earlier call are forgotten.
 
         Raises:
             ValueError: if one that is required cannot be restored.
@@ -43,40 +42,41 @@ class OwnStrategies:
             return
         sys.path.extend(place for place in self.path if place not in sys.path)
         registry.forget_own()
-        for each in self.carried:
+        for each in self.packed:
             try:
                 strategy = pickle.loads(each.pickled)  # noqa: S301 - from the process that started this one
             except Exception as error:
                 if each.required:
                     raise _stays(each.name, each.module, error) from error
                 continue
-            # Annotations that are strings do not bring along what they name.
-            strategy.__annotations__ = {"snapshot": OracleSnapshot if each.oracle else Snapshot}
+            # Types that annotations name as text may be missing here.
+            function = registry.function_of(strategy)
+            function = function.__call__ if inspect.isclass(function) else getattr(function, "__func__", function)
+            function.__annotations__ = {"snapshot": OracleSnapshot if each.oracle else Snapshot}
             registry.adopt(each.name, strategy, each.source)
 
 
 def own_strategies(required: Collection[str]) -> OwnStrategies:
     """The strategies of this process that are not the package's, for `OwnStrategies.register` in another.
 
-    A function of a script or notebook travels with its code, one of a module by its name. What cannot be sent stays
-    behind, unless it is among the names in `required`.
+    A function of a script or notebook is sent with its code, one of a module by its name. One that cannot be sent is
+    left out, unless it is among the names in `required`.
 
     Raises:
         ValueError: if one that is required cannot be sent.
     """
-    carried = []
+    packed = []
     for name, strategy in registry.own().items():
+        module, oracle = registry.function_of(strategy).__module__, registry.needs_oracle(name)
         try:
-            # joblib's way to pickle functions that no module holds
+            # joblib pickles functions and classes that no module holds, too.
             pickled = pickle.dumps(joblib.wrap_non_picklable_objects(strategy, keep_wrapper=False))
         except Exception as error:
             if name in required:
-                raise _stays(name, strategy.__module__, error) from error
+                raise _stays(name, module, error) from error
             continue
-        oracle = registry.needs_oracle(name)
-        source = registry.own_source(name)
-        carried.append(_Carried(name, strategy.__module__, oracle, name in required, source, pickled))
-    return OwnStrategies(tuple(carried), tuple(place or str(Path.cwd()) for place in sys.path), PROCESS)
+        packed.append(_Packed(name, module, oracle, name in required, registry.own_source(name), pickled))
+    return OwnStrategies(tuple(packed), tuple(place or str(Path.cwd()) for place in sys.path), PROCESS)
 
 
 def _stays(name: str, module: str, error: Exception) -> ValueError:

@@ -17,7 +17,7 @@ PLAIN_INTERVAL = 5.0  # seconds between two lines of a log
 
 
 class _PlainLines(tqdm):
-    """One line a report instead of a bar that redraws itself: what a log file can hold."""
+    """A bar that prints a line for each report and never redraws itself, for log files."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         options.update(mininterval=PLAIN_INTERVAL, maxinterval=PLAIN_INTERVAL, miniters=1, leave=True)
@@ -35,7 +35,7 @@ class _PlainLines(tqdm):
 
 
 def progress(iterable: Iterable[Any] | None = None, what: str = "", *, unit: str = "runs", **options: Any) -> tqdm:
-    """A tqdm over `iterable` (or with `total=` and `update()`): what is running, and how long it still takes."""
+    """A tqdm over `iterable` (or with `total=` and `update()`), which shows `what` and the time that is left."""
     bar = notebook_or_terminal_bar if _somebody_watches() else _PlainLines
     return bar(iterable, desc=what, unit=unit, **options)
 

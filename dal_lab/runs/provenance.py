@@ -1,4 +1,4 @@
-"""Where a result or a figure comes from."""
+"""The commit and the versions that a result or a figure comes from."""
 
 import platform
 import subprocess
@@ -10,7 +10,7 @@ import torch
 import dal_core
 
 PACKAGE = Path(__file__).resolve().parent.parent
-# What numbers and figures depend on. A run rewrites figures and notebook outputs, which does not make the code dirty.
+# Paths that numbers depend on. Figures and notebook outputs, which a run rewrites, do not make the code dirty.
 CODE = ("dal_core", "dal_lab", "notebooks/*.py", "pyproject.toml")
 
 

@@ -37,9 +37,9 @@ class Store:
     def key(self, study: Study, data_digest: str) -> str:
         """Hash of the full configuration, the digest of the data and RESULTS_VERSION.
 
-        A strategy of the user's own counts with the text of its function; what that calls does not.
+        A strategy of the user's own adds the text of its function; what that calls does not count.
         """
-        sources = [registry.own_source(name) for name in own_of(study)]
+        sources = [registry.own_source(name) for name in sorted(own_of(study))]
         identity = "\n".join((canonical(study), data_digest, str(RESULTS_VERSION), *sources))
         return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
@@ -73,7 +73,7 @@ class Store:
         pq.write_table(table.replace_schema_metadata(metadata), content, write_page_checksum=True)
         with write_atomically(self.path(study, key)) as temporary:
             temporary.write_bytes(sealed(content.getvalue()))
-        with contextlib.suppress(OSError):  # the run is kept, whatever lies in the place of that folder
+        with contextlib.suppress(OSError):  # The run is kept, whatever lies in the place of that folder.
             self.failure_path(key).unlink(missing_ok=True)
 
     def read(self, study: Study, key: str) -> pd.DataFrame | None:
@@ -100,31 +100,31 @@ class Store:
             if table.num_rows == 0:
                 raise ValueError("it has no rows")
             return table.to_pandas()
-        except Exception as error:  # there is no end of what damaged files make their readers raise
+        except Exception as error:  # Damaged files make their readers raise all sorts of errors.
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             warnings.warn(f"{path} is damaged and will be computed anew: {reason}", stacklevel=2)
             return None
 
     def provenance(self, path: Path) -> dict[str, Any]:
-        """What `write` recorded about the run in `path`."""
+        """The configuration, versions and times that `write` recorded with the run in `path`."""
         return json.loads((pq.read_schema(path).metadata or {})[PROVENANCE])
 
     def durations(self) -> dict[str, list[float]]:
         """Seconds that the stored runs took, by their configuration less the seed."""
         found: dict[str, list[float]] = {}
         for path in sorted(self.folder.glob("[!.]*.parquet")):
-            with contextlib.suppress(OSError, ValueError, KeyError, pa.ArrowException):  # damaged: tells nothing
-                told = self.provenance(path)
-                found.setdefault(but_for_seed(told["configuration"]), []).append(told["duration_s"])
+            with contextlib.suppress(OSError, ValueError, KeyError, pa.ArrowException):  # a damaged file
+                provenance = self.provenance(path)
+                found.setdefault(but_for_seed(provenance["configuration"]), []).append(provenance["duration_s"])
         return found
 
 
-def own_of(study: Study) -> list[str]:
-    """The user's own strategies that a study names, be it among its options."""
-    text = canonical(study)
-    return sorted(name for name in registry.own() if json.dumps(name) in text)
+def own_of(study: Study) -> set[str]:
+    """Names of the user's own strategies that a study runs, itself or as parts of another strategy."""
+    name = getattr(study, "strategy", None)
+    return set() if name is None else registry.used(name, study.options) & registry.own().keys()
 
 
 def but_for_seed(configuration: Mapping[str, Any]) -> str:
-    """What is the same for runs that differ in the seed only."""
+    """A text that is the same for runs that differ in the seed only."""
     return json.dumps({name: value for name, value in configuration.items() if name != "seed"}, sort_keys=True)

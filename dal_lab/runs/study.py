@@ -1,9 +1,9 @@
-"""What can be run by name: experiments, and the studies that are no plain runs; their configuration is their key."""
+"""Running experiments, and studies that are no plain runs, by the names of their data; configurations as JSON."""
 
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def device_of(study: Any) -> torch.device:
 def configuration(study: Any) -> dict[str, Any]:
     """The full configuration of a study (an Experiment, or another dataclass that `run` knows) as JSON values."""
     values = dataclasses.asdict(study) | {"device": device_of(study).type}
-    if study.dataset is not None:  # of a file the name alone: its content counts, wherever it lies
+    if study.dataset is not None:  # A file counts by its name and its content, in any folder.
         values["dataset"] = catalogue.short_name(study.dataset)
     return {"kind": type(study).__name__, **json.loads(json.dumps(values))}
 
@@ -39,11 +39,11 @@ def canonical(study: Any) -> str:
 
 @functools.singledispatch
 def run(experiment: Any, *, data_dir: str | Path | None = None) -> pd.DataFrame:  # noqa: ARG001
-    """Run an experiment; a row for the initial labelled set and one for each acquisition.
+    """Run an experiment; returns a row for the initial labelled set and one for each acquisition.
 
     Columns: cycle, n_labeled, accuracy, nll (nats), brier, ece, ace on the test split; query_s and train_s (seconds);
     acquired, the instances bought since the row before, as positions in the train split, in the order of picking; and
-    where the strategy tells about its choice, record, as JSON. Rows but for the two times are the same bit by bit for
+    record, as JSON, of a strategy that explains its choice. Rows but for the two times are the same bit by bit for
     the same configuration and data on one CPU.
 
     Raises:
@@ -59,35 +59,21 @@ def _(experiment: Experiment, *, data_dir: str | Path | None = None) -> pd.DataF
     return rows
 
 
-def run_together(experiments: Sequence[Experiment], *, data_dir: str | Path | None = None) -> list[pd.DataFrame]:
+def run_together(
+    experiments: Sequence[Experiment],
+    *,
+    data_dir: str | Path | None = None,
+    watch: Callable[[Step], None] | None = None,
+) -> list[pd.DataFrame]:
     """The rows of `run` for each of several experiments that differ in the seed only, which share their trainings.
 
     Rows are those of single runs up to rounding. `train_s` is a run's share, the seconds of the joint training divided
-    by the number of runs.
+    by the number of runs. `watch` is called with each question to a strategy and its answer.
 
     Raises:
         ValueError: if the experiments differ in more than the seed, or there are none.
         FailedRunError: if one of several runs fails; a single one fails with its error itself.
     """
-    return _computed(experiments, data_dir)
-
-
-def walk(experiment: Experiment, *, data_dir: str | Path | None = None) -> list[Step]:
-    """The questions that `run` asks the strategy, in order, with what it saw: for data small enough to look at.
-
-    Picks are those of `run` for the same experiment. Memory: a snapshot a step.
-
-    Raises:
-        ValueError, DatasetUnavailableError: as `run`.
-    """
-    steps: list[Step] = []
-    _computed([experiment], data_dir, steps.append)
-    return steps
-
-
-def _computed(
-    experiments: Sequence[Experiment], data_dir: str | Path | None, watch: Callable[[Step], None] | None = None
-) -> list[pd.DataFrame]:
     check_alike_but_for_seed(experiments)
     first = experiments[0]
     device = resolve_device(first.device)
@@ -96,9 +82,44 @@ def _computed(
         return learning_curves(experiments, bank.to(device), device, watch, bank_name(first))
 
 
+def walk(experiment: Experiment, *, data_dir: str | Path | None = None) -> list[Step]:
+    """The questions that `run` asks the strategy, in order, with their snapshots and answers.
+
+    Picks are those of `run` for the same experiment. Memory: all snapshots, a copy of the pool's features each.
+
+    Raises:
+        ValueError, DatasetUnavailableError: as `run`.
+    """
+    steps: list[Step] = []
+    run_together([experiment], data_dir=data_dir, watch=steps.append)
+    return steps
+
+
 def bank_name(study: Any) -> str:
     """The data of a study in words."""
     if study.dataset is None:
         return "synthetic"
     name = catalogue.short_name(study.dataset)
     return name if study.encoder is None else f"{name} ({study.encoder})"
+
+
+def described(study: Any) -> str:
+    """The data, the strategy, and the settings that are not the defaults, but for the seed."""
+    words = (
+        [bank_name(study), study.strategy]
+        if isinstance(study, Experiment)
+        else [type(study).__name__, bank_name(study)]
+    )
+    for field in dataclasses.fields(study):
+        value = getattr(study, field.name)
+        if field.name not in ("dataset", "encoder", "strategy", "seed", "device", "options") and value != field.default:
+            words.append(f"{field.name}={value}")
+    return ", ".join([*words, *(f"{name}={value}" for name, value in study.options.items())])
+
+
+def described_by_seed(studies: Iterable[Any]) -> dict[str, str]:
+    """For each description, the same with the seeds of all studies that it fits."""
+    seeds: dict[str, list[int]] = {}
+    for study in studies:
+        seeds.setdefault(described(study), []).append(study.seed)
+    return {what: f"{what}, seed{'s' * (len(n) > 1)} {', '.join(map(str, sorted(n)))}" for what, n in seeds.items()}

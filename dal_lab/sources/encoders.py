@@ -1,6 +1,7 @@
 """Frozen encoders: images, texts and sounds to features, with a model of the Hugging Face hub or of a local folder."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -15,12 +16,12 @@ from torch import Tensor
 
 from dal_core.checks import check_choice, printable
 from dal_lab.runs.files import is_file, write_text
-from dal_lab.sources.raw import KINDS
+from dal_lab.sources.hub import HUB_TIMEOUT
+from dal_lab.sources.raw import KINDS, package, rows_of
 
 POOLINGS = ("cls", "mean", "pooler")
-HUB_TIMEOUT = 10  # seconds
-LONGEST_TEXT = 512  # tokens, where neither the table nor the tokenizer says less
-MODEL_FILES = (".json", ".txt", ".model", ".safetensors")  # what of a local folder its features depend on
+LONGEST_TEXT = 512  # Tokens of a text that are read where neither the table nor the tokenizer says less.
+MODEL_FILES = (".json", ".txt", ".model", ".safetensors")  # The files of a local folder that features depend on.
 
 
 class EncoderUnavailableError(OSError):
@@ -29,51 +30,38 @@ class EncoderUnavailableError(OSError):
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """What turns instances into features.
+    """What turns instances into features: a model of the Hugging Face hub, or of a local folder, in safetensors.
 
-    Args:
-        model: an identifier of the Hugging Face hub, or a local folder with a model in safetensors.
-        kind: image, text or audio; None: whatever the data set holds.
-        pooling: from the hidden states of the tokens to one vector: "cls" (the first token), "mean" (over tokens that
-            are not padding), "pooler" (the model's own `pooler_output`). None: mean for texts, else pooler.
-        normalise: divide each vector by its length.
-        max_tokens: longer texts are cut.
-        revision: commit, branch or tag; None for the main branch as it was when it was first used here.
+    `pooling` makes one vector of the hidden states of the tokens: "cls" takes the first token, "mean" averages tokens
+    that are not padding, "pooler" is the model's own `pooler_output`; None: mean for texts, else pooler.
     """
 
     model: str
-    kind: str | None = None
+    kind: str | None = None  # image, text or audio; None: whatever the data set holds
     pooling: str | None = None
-    normalise: bool = False
-    max_tokens: int | None = None
-    revision: str | None = None
+    normalise: bool = False  # divide each vector by its length
+    max_tokens: int | None = None  # longer texts are cut
+    revision: str | None = None  # a commit, branch or tag; None: the main branch as it was when it was first used here
 
     def described(self, kind: str) -> dict[str, Any]:
-        """All that features of instances of `kind` depend on but the model's files, as JSON values."""
+        """Return all that features of instances of `kind` depend on but the model's files, as JSON values."""
         folder = Path(self.model)
         model = folder.name if folder.is_dir() else self.model  # a folder is known by its files, wherever it lies
         return dataclasses.asdict(self) | {"model": model, "kind": kind, "pooling": self.pooling_of(kind)}
 
     def pooling_of(self, kind: str) -> str:
-        """The pooling for instances of `kind`."""
+        """Return the pooling for instances of `kind`."""
         return self.pooling or ("mean" if kind == "text" else "pooler")
 
 
-ENCODERS = {
-    "dinov2": Encoder("facebook/dinov2-small", "image", "cls"),
-    "dinov2_registers": Encoder("facebook/dinov2-with-registers-small", "image", "cls"),
-    "dinov3": Encoder("facebook/dinov3-vits16-pretrain-lvd1689m", "image", "cls"),
-    "clip": Encoder("openai/clip-vit-base-patch32", "image", "pooler"),
-    "swinv2": Encoder("microsoft/swinv2-tiny-patch4-window8-256", "image", "pooler"),
-    "bert": Encoder("google-bert/bert-base-uncased", "text", "cls"),
-    # 256 tokens are what all-MiniLM-L6-v2 was trained for.
-    "minilm": Encoder("sentence-transformers/all-MiniLM-L6-v2", "text", "mean", normalise=True, max_tokens=256),
-    "ast": Encoder("MIT/ast-finetuned-audioset-10-10-0.4593", "audio", "pooler"),
-}
+@functools.cache
+def known_encoders() -> dict[str, Encoder]:
+    """Return the encoders that are known by name, from the table `encoders.toml`."""
+    return {name: Encoder(**row) for name, row in rows_of("encoders.toml").items()}
 
 
 def encoder_of(text: str, kind: str) -> Encoder:
-    """The encoder that `text` names: a name, hub identifier or folder, with `@<revision>` and `:<pooling>` after it.
+    """Return the encoder of a name, hub identifier or folder, with `@<revision>` and `:<pooling>` after it.
 
     Examples: "dinov2", "dinov2:mean", "facebook/dinov2-base:cls", "org/model@v1.0:mean", "/models/mine".
 
@@ -86,16 +74,16 @@ def encoder_of(text: str, kind: str) -> Encoder:
     else:
         rest, pooling = text, ""
     name, _, revision = (rest, "", "") if Path(rest).is_dir() else rest.partition("@")
-    encoder = ENCODERS.get(name, Encoder(name))
+    encoder = known_encoders().get(name, Encoder(name))
     if encoder.kind not in (None, kind):
-        fitting = [known for known, each in ENCODERS.items() if each.kind == kind]
+        fitting = [known for known, each in known_encoders().items() if each.kind == kind]
         raise ValueError(f"encoder {text!r} reads {KINDS[encoder.kind or kind]}; one for {KINDS[kind]} was expected: "
                          f"{', '.join(fitting)}, or a model of the hub")  # fmt: skip
     return dataclasses.replace(encoder, pooling=pooling or encoder.pooling, revision=revision or encoder.revision)
 
 
 def resolved_revision(encoder: Encoder, cache: Path, *, renew: bool = False) -> str:
-    """What tells this model's files apart from others: a commit of the hub, or the digest of a local folder.
+    """Return what tells this model's files apart from others: a commit of the hub, or the digest of a local folder.
 
     The commit of a model that is named without one is asked for once and kept in `cache`: features stay comparable,
     and are found again without a network. `renew` asks anew.
@@ -105,8 +93,10 @@ def resolved_revision(encoder: Encoder, cache: Path, *, renew: bool = False) -> 
     """
     folder = Path(encoder.model)
     if folder.is_dir():
-        files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES)
-        digests = [(path.name, _digest(path)) for path in files]
+        digests = []
+        for path in sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES):
+            with open(path, "rb") as file:
+                digests.append((path.name, hashlib.file_digest(file, "sha256").hexdigest()))
         return f"files {hashlib.sha256(json.dumps(digests).encode()).hexdigest()}"
     name = encoder.model if encoder.revision is None else f"{encoder.model}@{encoder.revision}"
     kept = cache / "revisions" / f"{name.replace('/', '--')}.txt"
@@ -119,47 +109,31 @@ def resolved_revision(encoder: Encoder, cache: Path, *, renew: bool = False) -> 
     return commit
 
 
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _commit(encoder: Encoder) -> str:
+    """Return the commit of the model on the hub, or where that does not answer, in the hub's cache on this machine."""
     _transformers(encoder)
     import huggingface_hub
 
+    model, revision = encoder.model, encoder.revision
     try:
         hub = huggingface_hub.HfApi()
-        commit = hub.model_info(encoder.model, revision=encoder.revision, timeout=HUB_TIMEOUT).sha
-        hub.auth_check(encoder.model)  # what a gated model is called everybody may know, its files only some may have
+        commit = hub.model_info(model, revision=revision, timeout=HUB_TIMEOUT).sha
+        hub.auth_check(model)  # what a gated model is called everybody may know, its files only some may have
+        return str(commit)
     except Exception as error:  # of the hub, or of whatever library it is asked with
-        if (local := _commit_in_cache(encoder)) is not None:
-            return local
-        raise _unavailable(encoder, _refusal(encoder, error)) from error
-    return str(commit)
-
-
-def _commit_in_cache(encoder: Encoder) -> str | None:
-    """The commit of the model in the hub's own cache on this machine."""
-    import huggingface_hub
-
-    try:
-        path = huggingface_hub.hf_hub_download(
-            encoder.model, "config.json", revision=encoder.revision, local_files_only=True
-        )
-    except (OSError, ValueError):
-        return None
-    return Path(path).parent.name  # <cache>/snapshots/<commit>/config.json
+        try:
+            path = huggingface_hub.hf_hub_download(model, "config.json", revision=revision, local_files_only=True)
+        except (OSError, ValueError):
+            raise _unavailable(encoder, _refusal(encoder, error)) from error
+        return Path(path).parent.name  # <cache>/snapshots/<commit>/config.json
 
 
 def _refusal(encoder: Encoder, error: Exception) -> str:
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):
-        return (
-            "is gated: accept its licence on its page of the Hugging Face hub, then log in with `hf auth login` "
-            "or set HF_TOKEN"
-        )
+        page = "its page of the Hugging Face hub"
+        return f"is gated: accept its licence on {page}, then log in with `hf auth login` or set HF_TOKEN"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"has no revision {encoder.revision!r}"
     if isinstance(error, errors.RepositoryNotFoundError):
@@ -168,10 +142,8 @@ def _refusal(encoder: Encoder, error: Exception) -> str:
 
 
 def _unavailable(encoder: Encoder, what: str) -> EncoderUnavailableError:
-    return EncoderUnavailableError(
-        f"encoder {encoder.model!r} {what}; a local model folder as the encoder will do, too, "
-        "or prepared features in --data-dir"
-    )
+    way_out = "a local model folder as the encoder will do, too, or prepared features in --data-dir"
+    return EncoderUnavailableError(f"encoder {encoder.model!r} {what}; {way_out}")
 
 
 def _first_line(error: Exception) -> str:
@@ -179,45 +151,30 @@ def _first_line(error: Exception) -> str:
 
 
 def _transformers(encoder: Encoder) -> Any:
-    """The library, imported where it is needed: that takes seconds, and most runs need no encoder."""
-    try:
-        import transformers
-    except ModuleNotFoundError as error:
-        raise EncoderUnavailableError(
-            f"encoder {encoder.model!r} needs the package transformers, which is not installed; "
-            "`pip install dal-core[encoders]` installs it"
-        ) from error
-    return transformers
+    return package("transformers", f"encoder {encoder.model!r} needs", EncoderUnavailableError)
 
 
-@dataclasses.dataclass(frozen=True)
-class Preparation:
-    """From instances of one kind to what the model takes; pickled into the processes that read the data."""
-
-    kind: str
-    processor: Any
-    max_tokens: int
-
-    def __call__(self, instances: list[Any]) -> dict[str, Tensor]:
-        if self.kind == "image":
-            return dict(self.processor(images=[image.convert("RGB") for image in instances], return_tensors="pt"))
-        if self.kind == "audio":
-            rate = self.processor.sampling_rate
-            waves = [resampled(wave, found, rate) for wave, found in instances]
-            return dict(self.processor(waves, sampling_rate=rate, padding=True, return_tensors="pt"))
-        return dict(
-            self.processor(instances, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
-        )
+def prepared(kind: str, processor: Any, max_tokens: int, instances: list[Any]) -> dict[str, Tensor]:
+    """Return what the model takes, from instances of one kind; called in the processes that read the data."""
+    options: dict[str, Any] = {"return_tensors": "pt"}
+    if kind == "image":
+        instances = [image.convert("RGB") for image in instances]
+    elif kind == "text":
+        options |= {"padding": True, "truncation": True, "max_length": max_tokens}
+    else:
+        rate = processor.sampling_rate
+        instances = [resampled(wave, found, rate) for wave, found in instances]
+        options |= {"padding": True, "sampling_rate": rate}
+    return dict(processor(instances, **options))
 
 
 def resampled(wave: Shaped[np.ndarray, " samples"], rate: int, wanted: int) -> np.ndarray:
-    """A waveform at another rate (hertz), by polyphase filtering.  [samples'] float32"""
+    """Return a waveform at another rate (hertz), by polyphase filtering.  [samples'] float32"""
     if rate == wanted:
         return wave
     from scipy.signal import resample_poly
 
-    divisor = np.gcd(rate, wanted)
-    return resample_poly(wave, wanted // divisor, rate // divisor).astype(np.float32)
+    return resample_poly(wave, wanted, rate).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -230,42 +187,34 @@ class LoadedEncoder:
     normalise: bool
     device: torch.device
 
-    @property
-    def precision(self) -> torch.dtype:
-        """What the model computes in: half the bits on CUDA, where that is several times faster."""
-        if self.device.type != "cuda":
-            return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-
     @torch.inference_mode()
     def encode(self, inputs: dict[str, Tensor]) -> Float[Tensor, "b d"]:
-        """Features in float32, on the encoder's device.
+        """Return features in float32, on the encoder's device.
+
+        On CUDA the model computes in half the bits, where that is several times faster.
 
         Raises:
             ValueError: if the model has no output of the kind that the pooling takes.
         """
         moved = {name: each.to(self.device, non_blocking=True) for name, each in inputs.items()}
-        mixed = torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
-        with mixed:
+        on_cuda = self.device.type == "cuda"
+        half = torch.float16 if on_cuda and not torch.cuda.is_bf16_supported() else torch.bfloat16
+        with torch.autocast(self.device.type, half, enabled=on_cuda):
             outputs = self.model(**moved)
         features = pooled(outputs, moved.get("attention_mask"), self.pooling)
         return torch.nn.functional.normalize(features, dim=1) if self.normalise else features
 
 
 def pooled(outputs: Any, mask: Shaped[Tensor, "b tokens"] | None, pooling: str) -> Float[Tensor, "b d"]:
-    """One vector an instance from a model's outputs, in float32.
+    """Return one vector an instance from a model's outputs, in float32.
 
     Raises:
         ValueError: if the outputs lack what `pooling` takes.
     """
     check_choice("pooling", pooling, POOLINGS)
-    wanted = "pooler_output" if pooling == "pooler" else "last_hidden_state"
-    states = getattr(outputs, wanted, None)
-    if states is None:
-        others = [each for each in POOLINGS if (each == "pooler") != (pooling == "pooler")]
-        raise ValueError(
-            f"pooling is {pooling!r}, but the model returns no {wanted}; {' or '.join(others)} was expected"
-        )
+    wanted, others = ("pooler_output", "cls or mean") if pooling == "pooler" else ("last_hidden_state", "pooler")
+    if (states := getattr(outputs, wanted, None)) is None:
+        raise ValueError(f"pooling is {pooling!r}, but the model returns no {wanted}; {others} was expected")
     states = states.float()
     if pooling == "pooler":
         return states.flatten(1)  # convolutional models keep two axes of length 1
@@ -292,13 +241,12 @@ def load_encoder(encoder: Encoder, kind: str, revision: str, device: torch.devic
         processor = getattr(transformers, processors[kind]).from_pretrained(encoder.model, **place)
         model = _model(transformers, encoder, place)
     except (OSError, ValueError, KeyError) as error:
-        what = f"cannot be loaded as one for {KINDS[kind]} ({_first_line(error)})"
-        raise _unavailable(encoder, what) from error
+        raise _unavailable(encoder, f"cannot be loaded as one for {KINDS[kind]} ({_first_line(error)})") from error
     # Of a model for images and texts, the tower that reads what we have.
     tower = getattr(model, {"image": "vision_model", "text": "text_model"}.get(kind, ""), model)
-    longest = min(getattr(processor, "model_max_length", LONGEST_TEXT), LONGEST_TEXT)
-    preparation = Preparation(kind, processor, encoder.max_tokens or longest)
-    return LoadedEncoder(preparation, tower.to(device), encoder.pooling_of(kind), encoder.normalise, device)
+    longest = encoder.max_tokens or min(getattr(processor, "model_max_length", LONGEST_TEXT), LONGEST_TEXT)
+    prepare = functools.partial(prepared, kind, processor, longest)
+    return LoadedEncoder(prepare, tower.to(device), encoder.pooling_of(kind), encoder.normalise, device)
 
 
 def _model(transformers: Any, encoder: Encoder, place: dict[str, str]) -> torch.nn.Module:

@@ -1,104 +1,127 @@
 """Features that somebody brings along in a file: a FeatureBank, an archive of arrays or a table."""
 
+import functools
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from dal_core.checks import check_finite, free_memory, one_line, printable
+from dal_core.checks import check_finite, free_memory, printable, shown
 from dal_core.data import FeatureBank
 from dal_lab.runs.files import is_file
-from dal_lab.sources.bank import load_bank
-from dal_lab.sources.raw import numbered
-from dal_lab.sources.tables import bank, in_two, training_scale
+from dal_lab.sources.bank import STRATIFIED, Parts, bank, in_two, load_bank, training_scale
+from dal_lab.sources.raw import numbered, restated
 
-SPLIT_ARRAYS = ("x_train", "y_train", "x_test", "y_test", "classes")  # of an archive that has its test split
-ARRAYS = ("x", "y")  # of one that has none
-LABEL, SPLIT = "label", "split"  # columns of a table
-PARTS = ("train", "test")  # entries of the column `split`
-IN_TWO = "stratified 75/25, seed 0"
+SPLIT_ARRAYS = ("x_train", "y_train", "x_test", "y_test", "classes")  # The arrays of an archive with a test split.
+ARRAYS = ("x", "y")  # The arrays of an archive without one.
+LABEL, SPLIT = "label", "split"  # Columns of a table that are no features.
+PARTS = ("train", "test")  # The entries of the column `split`.
+
+Content = tuple[Parts, Iterable[object], str]  # arrays of both splits, names of classes, and who made the split
 
 
-def read(path: Path, encoder: str | None = None) -> FeatureBank:
-    """The bank in a file: FeatureBank (.safetensors), archive of arrays (.npz) or table (.parquet).
+def read_features(path: str | Path) -> FeatureBank:
+    """Return the features in a file of your own; cached within the process until the file changes.
 
-    Whatever has no test split is split 75/25, stratified by class, with seed 0. Features with a norm of one are
-    multiplied by the root of their number, as an encoder's are (`tables.training_scale`); nothing else is changed. A
-    FeatureBank is taken as it is. Nothing is unpickled.
+    Three kinds are read; what has no test split is split 75/25, stratified by class, with seed 0:
+
+    - `.safetensors`: a FeatureBank that `save_bank` wrote.
+    - `.npz`: x_train, y_train, x_test, y_test (integers from 0 on) and classes (their names), or x and y (integers or
+      strings) without a test split.
+    - `.parquet`: numeric columns of features, `label` (integers or strings) and, if you like, `split` (train or test).
+
+    Features of norm one are multiplied by the root of their number, so that one learning rate suits all; others, and
+    those of a FeatureBank, stay as they are. Nothing is unpickled.
+
+    The path can be an experiment's `dataset`, too, from the working directory if it is relative. Such data are called
+    by the file's name without folder and ending, and stored runs are keyed by that name and the content, so that a file
+    may be moved, or saved as another of the three kinds.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: naming the file, what was found and what was expected.
     """
-    place = printable(path)
-    if (reader := READERS.get(path.suffix.lower())) is None:
+    if not isinstance(path, str | Path):
+        raise ValueError(f"path is {shown(path)}; the path of a feature file was expected")
+    path = absolute(path)
+    found = path.stat() if is_file(path) else None
+    # The time of change as well, which nobody can set: that of modification may be kept by whoever replaces the file.
+    version = None if found is None else (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return _cached(path, version)
+
+
+@functools.lru_cache(maxsize=16)
+def _cached(path: Path, version: tuple[int, ...] | None) -> FeatureBank:  # noqa: ARG001 - it renews the cache
+    return read(path)
+
+
+def absolute(path: str | Path) -> Path:
+    """Return the path from the root on."""
+    # Links stay: what they lead to need not have the ending. `~name.npz` is a file, not somebody's home.
+    path = Path(path)
+    return (path.expanduser() if path.parts[:1] == ("~",) else path).absolute()
+
+
+def read(path: Path, encoder: str | None = None) -> FeatureBank:
+    """Read a file as `read_features` does, without its cache; `encoder` is for the provenance."""
+    place, ending = printable(path), path.suffix.lower()
+    if ending not in ENDINGS:
         raise ValueError(
-            f"{place} ends in {path.suffix!r}; {', '.join(READERS)} was expected: a FeatureBank, an archive with the "
+            f"{place} ends in {path.suffix!r}; {', '.join(ENDINGS)} was expected: a FeatureBank, an archive with the "
             f"arrays {', '.join(ARRAYS)}, or a table with the column {LABEL!r}. Pickled data are not read"
         )
     if not is_file(path):
         raise FileNotFoundError(f"no feature file at {place}")
-    try:
-        return reader(path, encoder)
-    except ValueError as error:
-        if place in str(error):
-            raise
-        raise ValueError(f"{place}: {one_line(error)}") from error
+    with restated(ValueError, f"{place}: ", places=[place]):
+        if ending not in READERS:
+            return load_bank(path)
+        (train, test, train_labels, test_labels), class_names, split = READERS[ending](path)
+        scale = training_scale(torch.from_numpy(train))
+        parts, scaling = (train * scale, test * scale, train_labels, test_labels), f"multiplied by {scale:g}"
+        return bank(parts, class_names, source=path.name, encoder=encoder, split=split, scaling=scaling)
 
 
-def _feature_bank(path: Path, encoder: str | None) -> FeatureBank:  # noqa: ARG001 - the file says it itself
-    return load_bank(path)
-
-
-def _archive(path: Path, encoder: str | None) -> FeatureBank:
-    """From x_train, y_train, x_test, y_test (integers) and classes, or from x and y."""
+def _archive(path: Path) -> Content:
+    """Return x_train, y_train, x_test, y_test (integers) and classes, or what follows from x and y."""
     arrays = _arrays(path)
     if set(ARRAYS) <= set(arrays) and not set(SPLIT_ARRAYS) & set(arrays):
-        return _in_one_piece(path, arrays["x"], arrays["y"], "x", "y", encoder)
+        return _in_one_piece("x", _matrix("x", arrays["x"]), "y", arrays["y"])
     if missing := [key for key in SPLIT_ARRAYS if key not in arrays]:
         raise ValueError(
             f"{printable(path)} lacks the arrays {missing}; "
             f"{list(SPLIT_ARRAYS)}, or {list(ARRAYS)} alone, were expected"
         )
-    train, train_labels, test, test_labels, class_names = (arrays[key] for key in SPLIT_ARRAYS)
-    for key, labels in (("y_train", train_labels), ("y_test", test_labels)):
-        if not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(f"{key} has dtype {labels.dtype}; integer class labels were expected")
-        if labels.ndim != 1:
-            raise ValueError(f"{key} has shape {labels.shape}; one label an instance was expected")
-    if class_names.ndim != 1:
-        raise ValueError(f"classes has shape {class_names.shape}; a list of names was expected")
+    for key, expected in (("y_train", "one label an instance"), ("y_test", "one label an instance"),
+                          ("classes", "a list of names")):  # fmt: skip
+        if arrays[key].ndim != 1:
+            raise ValueError(f"{key} has shape {arrays[key].shape}; {expected} was expected")
+        if key != "classes" and arrays[key].dtype.kind not in "iu":
+            raise ValueError(f"{key} has dtype {arrays[key].dtype}; integer class labels were expected")
     train, test = (_matrix(key, arrays[key]) for key in ("x_train", "x_test"))
-    return _scaled(path, (train, test, train_labels, test_labels), class_names, "the file's", encoder)
+    return (train, test, arrays["y_train"], arrays["y_test"]), arrays["classes"], "the file's"
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as file:  # a file that may not be read is an OSError
-        try:
-            _check_unpacked_size(file)
-            # A single array (.npy) under this name cannot be entered like an archive, which is a TypeError.
-            with np.load(file, allow_pickle=False) as archive:
-                arrays = {key: archive[key] for key in (*SPLIT_ARRAYS, *ARRAYS) if key in archive.files}
-            if others := [key for key, each in arrays.items() if not isinstance(each, np.ndarray)]:
-                raise ValueError(f"{others} are no arrays")
-            return arrays
-        except Exception as error:  # of the many parsers that an archive's bytes go through
-            reason = one_line(error) or type(error).__name__
-            raise ValueError(f"{printable(path)} is not a whole archive of plain arrays: {reason}") from error
-
-
-def _check_unpacked_size(file: BinaryIO) -> None:
-    """Raise ValueError if an archive says that it unpacks to more than fits into memory; zeros shrink by 1000."""
-    with zipfile.ZipFile(file) as archive:
-        needed, free = sum(each.file_size for each in archive.infolist()), free_memory(torch.device("cpu"))
-    if needed > free:
-        raise ValueError(f"it unpacks to {needed:,} bytes, and {free:,} are free")
-    file.seek(0)
+    """Return the arrays of an archive that have one of our names, if they fit into memory: zeros shrink by 1000."""
+    with (
+        path.open("rb") as file,  # a file that may not be read is an OSError
+        # An archive's bytes go through many parsers. A single array (.npy) under this name is a TypeError.
+        restated(Exception, f"{printable(path)} is not a whole archive of plain arrays: "),
+    ):
+        with zipfile.ZipFile(file) as archive:
+            needed, free = sum(each.file_size for each in archive.infolist()), free_memory(torch.device("cpu"))
+        if needed > free:
+            raise ValueError(f"it unpacks to {needed:,} bytes, and {free:,} are free")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in (*SPLIT_ARRAYS, *ARRAYS) if key in archive.files}
+        if others := [key for key, each in arrays.items() if not isinstance(each, np.ndarray)]:
+            raise ValueError(f"{others} are no arrays")
+        return arrays
 
 
 def _matrix(name: str, features: np.ndarray) -> np.ndarray:
@@ -111,22 +134,18 @@ def _matrix(name: str, features: np.ndarray) -> np.ndarray:
         return features.astype(np.float32, copy=False)
 
 
-def _table(path: Path, encoder: str | None) -> FeatureBank:
-    """From numeric columns, the column `label` and, if there is one, the column `split`."""
-    try:
-        table = pq.ParquetFile(path).read()
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the system's: a file that may not be read
-            raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{printable(path)} is not a whole Parquet file: {one_line(reason)}") from error
+def _table(path: Path) -> Content:
+    """Return what follows from numeric columns, the column `label` and, if there is one, the column `split`."""
+    whole = restated((pa.ArrowException, OSError), f"{printable(path)} is not a whole Parquet file: ")
+    with path.open("rb") as file, whole:  # a file that may not be read is an OSError
+        table = pq.ParquetFile(file).read()
     names = table.column_names
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"the columns {twice} occur more than once; once was expected")
     if LABEL not in names:
         raise ValueError(f"the columns are {_few(names)}; one called {LABEL!r} was expected")
     chosen = [name for name in names if name not in (LABEL, SPLIT) and not name.startswith("__index_level_")]
-    others = {name: str(table.schema.field(name).type) for name in chosen if not _is_number(table.schema.field(name))}
+    others = {name: str(kind) for name in chosen if not _is_number(kind := table.schema.field(name).type)}
     if others or not chosen:
         found = f"{_few(list(others))} hold {_few(sorted(set(others.values())))}" if others else "there are none"
         raise ValueError(f"columns of features: {found}; numbers were expected in all but {LABEL!r} and {SPLIT!r}")
@@ -137,45 +156,38 @@ def _table(path: Path, encoder: str | None) -> FeatureBank:
     check_finite(features=torch.from_numpy(features))  # here, where a place is one in the file
     labels = np.asarray(table.column(LABEL).to_pandas())
     if SPLIT not in names:
-        return _in_one_piece(path, features, labels, "features", LABEL, encoder)
+        return _in_one_piece("features", features, LABEL, labels)
     split = np.asarray(table.column(SPLIT).to_pandas()).astype(str)
     if set(split) != set(PARTS):
-        raise ValueError(
-            f"the column {SPLIT!r} holds {_few(sorted(set(split.tolist())))}; {' and '.join(PARTS)} were expected"
-        )
-    words = _words(LABEL, labels)
-    train, test = (split == part for part in PARTS)
+        found = _few(sorted(set(split.tolist())))
+        raise ValueError(f"the column {SPLIT!r} holds {found}; {' and '.join(PARTS)} were expected")
+    words, (train, test) = _words(LABEL, labels), (split == part for part in PARTS)
     class_names = [str(name) for name in np.unique(words[train])]
-    words = words.astype(str)
-    parts = (
-        features[train], features[test],
-        *(numbered(class_names, words[part].tolist(), f"column {LABEL!r}") for part in (train, test)),
-    )  # fmt: skip
-    return _scaled(path, parts, class_names, "the file's", encoder)
+    parts = [words[part].astype(str).tolist() for part in (train, test)]
+    train_labels, test_labels = numbered(parts, class_names, f"column {LABEL!r}")
+    return (features[train], features[test], train_labels, test_labels), class_names, "the file's"
 
 
-def _is_number(field: pa.Field) -> bool:
-    return pa.types.is_integer(field.type) or pa.types.is_floating(field.type) or pa.types.is_boolean(field.type)
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
 
 
-def _in_one_piece(
-    path: Path, features: np.ndarray, labels: np.ndarray, features_name: str, labels_name: str, encoder: str | None
-) -> FeatureBank:
-    """A bank of features and labels (integers or strings) without a test split."""
-    matrix, words = _matrix(features_name, features), _words(labels_name, labels)
-    if len(words) != len(matrix):
-        raise ValueError(f"{labels_name} has {len(words)} entries; {len(matrix)} were expected, one an instance")
-    check_finite(**{features_name: torch.from_numpy(matrix)})
+def _in_one_piece(features_name: str, features: np.ndarray, labels_name: str, labels: np.ndarray) -> Content:
+    """Return both splits of features and labels (integers or strings) without a test split."""
+    words = _words(labels_name, labels)
+    if len(words) != len(features):
+        raise ValueError(f"{labels_name} has {len(words)} entries; {len(features)} were expected, one an instance")
+    check_finite(**{features_name: torch.from_numpy(features)})
     class_names, numbers, counts = np.unique(words, return_inverse=True, return_counts=True)
     if rare := [str(name) for name in class_names[counts < 2]]:
         raise ValueError(
             f"{labels_name}: the classes {_few(rare)} have one instance; at least 2 were expected, to split them 75/25"
         )
-    return _scaled(path, in_two(matrix, numbers, stratify=True), class_names, IN_TWO, encoder)
+    return in_two(features, numbers, stratify=True), class_names, STRATIFIED
 
 
 def _words(name: str, labels: np.ndarray) -> np.ndarray:
-    """Labels as integers or strings.  [n]"""
+    """Return labels as integers or strings.  [n]"""
     if labels.dtype.kind == "O" and all(isinstance(label, str) for label in labels.flat):
         labels = labels.astype(str)
     if labels.dtype.kind == "S":
@@ -188,24 +200,10 @@ def _words(name: str, labels: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _scaled(
-    path: Path, parts: tuple[np.ndarray, ...], class_names: np.ndarray | list[str], split: str, encoder: str | None
-) -> FeatureBank:
-    train, test, train_labels, test_labels = parts
-    scale = training_scale(torch.from_numpy(train))
-    return bank(
-        train * scale, test * scale, train_labels, test_labels, class_names,
-        source=path.name, encoder=encoder, split=split, scaling=f"multiplied by {scale:g}",
-    )  # fmt: skip
-
-
-def _few(names: list[str]) -> str:
+def _few(names: Sequence[str]) -> str:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(map(repr, names[:5])) + more
 
 
-READERS: dict[str, Callable[[Path, str | None], FeatureBank]] = {
-    ".safetensors": _feature_bank,
-    ".npz": _archive,
-    ".parquet": _table,
-}
+READERS: dict[str, Callable[[Path], Content]] = {".npz": _archive, ".parquet": _table}
+ENDINGS = (".safetensors", *READERS)  # The kinds of files, in the order in which a folder is searched for them.

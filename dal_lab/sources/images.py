@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
+from torch.utils.data import ConcatDataset
 
 from dal_lab.sources.publishers import fetch
-from dal_lab.sources.raw import DatasetUnavailableError, Origin, Places, RawData, Split
+from dal_lab.sources.raw import DatasetUnavailableError, Places, RawData, Source, Split, restated
 
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 # Attributes under which torchvision's data sets keep what can be known without decoding an image.
@@ -22,33 +23,11 @@ LABELS = ("targets", "labels", "_labels")
 FILES = ("samples", "_image_files")
 
 
-class _Images(Sequence[Any]):
+class _Images(ConcatDataset, Sequence[Any]):
     """The images of torchvision data sets, one after another, decoded when asked for."""
 
-    def __init__(self, parts: Sequence[Any]) -> None:
-        self.parts = parts
-        self.starts = np.cumsum([0, *(len(part) for part in parts)])
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    def place(self, i: int) -> tuple[Any, int]:
-        """The part that holds instance i, and its position there."""
-        part = int(np.searchsorted(self.starts, i, side="right")) - 1
-        return self.parts[part], i - int(self.starts[part])
-
     def __getitem__(self, i: Any) -> Any:
-        part, position = self.place(i)
-        return part[position][0]
-
-    def name(self, i: int) -> str:
-        """The file of instance i, or its position."""
-        part, position = self.place(i)
-        files = _first_of(part, FILES)
-        if files is None:
-            return f"image {position} of {type(part).__name__}"
-        file = files[position]
-        return str(file[0] if isinstance(file, tuple) else file)
+        return super().__getitem__(i)[0]
 
 
 def _first_of(thing: Any, attributes: Sequence[str]) -> Any:
@@ -56,35 +35,32 @@ def _first_of(thing: Any, attributes: Sequence[str]) -> Any:
 
 
 def _split(parts: Sequence[Any]) -> Split:
-    labels = []
+    labels, names = [], []
     for part in parts:
         found = _first_of(part, LABELS)
         labels.append(np.asarray([label for _, label in part] if found is None else found, dtype=np.int64))
-    images = _Images(parts)
-    return Split(images, np.concatenate(labels), images.name)
+        files = _first_of(part, FILES) or (f"image {i} of {type(part).__name__}" for i in range(len(part)))
+        names += [file[0] if isinstance(file, tuple) else file for file in files]
+    return Split(_Images(parts), np.concatenate(labels), lambda i: str(names[i]))
 
 
 @dataclasses.dataclass(frozen=True)
-class TorchVision(Origin):
+class TorchVision(Source):
     """A class of torchvision.datasets, and the arguments of the parts that make up each split."""
 
+    place = "torchvision {name}"
     name: str
     train: Sequence[dict[str, Any]] = ({"train": True},)
     test: Sequence[dict[str, Any]] = ({"train": False},)
-
-    def where(self) -> str:
-        return f"torchvision {self.name}"
 
     def identity(self, name: str, places: Places) -> str:  # noqa: ARG002 - torchvision checks digests when it downloads
         return json.dumps([self.name, list(self.train), list(self.test)], sort_keys=True)
 
     def read(self, name: str, places: Places) -> RawData:
         train, test = ([self._open(name, part, places) for part in parts] for parts in (self.train, self.test))
-        classes = _first_of(train[0], ("classes",))
         splits = _split(train), _split(test)
-        if classes is None:
-            classes = range(int(splits[0].labels.max()) + 1)
-        return RawData("image", *splits, tuple(str(each) for each in classes))
+        classes = getattr(train[0], "classes", range(int(splits[0].labels.max()) + 1))
+        return RawData("image", *splits, tuple(map(str, classes)))
 
     def _open(self, name: str, arguments: dict[str, Any], places: Places) -> Any:
         import torchvision.datasets
@@ -94,29 +70,29 @@ class TorchVision(Origin):
             try:
                 return kind(root=places.folder, **arguments)
             except RuntimeError:
-                pass  # not there, says torchvision
-        try:
+                pass  # torchvision says so where its files are not there.
+        absent = f"dataset {name!r}: torchvision's {self.name} is not in {places}, and its download failed ("
+        way_out = "); fetch its files where there is a network and name their folder with --data-dir"
+        with restated((OSError, RuntimeError), absent, way_out, kind=DatasetUnavailableError):
             return kind(root=places.cache / "torchvision", download=True, **arguments)
-        except (OSError, RuntimeError) as error:
-            reason = " ".join(str(getattr(error, "reason", error)).split())
-            raise DatasetUnavailableError(
-                f"dataset {name!r}: torchvision's {self.name} is not in {places}, and its download failed ({reason}); "
-                "fetch its files where there is a network and name their folder with --data-dir"
-            ) from error
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageFolder(Origin):
-    """`<folder>/train/<class>/*` and `<folder>/test/<class>/*` (or val), in the data folder."""
+class ImageFolder(Source):
+    """`<folder>/train/<class>/*` and `<folder>/test/<class>/*` (or val), in the data folder.
 
-    def where(self) -> str:
-        return "image folder in --data-dir"
+    Archives of a publisher, one a split, with a folder a class in each, are unpacked into the cache.
+    """
+
+    place = "{publisher}"
+    publisher: str = "image folder in --data-dir"
+    archives: dict[str, str] = dataclasses.field(default_factory=dict)  # split to address
 
     def identity(self, name: str, places: Places) -> str:
-        """Names and sizes of all files: their content may be 150 GB."""
-        root = self.root(name, places)
+        """Return a digest of the names and sizes of all files: their content may be 150 GB."""
+        root, *parts = self._folders(name, places)
         digest = hashlib.sha256()
-        for part in (root / "train", _test_folder(root)):
+        for part in parts:
             for folder, subfolders, files in os.walk(part):
                 subfolders.sort()
                 for file in sorted(files):
@@ -127,56 +103,28 @@ class ImageFolder(Origin):
     def read(self, name: str, places: Places) -> RawData:
         import torchvision.datasets
 
-        root = self.root(name, places)
-        try:
-            train, test = (torchvision.datasets.ImageFolder(part) for part in (root / "train", _test_folder(root)))
-        except FileNotFoundError as error:  # a class without images
-            raise ValueError(f"dataset {name!r}: {' '.join(str(error).split())}") from error
+        root, *parts = self._folders(name, places)
+        with restated(FileNotFoundError, f"dataset {name!r}: "):  # a class without images
+            train, test = map(torchvision.datasets.ImageFolder, parts)
         if train.classes != test.classes:
             differing = sorted(set(train.classes) ^ set(test.classes))
             raise ValueError(f"dataset {name!r}: {root} has the classes {differing[:5]} in one split only")
         return RawData("image", _split([train]), _split([test]), tuple(train.classes))
 
-    @staticmethod
-    def root(name: str, places: Places) -> Path:
-        """The folder of the data set.
-
-        Raises:
-            DatasetUnavailableError: if there is none.
-        """
+    def _folders(self, name: str, places: Places) -> tuple[Path, Path, Path]:
+        """Return the folder of the data set, and those of its train and of its test split."""
+        self._unpack(name, places)
         root = places.find(name)
         if root is None or not (root / "train").is_dir():
             raise DatasetUnavailableError(
                 f"dataset {name!r}: no folder {name}/train with a subfolder a class in {places}; put its images there, "
                 "and those of its test split into test or val beside it, and name the folder above with --data-dir"
             )
-        return root
-
-
-def _test_folder(root: Path) -> Path:
-    for name in TEST_FOLDERS:
-        if (root / name).is_dir():
-            return root / name
-    raise ValueError(f"{root} has no test split; a folder named {' or '.join(TEST_FOLDERS)} was expected beside train")
-
-
-@dataclasses.dataclass(frozen=True)
-class ZippedFolders(Origin):
-    """Archives of a publisher, one a split, with a folder a class in each; unpacked into the cache."""
-
-    publisher: str
-    archives: dict[str, str]  # split to address
-
-    def where(self) -> str:
-        return self.publisher
-
-    def identity(self, name: str, places: Places) -> str:
-        self._unpack(name, places)
-        return ImageFolder().identity(name, places)
-
-    def read(self, name: str, places: Places) -> RawData:
-        self._unpack(name, places)
-        return ImageFolder().read(name, places)
+        for test in TEST_FOLDERS:
+            if (root / test).is_dir():
+                return root, root / "train", root / test
+        expected = " or ".join(TEST_FOLDERS)
+        raise ValueError(f"{root} has no test split; a folder named {expected} was expected beside train")
 
     def _unpack(self, name: str, places: Places) -> None:
         folder = places.cache / name
@@ -192,11 +140,8 @@ class ZippedFolders(Origin):
 def _unpack_one(path: Path, target: Path) -> None:
     partial = target.with_name(f".{target.name}.part")
     shutil.rmtree(partial, ignore_errors=True)  # what an interrupted call has left
-    try:
-        with zipfile.ZipFile(path) as archive:
-            archive.extractall(partial)  # keeps members below the folder, whatever their names
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is not a whole zip archive: {error}") from error
+    with restated(zipfile.BadZipFile, f"{path} is not a whole zip archive: "), zipfile.ZipFile(path) as archive:
+        archive.extractall(partial)  # keeps members below the folder, whatever their names
     # Many archives hold a single folder with everything in it.
     inner = [each for each in partial.iterdir() if not each.name.startswith((".", "__"))]
     (inner[0] if len(inner) == 1 and inner[0].is_dir() else partial).replace(target)

@@ -1,17 +1,22 @@
-"""Raw data: instances that an encoder has yet to turn into features, read one by one."""
+"""What all sources of data share: where they look, the instances that an encoder turns into features, and errors."""
 
 import abc
+import contextlib
 import dataclasses
+import importlib
 import os
-from collections.abc import Callable, Sequence
+import tomllib
+import urllib.error
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from dal_core.checks import one_line
 from dal_core.data import FeatureBank
 
-KINDS = {"image": "images", "text": "texts", "audio": "sounds"}  # what an encoder reads, and its plural
+KINDS = {"image": "images", "text": "texts", "audio": "sounds"}  # The kinds that encoders read, and their plurals.
 
 
 class DatasetUnavailableError(FileNotFoundError):
@@ -29,13 +34,15 @@ class Places:
     folder: Path | None
     cache: Path
 
-    def find(self, *names: str) -> Path | None:
-        """The first existing file or folder, `folder` before `cache`."""
-        paths = (place.joinpath(*names) for place in (self.folder, self.cache) if place is not None)
-        return next((path for path in paths if path.exists()), None)
+    def find(self, name: str) -> Path | None:
+        """Return the first file or folder of that name, `folder` before `cache`."""
+        return next((path for place in self._all() if (path := place / name).exists()), None)
 
     def __str__(self) -> str:
-        return " and ".join(str(place) for place in (self.folder, self.cache) if place is not None)
+        return " and ".join(map(str, self._all()))
+
+    def _all(self) -> list[Path]:
+        return [place for place in (self.folder, self.cache) if place is not None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,7 +55,7 @@ class Split:
 
     instances: Sequence[Any]
     labels: np.ndarray  # [n] int64
-    name: Callable[[int], str]
+    name: Callable[[int], str] = "instance {}".format
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -64,44 +71,76 @@ class RawData:
     class_names: tuple[str, ...]
 
 
-class Origin(abc.ABC):
-    """One way to get a data set."""
+class Source(abc.ABC):
+    """One way to get a data set; `place` says where for a reader, with fields of the source in braces.
 
-    @abc.abstractmethod
+    Methods raise DatasetUnavailableError with a line that says what was looked for if the data are not to be had, and
+    ValueError if a file does not hold what its publisher promises.
+    """
+
+    place: ClassVar[str]
+
     def where(self) -> str:
-        """For a reader: the place and the name there."""
+        return self.place.format(**vars(self))
 
-    @abc.abstractmethod
-    def identity(self, name: str, places: Places) -> str:
-        """What tells this data apart from another under the same name, without decoding an instance.
-
-        Raises:
-            DatasetUnavailableError: if that takes files that are not to be had.
-        """
+    def identity(self, name: str, places: Places) -> str:  # noqa: ARG002 - other sources look at files
+        """Return what tells this data apart from another under the same name, without decoding an instance."""
+        return repr(self)
 
     @abc.abstractmethod
     def read(self, name: str, places: Places) -> RawData | FeatureBank:
-        """The data, downloaded into the cache where need be.
+        """Return the data, downloaded into the cache where need be."""
 
-        Raises:
-            DatasetUnavailableError: if they are not to be had; one line with what was looked for.
-            ValueError: if a file does not hold what its publisher promises.
-        """
+
+@contextlib.contextmanager
+def restated(
+    errors: type[Exception] | tuple[type[Exception], ...],
+    before: str,
+    after: str = "",
+    *,
+    kind: type[Exception] = ValueError,
+    places: Sequence[object] = (),
+) -> Iterator[None]:
+    """Raise an error of the block as one of `kind`, with its reason in one line between `before` and `after`.
+
+    An error that names one of `places` already is left as it is.
+    """
+    try:
+        yield
+    except errors as error:
+        if any(str(place) in str(error) for place in places):
+            raise
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise kind(f"{before}{one_line(reason) or type(error).__name__}{after}") from error
+
+
+def package(name: str, what: str, kind: type[Exception]) -> Any:
+    """Import a package that not everybody has, where it is needed: that takes seconds, and most runs need none."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        install = "`pip install dal-core[encoders]` installs it"
+        raise kind(f"{what} the package {name}, which is not installed; {install}") from error
+
+
+def rows_of(table: str) -> dict[str, dict[str, Any]]:
+    """Return the rows by name of a TOML table beside this module."""
+    return tomllib.loads(Path(__file__).with_name(table).read_text(encoding="utf-8"))
 
 
 def cache_dir() -> Path:
-    """The folder for downloads and encoded features: `DAL_CACHE`, else `dal_core` in the user's cache folder."""
+    """Return the folder for downloads and features: `DAL_CACHE`, else `dal_core` in the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dal_core"
     return Path(os.environ.get("DAL_CACHE") or default)
 
 
-def numbered(names: Sequence[str], labels: Sequence[str], what: str) -> np.ndarray:
-    """Class names as positions in `names`.  [n] int64
+def numbered(splits: Sequence[Sequence[str]], names: Sequence[str], what: str) -> list[np.ndarray]:
+    """Return the labels of each split as positions in `names`.  [n] int64
 
     Raises:
         ValueError: for a label that is not among the names.
     """
     position = {name: i for i, name in enumerate(names)}
-    if unknown := sorted(set(labels) - set(names)):
+    if unknown := sorted({label for labels in splits for label in labels} - set(names)):
         raise ValueError(f"{what}: test classes {unknown} do not occur in the train split")
-    return np.array([position[label] for label in labels], dtype=np.int64)
+    return [np.array([position[label] for label in labels], dtype=np.int64) for labels in splits]

@@ -1,4 +1,4 @@
-"""What an acquisition costs: time and memory of one query on a pool of a given size (paper 2, scaling).
+"""Time and memory of one query on a pool of a given size (paper 2, scaling).
 
 The data are made up, so that the number of instances, of features and of classes can be chosen at will; a strategy's
 cost hardly depends on what the features mean.
@@ -10,7 +10,7 @@ import statistics
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -20,37 +20,38 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dal_core import strategies
-from dal_core.checks import check_choice, check_options, check_whole
+from dal_core.checks import check_choice, check_options
+from dal_core.contracts import AtLeast, Count, Size, check_fields
 from dal_core.devices import DEVICES
 from dal_core.loop import now
 from dal_core.randomness import fixed_threads, generator_for
 from dal_core.snapshot import Snapshot
 from dal_lab.runs.study import device_of, run
 
-NOISE = 1.5  # of the features around their class's centre, whose entries have variance 1
+NOISE = 1.5  # Standard deviation of features around their class's centre, whose entries have variance 1.
 
 
 @dataclasses.dataclass(frozen=True)
 class ScalingStudy:
-    """One query of a strategy that does without ground truth, measured on one core or one CUDA device.
+    """The cost of one query of a strategy that needs no true labels, on one core or one CUDA device.
 
     Args:
         strategy, options, device: as in Experiment; MPS is left to the CPU.
-        num_unlabelled, num_labelled, num_features, num_classes: of the snapshot, which is drawn from `seed`.
-        repeats: the time is the median of so many queries.
+        num_unlabelled, num_labelled, num_features, num_classes: sizes of the snapshot, which is drawn from `seed`.
+        repeats: number of queries whose median time counts.
 
     Raises:
         ValueError: on anything unknown or out of range.
     """
 
     strategy: str = "bait"
-    num_unlabelled: int = 5000
-    num_labelled: int = 100
-    num_features: int = 384
-    num_classes: int = 10
-    batch_size: int = 100
-    repeats: int = 3
-    seed: int = 0
+    num_unlabelled: Count = 5000
+    num_labelled: Count = 100
+    num_features: Count = 384
+    num_classes: Annotated[int, AtLeast(2)] = 10
+    batch_size: Count = 100
+    repeats: Count = 3
+    seed: Size = 0
     device: str = "auto"
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     dataset: ClassVar[None] = None
@@ -58,13 +59,11 @@ class ScalingStudy:
     columns: ClassVar[tuple[str, ...]] = ("query_s", "peak_bytes")
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_options("options", self.options)
         check_choice("device", self.device, DEVICES)
         check_choice("strategy", self.strategy, strategies.names(oracle=False))
         strategies.get(self.strategy, self.options)
-        lowest = {"num_unlabelled": 1, "num_labelled": 1, "num_features": 1, "num_classes": 2, "batch_size": 1}
-        for name, least in {**lowest, "repeats": 1, "seed": 0}.items():
-            check_whole(name, getattr(self, name), least)
         if self.batch_size > self.num_unlabelled:
             raise ValueError(
                 f"batch_size is {self.batch_size}; at most {self.num_unlabelled}, num_unlabelled, was expected"
@@ -101,7 +100,9 @@ def synthetic_snapshot(study: ScalingStudy, device: torch.device) -> Snapshot:
     labels = torch.randint(k, (study.num_labelled + study.num_unlabelled,), generator=draw)
     features = centres[labels].add_(torch.randn(len(labels), d, generator=draw), alpha=NOISE)
     features = torch.nn.functional.normalize(features, dim=1).mul_(math.sqrt(d)).to(device)
-    weight = (torch.nn.functional.normalize(centres, dim=1) * 4 / math.sqrt(d)).to(device)  # unsure, but not clueless
+    weight = (torch.nn.functional.normalize(centres, dim=1) * 4 / math.sqrt(d)).to(
+        device
+    )  # Predictions are unsure, but no guesses.
     known, pool = features[: study.num_labelled], features[study.num_labelled :]
     return Snapshot(
         pool, pool @ weight.mT, known, known @ weight.mT, labels[: study.num_labelled].to(device), weight, None
@@ -129,39 +130,25 @@ class LiveTensors(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.peak = 0
-        self._now = 0
-        self._views: dict[int, int] = {}  # live tensors a storage, by its address
+        self.peak = self._now = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
-        known = {self._address(each) for each in tree_leaves((arguments, options)) if isinstance(each, Tensor)}
+        known = {storage.data_ptr() for storage in _storages((arguments, options))}
         result = function(*arguments, **(options or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self._follow(tensor, known)
-        self.peak = max(self.peak, self._now)
+        for storage in _storages(result):
+            if storage.data_ptr() not in known:  # no view of an argument
+                known.add(storage.data_ptr())
+                self._add(storage.nbytes())
+                weakref.finalize(storage, self._add, -storage.nbytes()).atexit = False
         return result
 
-    def _follow(self, tensor: Tensor, known: set[int]) -> None:
-        address, size = self._address(tensor), tensor.untyped_storage().nbytes()
-        if address in self._views:
-            self._views[address] += 1
-        elif address in known:
-            return  # a view of something that was there before the block
-        else:
-            self._views[address] = 1
-            self._now += size
-        weakref.finalize(tensor, self._forget, address, size).atexit = False
+    def _add(self, size: int) -> None:
+        self._now += size
+        self.peak = max(self.peak, self._now)
 
-    def _forget(self, address: int, size: int) -> None:
-        self._views[address] -= 1
-        if self._views[address] == 0:
-            del self._views[address]
-            self._now -= size
 
-    @staticmethod
-    def _address(tensor: Tensor) -> int:
-        return tensor.untyped_storage().data_ptr()
+def _storages(tree: Any) -> list[Any]:
+    return [each.untyped_storage() for each in tree_leaves(tree) if isinstance(each, Tensor)]
 
 
 def slope(sizes: pd.Series, costs: pd.Series) -> float:

@@ -15,8 +15,8 @@ from small_grid import assert_same, extracted, grid_command, hidden, stored, tab
 
 import dal_lab.runs.store
 from dal_core.data import FeatureBank
-from dal_lab.__main__ import main
 from dal_lab.companion.artefacts import ManifestError, Report, check_manifest
+from dal_lab.companion.command_line import main
 from dal_lab.companion.site.notebook_page import read_notebook
 from dal_lab.runs.files import UNSEALED, is_intact, sealed
 from dal_lab.sources import catalogue, extraction
@@ -225,7 +225,7 @@ def test_what_is_left_of_an_unfinished_bank_goes_with_its_parts(tmp_path, raw, m
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dal_core.data.save_file", killed)
+        patch.setattr("dal_lab.sources.bank.save_file", killed)
         assert main(raw) == 130
     assert [path.name for path in hidden(tmp_path / "disk")] == [".tmpAbCdEf"]
     assert main(raw) == 0

@@ -23,8 +23,8 @@ from small_grid import (
 )
 
 from dal_core.experiment import Experiment
-from dal_lab.__main__ import main
 from dal_lab.companion.artefacts import check_manifest
+from dal_lab.companion.command_line import main
 from dal_lab.companion.notebooks import execute, run_all
 from dal_lab.runs.files import check_writable, write_atomically
 from dal_lab.runs.study import run

@@ -29,8 +29,7 @@ from small_grid import (
 )
 
 import dal_lab.runs.grid
-from dal_core.data import FeatureBank
-from dal_lab.__main__ import main
+from dal_lab.companion.command_line import main
 from dal_lab.companion.notebooks import execute
 from dal_lab.runs.files import remove_leftovers
 from dal_lab.runs.grid import Grid
@@ -253,7 +252,7 @@ def test_parts_of_an_extraction_count_whatever_their_time(tmp_path, raw, monkeyp
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FeatureBank, "save", interrupted)
+        patch.setattr("dal_lab.sources.extraction.save_bank", interrupted)
         assert main(raw) == 130
     parts = list((tmp_path / "disk" / "features").glob("*.parts/*"))
     assert len(parts) == 2

@@ -4,122 +4,58 @@ Axes: n samples, b batch, k classes, d features.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dal_core.strategies.bait.spaces import Weighting
-from dal_core.strategies.shared.greedy import CHECKED_AT_ONCE, Argmax, lazy_picks
-from dal_core.strategies.uncertainty import highest
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Diagonals:
-    """Diagonals f = h (x) phi^2 [k, d] of the exact Fisher information of n samples, with h = p (1 - p)."""
-
-    classes: Float[Tensor, "n k"]  # h
-    squares: Float[Tensor, "n d"]  # phi^2
-
-    @classmethod
-    def of(cls, features: Tensor, logits: Tensor) -> "Diagonals":
-        probabilities = logits.softmax(dim=1)
-        return cls(probabilities * (1 - probabilities), features.square())
-
-    def scaled(self, scale: float) -> "Diagonals":
-        """scale * f."""
-        return dataclasses.replace(self, classes=self.classes * scale)
-
-    def of_samples(self, samples: Int[Tensor, " r"]) -> Float[Tensor, "r k d"]:
-        """The diagonals of some samples."""
-        return self.classes[samples].unsqueeze(2) * self.squares[samples].unsqueeze(1)
-
-    def total(self) -> Float[Tensor, "k d"]:
-        """Their sum over all samples."""
-        return self.classes.mT @ self.squares
+from dal_core.strategies.bait.spaces import Weights
+from dal_core.strategies.shared.greedy import lazy_argmax
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DiagonalProblem:
-    """`bait_select` with diagonal M and F: a pick adds its f to the precision 1 / M."""
+    """Diagonals f = h (x) phi^2 [k, d] of F_i, with h = p (1 - p), and of F and 1 / M, to which a pick adds its f."""
 
-    candidates: Diagonals
-    everything: Float[Tensor, "k d"]  # F
-    labelled_precision: Float[Tensor, "k d"]
-    size: int  # of the blocks of samples
+    h: Float[Tensor, "n k"]  # of the candidates, weighted
+    squares: Float[Tensor, "n d"]  # phi^2
+    F: Float[Tensor, "k d"]
+    precision: Float[Tensor, "k d"]  # 1 / M before anything is picked
+    block: int  # samples whose gains are computed at a time
 
     @classmethod
     def of(
-        cls, unlabelled: Diagonals, labelled: Diagonals, weighting: Weighting, block_bytes: int
+        cls, features_u: Tensor, logits_u: Tensor, features_l: Tensor, logits_l: Tensor, weights: Weights, size: int
     ) -> "DiagonalProblem":
-        everything = (unlabelled.total() + labelled.total()) * weighting.everything
-        labelled_precision = labelled.total() * weighting.labelled + weighting.prior
-        size = max(1, block_bytes // (3 * everything.numel() * everything.element_size()))
-        return cls(unlabelled.scaled(weighting.candidate**2), everything, labelled_precision, size)
+        p, p_l, squares = logits_u.softmax(dim=1), logits_l.softmax(dim=1), features_u.square()
+        h, known = p * (1 - p), (p_l * (1 - p_l)).mT @ features_l.square()
+        F = (h.mT @ squares + known) * weights.everything
+        precision = known * weights.labelled + weights.prior
+        return cls(h * weights.candidate**2, squares, F, precision, max(1, size // (3 * F.nbytes)))
 
-    @property
-    def pool(self) -> Int[Tensor, " n"]:
-        """Positions of all candidates."""
-        return torch.arange(len(self.candidates.classes), device=self.everything.device)
+    def gains(self, samples: Int[Tensor, " r"], precision: Float[Tensor, "k d"], sign: int) -> Float[Tensor, " r"]:
+        """Return sum(F M^2 f / (sign + M f)): the gain of a pick (sign 1), minus the loss of a removal (-1)."""
+        weights, blocks = (self.F / precision).flatten(), samples.split(self.block)
+        ratios = ((self.h[i].unsqueeze(2) * self.squares[i].unsqueeze(1)).div_(precision) for i in blocks)  # M f
+        return sign * torch.cat([ratio.div_(1 + sign * ratio).flatten(1) @ weights for ratio in ratios])
 
-    def changes(self, samples: Int[Tensor, " r"], precision: Float[Tensor, "k d"], sign: int) -> Float[Tensor, " r"]:
-        """sum(F M^2 f / (1 +- M f)) of each sample: the gain of a pick (sign 1), the loss of a removal (-1)."""
-        parts = []
-        for block in samples.split(self.size):
-            ratio = self.candidates.of_samples(block).div_(precision)  # M f
-            parts.append(ratio.div_(1 + sign * ratio).flatten(1) @ (self.everything / precision).flatten())
-        return torch.cat(parts)
+    def first_scores(self) -> Float[Tensor, " n"]:
+        return self.gains(torch.arange(len(self.h), device=self.h.device), self.precision, 1)
 
+    def select(self, batch_size: int) -> Int[Tensor, " b"]:
+        """tr(M F) is supermodular in the picks: gains shrink, losses grow, and lazy evaluation gives the same picks."""
+        pool, precision = torch.arange(len(self.h), device=self.h.device), self.precision.clone()
 
-def first_gains(problem: DiagonalProblem) -> Float[Tensor, " n"]:
-    """The gain of each candidate before anything is picked."""
-    return problem.changes(problem.pool, problem.labelled_precision, 1)
+        def greedy(samples: Int[Tensor, " r"], count: int, sign: int) -> Int[Tensor, " count"]:
+            bounds, chosen = self.gains(samples, precision, sign), samples.new_empty(count)
+            fresh = torch.ones_like(bounds, dtype=torch.bool)
+            for step in range(count):
+                best = lazy_argmax(bounds, fresh, lambda rows: self.gains(samples[rows], precision, sign))
+                chosen[step] = sample = samples[best]
+                precision.add_(torch.outer(self.h[sample], self.squares[sample]), alpha=sign)
+                bounds[best] = -torch.inf
+                fresh = torch.isneginf(bounds)
+            return chosen
 
-
-def select_diagonal(problem: DiagonalProblem, batch_size: int, *, backward: bool) -> Int[Tensor, " b"]:
-    """The best candidates of the first step, or those of the forward steps that the `backward` ones leave.
-
-    tr(M F) is supermodular in the set of picks here, so that gains shrink and losses grow, and lazy evaluation gives
-    the same picks.
-    """
-    if not backward:
-        return highest(first_gains(problem), batch_size)
-    pool, candidates = problem.pool, problem.candidates
-
-    def pick(argmax: Argmax) -> Tensor:
-        precision = problem.labelled_precision.clone()
-
-        def add(best: Tensor, sign: int) -> None:
-            precision.add_(candidates.of_samples(best)[0], alpha=sign)
-
-        gains, losses = (
-            (lambda rows: problem.changes(rows, precision, 1)),
-            (lambda rows: -problem.changes(rows, precision, -1)),
-        )
-        picked = _greedy(argmax, pool, min(2 * batch_size, len(pool)), gains, lambda best: add(best, 1))
-        removed = _greedy(argmax, picked, len(picked) - batch_size, losses, lambda worst: add(worst, -1))
-        kept = torch.ones_like(pool, dtype=torch.bool).index_fill_(0, removed, False)
-        return picked[kept[picked]]
-
-    return lazy_picks(pick, pool.device, at_once=max(problem.size, CHECKED_AT_ONCE))
-
-
-def _greedy(
-    argmax: Argmax,
-    samples: Int[Tensor, " n"],
-    count: int,
-    gains: Callable[[Tensor], Tensor],
-    commit: Callable[[Tensor], None],
-) -> Int[Tensor, " count"]:
-    """`count` times the sample with the largest gain, which `commit` takes in, as a tensor of one position."""
-    bounds = gains(samples)
-    fresh = torch.ones_like(bounds, dtype=torch.bool)
-    chosen = samples.new_empty(count)
-    for step in range(count):
-        best = argmax(bounds, fresh, lambda rows: gains(samples[rows])).view(1)
-        chosen[step] = sample = samples.index_select(0, best)
-        commit(sample)
-        bounds.index_fill_(0, best, -torch.inf)
-        fresh = torch.isneginf(bounds)
-    return chosen
+        picked = greedy(pool, min(2 * batch_size, len(pool)), 1)
+        return picked[~torch.isin(picked, greedy(picked, len(picked) - batch_size, -1))]

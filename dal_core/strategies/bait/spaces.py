@@ -1,206 +1,126 @@
 """Where BAIT's recursion runs: the space of the last layer's parameters, or that of the rows of all factors.
 
+A candidate's c rows x are vectors of length `side`. With N_0 = M_0 F M_0, a space has `curvatures`, x M_0 x^T and
+x N_0 x^T of all candidates; `columns`, x M_0 and x N_0 of one; and `rows`, which multiplies those of some, or of all,
+with vectors. It works in the dtype of the features, for float64 sums: the recursion subtracts hundreds of such terms.
+
 Axes: n candidates, c rows a sample, k classes, d features, r rows of all samples, s side of a space, v vectors.
 """
 
-import abc
 import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from dal_core.checks import check_memory
-from dal_core.strategies.bait.factors import Factors, joined
+from dal_core.strategies.bait.factors import Factors
 
-LARGEST_SIDE = 20_000  # of a dense matrix
-MATRICES = 4  # of that side that are held at a time
-LARGEST_RATIO = 3  # of the sides, up to which memory is given for time
+LARGEST_SIDE = 20_000  # of the dense matrices, of which four are held at a time
+WAY_OUT = "use approximation='binary', 'top' with fewer classes, or a smaller subset of the pool"
+Products = Callable[[Float[Tensor, "v s"]], Float[Tensor, "n c v"]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Weighting:
-    """What the sums of Fisher information and the candidates' factors are multiplied with."""
+class Weights(NamedTuple):
+    """What the identity, the sums of Fisher information and the candidates' factors are multiplied with."""
 
-    prior: float  # lambda
+    prior: float
     labelled: float
     everything: float
     candidate: float
 
 
-class Space(abc.ABC):
-    """Rows x of the candidates, as vectors of length s, and what M_0 and N_0 = M_0 F M_0 do to them.
-
-    The pool is worked on in the dtype of its features. What comes out is float64, because the recursion subtracts
-    hundreds of such terms from each other.
-    """
-
-    @property
-    @abc.abstractmethod
-    def side(self) -> int:
-        """s."""
-
-    @abc.abstractmethod
-    def curvatures(self) -> tuple[Float[Tensor, "n c c"], Float[Tensor, "n c c"]]:
-        """x M_0 x^T and x N_0 x^T of each candidate."""
-
-    @abc.abstractmethod
-    def products(self, vectors: Float[Tensor, "v s"]) -> Float[Tensor, "n c v"]:
-        """Products of each candidate's rows with the vectors."""
-
-    @abc.abstractmethod
-    def rows_of(self, candidates: Int[Tensor, " p"]) -> "Rows":
-        """The rows of some candidates, one candidate after another."""
-
-
-class Rows(abc.ABC):
-    """Some candidates' rows, fetched once for all that a step does with them."""
-
-    @abc.abstractmethod
-    def columns(self) -> Float[Tensor, "2 c s"]:
-        """x M_0 and x N_0, of a single candidate."""
-
-    @abc.abstractmethod
-    def products(self, vectors: Float[Tensor, "v s"]) -> Float[Tensor, "pc v"]:
-        """Products with the vectors."""
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
-class ParameterSpace(Space):
+class ParameterSpace:
     """s = k d: the rows as they are, with the Kronecker structure of classes and features."""
 
+    side: int
     candidates: Factors
     matrices: Float[Tensor, "2 s s"]  # M_0, N_0
-    block_bytes: int
 
     @classmethod
-    def of(cls, unlabelled: Factors, labelled: Factors, weighting: Weighting, block_bytes: int) -> "ParameterSpace":
+    def of(cls, unlabelled: Factors, labelled: Factors, weights: Weights) -> "ParameterSpace":
         # In double precision: the directions that nothing labelled covers are as small as lambda beside the others.
-        precision = labelled.double().information(block_bytes).mul_(weighting.labelled)
-        precision.diagonal().add_(weighting.prior)
+        precision = labelled.double().information().mul_(weights.labelled)
+        precision.diagonal().add_(weights.prior)
         precision = torch.linalg.cholesky(precision)  # under the same name, so that one matrix less is held
         precision = torch.cholesky_inverse(precision)
-        matrices = unlabelled.features.new_empty(2, *precision.shape)
-        inverse, sandwich = matrices
+        inverse, sandwich = matrices = unlabelled.features.new_empty(2, *precision.shape)
         inverse.copy_(precision)
         del precision
-        everything = unlabelled.information(block_bytes).add_(labelled.information(block_bytes))
-        torch.mm(inverse @ everything.mul_(weighting.everything), inverse, out=sandwich)
-        return cls(unlabelled.scaled(weighting.candidate), matrices, block_bytes)
+        everything = unlabelled.information().add_(labelled.information()).mul_(weights.everything)
+        torch.mm(inverse @ everything, inverse, out=sandwich)
+        candidates = dataclasses.replace(unlabelled, weights=unlabelled.weights * weights.candidate)
+        return cls(len(inverse), candidates, matrices)
 
-    @property
-    def side(self) -> int:
-        return self.matrices.shape[1]
+    def curvatures(self) -> tuple[Float[Tensor, "n c c"], Float[Tensor, "n c c"]]:
+        return self.candidates.quadratic(self.matrices[0]), self.candidates.quadratic(self.matrices[1])
 
-    def curvatures(self) -> tuple[Tensor, Tensor]:
-        inverse, sandwich = (self.candidates.quadratic(each, self.block_bytes).double() for each in self.matrices)
-        return inverse, sandwich
+    def columns(self, candidate: Int[Tensor, " 1"]) -> Float[Tensor, "2 c s"]:
+        x = self.candidates[candidate]
+        partial = self.matrices.view(-1, x.features.shape[1]) @ x.features[0]  # Features first: s^2 operations.
+        return x.class_products(partial.view(2, self.side, -1).mT).double()
 
-    def products(self, vectors: Tensor) -> Tensor:
-        return self.candidates.products(vectors.to(self.matrices.dtype), self.block_bytes).double()
-
-    def rows_of(self, candidates: Tensor) -> "ParameterRows":
-        samples = self.candidates[candidates]
-        return ParameterRows(samples, samples.double(), self.matrices, self.block_bytes)
+    def rows(self, candidates: Int[Tensor, " p"] | None = None) -> Products:
+        return (self.candidates if candidates is None else self.candidates[candidates].double()).products
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ParameterRows(Rows):
-    """Rows as factors, in the dtype of the features and in double precision."""
-
-    samples: Factors
-    exact: Factors
-    matrices: Float[Tensor, "2 s s"]
-    block_bytes: int
-
-    def columns(self) -> Tensor:
-        # Features first, then classes: s^2 instead of c s^2 operations.
-        partial = self.matrices.view(-1, self.samples.features.shape[1]) @ self.samples.features[0]
-        return self.samples.class_products(partial.view(2, self.matrices.shape[1], -1).mT).double()
-
-    def products(self, vectors: Tensor) -> Tensor:
-        return self.exact.products(vectors, self.block_bytes).flatten(0, 1)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class GramSpace(Space):
+class GramSpace:
     """s = r: a vector stands for its products with all rows, those of the candidates first."""
 
+    side: int
     kernel: Float[Tensor, "r r"]  # X M_0 X^T over all rows X, candidates' unscaled
-    num_candidates: int
-    rows: int  # of a sample
-    weighting: Weighting
+    n: int
+    c: int
+    weights: Weights
 
     @classmethod
-    def of(cls, unlabelled: Factors, labelled: Factors, weighting: Weighting) -> "GramSpace":
-        kernel = joined(unlabelled, labelled).gram()
-        if len(labelled):
-            start = len(unlabelled) * unlabelled.rows
-            inner = kernel[start:, start:].to(torch.float64, copy=True)
-            inner.diagonal().add_(weighting.prior / weighting.labelled)
-            half = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), kernel[start:].double(), upper=False)
+    def of(cls, unlabelled: Factors, labelled: Factors, weights: Weights) -> "GramSpace":
+        n, c = unlabelled.weights.shape
+        vectors = torch.cat((unlabelled.class_vectors(), labelled.class_vectors())).flatten(0, 1)  # [r, k]
+        features = torch.cat((unlabelled.features, labelled.features)).repeat_interleave(c, dim=0)  # [r, d]
+        kernel = (vectors @ vectors.mT).mul_(features @ features.mT)
+        if len(vectors) > n * c:
+            inner = kernel[n * c :, n * c :].to(torch.float64, copy=True)
+            inner.diagonal().add_(weights.prior / weights.labelled)
+            half = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), kernel[n * c :].double(), upper=False)
             kernel = kernel.double().addmm_(half.mT, half, alpha=-1).to(kernel.dtype)  # Woodbury
-        kernel /= weighting.prior
-        return cls(kernel, len(unlabelled), unlabelled.rows, weighting)
+        return cls(len(kernel), kernel.div_(weights.prior), n, c, weights)
 
-    @property
-    def side(self) -> int:
-        return len(self.kernel)
-
-    def curvatures(self) -> tuple[Tensor, Tensor]:
-        n, c, scale = self.num_candidates, self.rows, self.weighting.candidate**2
+    def curvatures(self) -> tuple[Float[Tensor, "n c c"], Float[Tensor, "n c c"]]:
+        n, c, scale = self.n, self.c, self.weights.candidate**2
         rows = self.kernel[: n * c].view(n, c, -1)
-        own = self.kernel[: n * c, : n * c].view(n, c, n, c).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-        return own.double() * scale, (rows @ rows.mT).double().mul_(scale * self.weighting.everything)
+        own = rows[:, :, : n * c].view(n, c, n, c).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        return own.double() * scale, (rows @ rows.mT).double().mul_(scale * self.weights.everything)
 
-    def products(self, vectors: Tensor) -> Tensor:
-        n, c = self.num_candidates, self.rows
-        return (vectors[:, : n * c] * self.weighting.candidate).view(-1, n, c).permute(1, 2, 0)
+    def columns(self, candidate: Int[Tensor, " 1"]) -> Float[Tensor, "2 c s"]:
+        column = self.kernel.view(-1, self.c, self.side)[candidate][0] * self.weights.candidate
+        return torch.stack((column, (column @ self.kernel).mul_(self.weights.everything))).double()
 
-    def rows_of(self, candidates: Tensor) -> "GramRows":
-        return GramRows(candidates, self)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class GramRows(Rows):
-    """Rows as positions: a product with a vector is one of its entries."""
-
-    candidates: Int[Tensor, " p"]
-    space: GramSpace
-
-    def columns(self) -> Tensor:
-        kernel, weighting = self.space.kernel, self.space.weighting
-        column = kernel.view(-1, self.space.rows, len(kernel))[self.candidates][0] * weighting.candidate
-        return torch.stack((column, (column @ kernel).mul_(weighting.everything))).double()
-
-    def products(self, vectors: Tensor) -> Tensor:
-        own = vectors.view(len(vectors), self.space.side // self.space.rows, self.space.rows)  # [v, r / c, c]
-        return own.index_select(1, self.candidates).flatten(1).mT * self.space.weighting.candidate
+    def rows(self, candidates: Int[Tensor, " p"] | None = None) -> Products:
+        some = slice(self.n) if candidates is None else candidates  # A product with a vector is one of its entries.
+        return lambda vectors: (vectors.unflatten(1, (-1, self.c))[:, some] * self.weights.candidate).permute(1, 2, 0)
 
 
-def cheaper_space(
-    unlabelled: Factors, labelled: Factors, weighting: Weighting, batch_size: int, block_bytes: int
-) -> Space:
-    """The space in which a selection takes less time, of those whose matrices are small enough.
+Space = ParameterSpace | GramSpace
 
-    Raises:
-        ValueError: if no matrix is, with the bytes that the smaller one needs.
-    """
-    n, m, b, c = len(unlabelled), len(labelled), batch_size, unlabelled.rows
-    k, d, s, r = unlabelled.num_classes, unlabelled.features.shape[1], unlabelled.side, (n + m) * c
-    way_out = "use approximation='binary', 'top' with fewer classes, or a smaller subset of the pool"
-    if min(r, s) > LARGEST_SIDE:
-        needed = MATRICES * min(r, s) ** 2 * unlabelled.features.element_size()
-        raise ValueError(
-            f"features_u and logits_u lead to matrices of side {min(r, s):,}, {needed:,} bytes for {MATRICES} of them; "
-            f"a side of at most {LARGEST_SIDE:,} was expected: {way_out}"
-        )
+
+def cheaper_space(unlabelled: Factors, labelled: Factors, weights: Weights, batch_size: int) -> Space:
+    """Return the space in which a selection takes less time, of those whose matrices are small enough."""
+    (n, c, k, d), m, b = unlabelled.sizes, len(labelled.features), batch_size
+    s, r = k * d, (n + m) * c
+    if (smaller := min(r, s)) > LARGEST_SIDE:
+        needed = f"{4 * smaller**2 * unlabelled.features.element_size():,} bytes for 4 of them"
+        expected = f"a side of at most {LARGEST_SIDE:,} was expected: {WAY_OUT}"
+        raise ValueError(f"features_u and logits_u lead to matrices of side {smaller:,}, {needed}; {expected}")
     # Operations; reading a number of a large matrix in each of the 2 b steps takes as long as about ten of them.
     in_parameters = 10 * s**3 + 6 * n * s**2 + 40 * b * s**2
     in_rows = 2 * r**2 * (k + d + 4 * m * c) + 20 * b * r**2
-    rows_fit = r <= LARGEST_SIDE and r <= LARGEST_RATIO * s
-    side, in_gram = (r, True) if r < s or (rows_fit and in_rows < in_parameters) else (s, False)
-    check_memory("the Fisher information with its inverse", (MATRICES, side, side), unlabelled.features, way_out)
-    if in_gram:
-        return GramSpace.of(unlabelled, labelled, weighting)
-    return ParameterSpace.of(unlabelled, labelled, weighting, block_bytes)
+    # Up to three times the side, memory is given for time.
+    in_gram = r < s or (r <= min(LARGEST_SIDE, 3 * s) and in_rows < in_parameters)
+    side = r if in_gram else s
+    check_memory("the Fisher information with its inverse", (4, side, side), unlabelled.features, WAY_OUT)
+    return (GramSpace if in_gram else ParameterSpace).of(unlabelled, labelled, weights)

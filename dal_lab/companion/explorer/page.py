@@ -9,96 +9,62 @@ import functools
 import html
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
 from IPython.display import display
-from matplotlib.figure import Figure
 
 from dal_lab.companion.description import describe
 from dal_lab.runs.progress import notebook_is_live
 
+Choices = Mapping[str, Sequence[Any] | Mapping[str, Any]]
 INTERVAL = 1200  # milliseconds a frame, when it plays
 
 
-@dataclass(frozen=True)
-class Frame:
-    """One thing to look at: `where` in the walk it stands, its figure, drawn when it is first shown, and the reason."""
-
-    where: str
-    draw: Callable[[], Figure]
-    reason: str
-
-
-@dataclass(frozen=True)
-class Explorer:
-    """What there is to look at: a list of frames for each choice.
+class Page:
+    """Controls to choose what to look at and to step through its frames; what was computed or drawn once is kept.
 
     Args:
         choices: what can be chosen, e.g. {"strategy": ["margin", "badge"]}; the first option of each is shown first. A
             mapping in place of a list gives the options texts of their own, {text: option}.
-        frames: computes the frames of one option of each choice, named as in `choices`; at least one.
+        frames: computes the frames of one option of each choice, named as in `choices`; at least one. A frame (a
+            `maps.View`) has `where` it stands in the run, `draw()`, called when it is first shown, and the `reason`.
     """
 
-    choices: Mapping[str, Sequence[Any] | Mapping[str, Any]]
-    frames: Callable[..., Sequence[Frame]]
-
-
-class Page:
-    """The controls of an `Explorer`, and the frame that they show; what was computed or drawn once is kept."""
-
-    def __init__(self, explorer: Explorer) -> None:
+    def __init__(self, choices: Choices, frames: Callable[..., Sequence[Any]]) -> None:
         import ipywidgets as widgets  # beside notebooks nobody needs it
 
-        self._explorer = explorer
-        self._frames = functools.cache(lambda *options: list(self._computed(options)))
+        self._frames = functools.cache(lambda *options: frames(**dict(zip(choices, options, strict=True))))
         self._pictures = functools.cache(lambda position, *options: picture(self._frames(*options)[position]))
         self.dropdowns = {
             name: widgets.Dropdown(
-                options=list(options.items()) if isinstance(options, Mapping) else list(options),
+                options=list(options.items() if isinstance(options, Mapping) else options),
                 description=name.capitalize(),
             )
-            for name, options in explorer.choices.items()
+            for name, options in choices.items()
         }
-        last = len(self._frames(*self._options())) - 1
-        self.slider = widgets.IntSlider(max=last, description="Step", readout=False, tooltip="arrow keys move it")
-        self.play = widgets.Play(max=last, interval=INTERVAL, description="Play")
-        self.where = widgets.Label()
-        self.shown = widgets.HTML()
-        self.box = widgets.VBox([
-            widgets.HBox([*self.dropdowns.values()], layout=widgets.Layout(flex_flow="row wrap")),
-            widgets.HBox([self.play, self.slider, self.where], layout=widgets.Layout(flex_flow="row wrap")),
-            self.shown,
-        ])  # fmt: skip
+        self.slider = widgets.IntSlider(description="Step", readout=False, tooltip="arrow keys move it")
+        self.play = widgets.Play(interval=INTERVAL, description="Play")
+        self.where, self.shown = widgets.Label(), widgets.HTML()
+        row = functools.partial(widgets.HBox, layout=widgets.Layout(flex_flow="row wrap"))
+        controls = row(list(self.dropdowns.values())), row([self.play, self.slider, self.where])
+        self.box = widgets.VBox([*controls, self.shown])
         widgets.link((self.play, "value"), (self.slider, "value"))
-        for dropdown in self.dropdowns.values():
-            dropdown.observe(self._chosen, names="value")
-        self.slider.observe(self._moved, names="value")
-        self._show()
-
-    def _options(self) -> tuple[Any, ...]:
-        return tuple(dropdown.value for dropdown in self.dropdowns.values())
-
-    def _computed(self, options: tuple[Any, ...]) -> Sequence[Frame]:
-        return self._explorer.frames(**dict(zip(self.dropdowns, options, strict=True)))
-
-    def _chosen(self, _: Any) -> None:
-        last = len(self._frames(*self._options())) - 1
-        # In this order, because a value above the maximum is cut, which moves the slider.
-        self.slider.max = self.play.max = last
-        self._show()
-
-    def _moved(self, _: Any) -> None:
+        for control in (*self.dropdowns.values(), self.slider):
+            control.observe(lambda _: self._show(), names="value")
         self._show()
 
     def _show(self) -> None:
-        frames, position = self._frames(*self._options()), self.slider.value
+        options = [dropdown.value for dropdown in self.dropdowns.values()]
+        frames = self._frames(*options)
+        # A value above the maximum is cut, which moves the slider and shows that frame.
+        self.slider.max = self.play.max = len(frames) - 1
+        position = self.slider.value
         self.where.value = f"{position + 1} of {len(frames)}: {frames[position].where}"
-        self.shown.value = self._pictures(position, *self._options())
+        self.shown.value = self._pictures(position, *options)
 
 
-def picture(frame: Frame) -> str:
+def picture(frame: Any) -> str:
     """A frame as HTML: its figure, with what it shows in words, and the reason below it."""
     figure, content = frame.draw(), io.BytesIO()
     figure.savefig(content, format="png", dpi=figure.dpi)
@@ -113,7 +79,7 @@ def picture(frame: Frame) -> str:
     )
 
 
-def show(explorer: Explorer) -> None:
-    """Display the page of an explorer where a person has a notebook open, and nothing elsewhere."""
+def show(choices: Choices, frames: Callable[..., Sequence[Any]]) -> None:
+    """Display a page where a person has a notebook open, and nothing elsewhere."""
     if notebook_is_live():
-        display(Page(explorer).box)
+        display(Page(choices, frames).box)

@@ -1,6 +1,7 @@
 """The figures of the notebooks. Each takes tidy rows and returns a matplotlib figure; nothing is computed here."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,25 +12,23 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from dal_core.checks import check_columns
-from dal_lab.companion.figures.style import BLUE, CLASS_COLOURS, CLASS_MARKERS, GREY, RED, look, verbatim
+from dal_lab.companion.figures.style import BLUE, CLASS_COLOURS, CLASS_MARKERS, GREY, RED, look, short_label, verbatim
 from dal_lab.companion.statistics import mean_over_seeds
 
-PANEL = (3.4, 2.7)  # inches
-VALUE_LABELS = {
-    "accuracy": "Test accuracy (%)",
-    "gain": "Gain over base (points)",
-    "difference": "Difference to random (points)",
-    "nll": "Test NLL (nats)",
-    "flips": "Decision flips (%)",
-    "update_s": "Time of an update (ms)",
-    "speedup": "Speed-up (times)",
-    "query_s": "Time of an acquisition (s)",
-    "peak_bytes": "Memory beside the features (MB)",
+PANEL, WIDE = (3.4, 2.7), (4.6, 3.4)  # inches
+# What is drawn: its name at the axis, and the factor from the rows' unit to that of the axis.
+VALUES = {
+    "accuracy": ("Test accuracy (%)", 100.0),
+    "gain": ("Gain over base (points)", 100.0),
+    "difference": ("Difference to random (points)", 100.0),
+    "nll": ("Test NLL (nats)", 1.0),
+    "flips": ("Decision flips (%)", 100.0),
+    "update_s": ("Time of an update (ms)", 1000.0),
+    "speedup": ("Speed-up (times)", 1.0),
+    "query_s": ("Time of an acquisition (s)", 1.0),
+    "peak_bytes": ("Memory beside the features (MB)", 1e-6),
 }
 SIZES = {"N": "Pool size N", "D": "Features D", "K": "Classes K", "b": "Batch size b"}
-SCALES = {
-    "accuracy": 100.0, "gain": 100.0, "difference": 100.0, "flips": 100.0, "update_s": 1000.0, "peak_bytes": 1e-6,
-}  # fmt: skip
 
 
 def panels(count: int, *, columns: int = 3, panel: tuple[float, float] = PANEL) -> tuple[Figure, list[Axes]]:
@@ -48,76 +47,84 @@ def curves(
 ) -> None:
     """A line of `y` (mean over seeds) against `x` for each entry of the column `by`, with 95 % confidence bands.
 
-    Lines are drawn in the order in which their names first appear.
+    Lines are drawn in the order in which their names first appear; one without a marker is dashed.
     """
-    scale = SCALES.get(y, 1.0)
+    name_of_value, scale = VALUES.get(y, (y, 1.0))
     table = mean_over_seeds(rows, [by, x], [y])
     for name in rows[by].drop_duplicates():
         line = table[table[by] == name].sort_values(x)
         label, colour, marker = looks(name)
         mean, half = line[y].to_numpy() * scale, line[f"{y}_ci"].to_numpy() * scale
-        every = max(1, len(line) // 10)
-        axes.plot(line[x], mean, color=colour, marker=marker, markevery=every, label=label)
+        every, style = max(1, len(line) // 10), "-" if marker else "--"
+        axes.plot(line[x], mean, style, color=colour, marker=marker, markevery=every, label=label)
         if band and np.isfinite(half).all():
             axes.fill_between(line[x], mean - half, mean + half, color=colour, alpha=0.12, linewidth=0)
-    axes.set_ylabel(VALUE_LABELS.get(y, y))
+    axes.set_ylabel(name_of_value)
 
 
-def shared_legend(figure: Figure, axes: Sequence[Axes], *, columns: int = 5) -> None:
-    """One legend below all panels; a single panel is too narrow for more than two columns."""
-    columns = columns if len(axes) > 1 else 2
+def shared_legend(figure: Figure, axes: Sequence[Axes], *, columns: int = 5) -> Figure:
+    """The figure with one legend below all panels; a single panel is too narrow for more than two columns."""
     handles: dict[str, Artist] = {}
     for each in axes:
         for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(columns, len(handles)))
+    columns = min(columns if len(axes) > 1 else 2, len(handles))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
+    return figure
+
+
+def _split(rows: pd.DataFrame, by: str | list[str], **size: Any) -> tuple[Figure, list[tuple[Axes, Any, pd.DataFrame]]]:
+    """A figure with a panel for each entry of the column or columns `by`; each panel with the entry and its rows."""
+    groups = list(rows.groupby(by, sort=False))
+    figure, axes = panels(len(groups), **size)
+    return figure, [(each, *group) for each, group in zip(axes, groups, strict=True)]
+
+
+def _lines(
+    rows: pd.DataFrame, by: str | list[str], lines: dict[str, Any], *, xlabel: str, columns: int,
+    size: tuple[float, float] = PANEL,
+) -> Figure:  # fmt: skip
+    """Curves as `lines` has them, a panel for each entry of `by`: data sets, or data sets and initial sizes."""
+    figure, parts = _split(rows, by, panel=size)
+    for axes, entry, part in parts:
+        curves(axes, part, **lines)
+        title = verbatim(entry) if isinstance(entry, str) else "{}, {} initial labels".format(*entry)
+        axes.set(title=title, xlabel=xlabel)
+    return shared_legend(figure, figure.axes, columns=columns)
 
 
 def learning_curves(rows: pd.DataFrame, *, y: str = "accuracy") -> Figure:
     """`y` of the strategies against the number of labels, a panel a data set."""
     check_columns("rows", rows, ("data", "strategy", "seed", "n_labeled", y))
-    data = list(rows["data"].drop_duplicates())
-    figure, axes = panels(len(data), panel=(4.6, 3.4))
-    for each, name in zip(axes, data, strict=True):
-        curves(each, rows[rows["data"] == name], x="n_labeled", y=y, by="strategy")
-        each.set(title=verbatim(name), xlabel="Labelled instances")
-    shared_legend(figure, axes, columns=4)
-    return figure
+    lines = {"x": "n_labeled", "y": y, "by": "strategy"}
+    return _lines(rows, "data", lines, xlabel="Labelled instances", columns=4, size=WIDE)
 
 
 def accuracy_against_time(rows: pd.DataFrame) -> Figure:
     """Mean accuracy over the curve against the mean time of an acquisition, a point a strategy, a panel a data set."""
     check_columns("rows", rows, ("data", "strategy", "seed", "accuracy", "query_s"))
-    data = list(rows["data"].drop_duplicates())
-    figure, axes = panels(len(data), panel=(4.6, 3.4))
-    for each, title in zip(axes, data, strict=True):
-        part = rows[rows["data"] == title]
-        part = part.assign(accuracy=100 * part["accuracy"])
+    figure, parts = _split(rows.assign(accuracy=100 * rows["accuracy"]), "data", panel=WIDE)
+    for axes, data, part in parts:
         table = mean_over_seeds(part, ["strategy"], ["accuracy", "query_s"])
         for name, x, y, half in table[["strategy", "query_s", "accuracy", "accuracy_ci"]].to_numpy().tolist():
             text, colour, marker = look(name)
-            each.errorbar(x, y, half, fmt=marker, color=colour, label=text, capsize=2)
-        each.set(title=title, xlabel=VALUE_LABELS["query_s"], ylabel="Mean test accuracy (%)", xscale="log")
-    shared_legend(figure, axes, columns=4)
-    return figure
+            axes.errorbar(x, y, half, fmt=marker, color=colour, label=text, capsize=2)
+        axes.set(title=data, xlabel=VALUES["query_s"][0], ylabel="Mean test accuracy (%)", xscale="log")
+    return shared_legend(figure, figure.axes, columns=4)
 
 
 def costs(rows: pd.DataFrame, *, y: str) -> Figure:
     """`y` of each strategy against what was varied, a panel each, on logarithmic axes."""
     check_columns("rows", rows, ("varied", "size", "strategy", "seed", y))
-    varied = list(rows["varied"].drop_duplicates())
-    figure, axes = panels(len(varied), columns=2, panel=(4.2, 3.0))
-    for each, name in zip(axes, varied, strict=True):
-        curves(each, rows[rows["varied"] == name], x="size", y=y, by="strategy", band=False)
-        for line in each.lines:
-            line.set_markevery(1)
-        each.set(xlabel=SIZES.get(name, name), xscale="log", yscale="log")
-        sizes = sorted(rows.loc[rows["varied"] == name, "size"].unique())
-        each.set_xticks(sizes, [f"{size:,}" for size in sizes])
-        each.xaxis.set_minor_locator(NullLocator())
-        each.yaxis.set_minor_formatter(NullFormatter())
-    shared_legend(figure, axes, columns=4)
-    return figure
+    figure, parts = _split(rows, "varied", columns=2, panel=(4.2, 3.0))
+    for axes, name, part in parts:
+        curves(axes, part, x="size", y=y, by="strategy", band=False)
+        axes.set(xlabel=SIZES.get(name, name), xscale="log", yscale="log")
+        sizes = sorted(part["size"].unique())
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    return shared_legend(figure, figure.axes, columns=4)
 
 
 def shares(table: pd.DataFrame, *, expected: float) -> Figure:
@@ -125,74 +132,49 @@ def shares(table: pd.DataFrame, *, expected: float) -> Figure:
 
     `table` has the index data, budget and a column a strategy; `expected` is drawn as a dashed line.
     """
-    data = list(table.index.get_level_values("data").unique())
-    figure, axes = panels(len(data), columns=2, panel=(5.6, 3.4))
-    for each, name in zip(axes, data, strict=True):
-        part = table.loc[name]
+    figure, parts = _split(table, "data", columns=2, panel=(5.6, 3.4))
+    for axes, data, part in parts:
         width = 0.8 / len(part)
-        for i, (budget, values) in enumerate(part.iterrows()):
+        for i, (budget, values) in enumerate(part.droplevel("data").iterrows()):
             places = np.arange(len(values)) + (i - (len(part) - 1) / 2) * width
-            each.bar(places, values, width, color=plt.get_cmap("viridis")(0.15 + 0.35 * i), label=f"{budget} budget")
-        each.axhline(expected, color="black", linestyle="--", linewidth=0.8, label="if all were equally good")
-        each.set(title=name, ylabel="Share of the bought batches (%)")
-        names = [look(strategy)[0].removesuffix(" (oracle)") for strategy in part.columns]
-        each.set_xticks(range(len(names)), names, rotation=40, ha="right")
-    shared_legend(figure, axes, columns=4)
-    return figure
+            axes.bar(places, values, width, color=plt.get_cmap("viridis")(0.15 + 0.35 * i), label=f"{budget} budget")
+        axes.axhline(expected, color="black", linestyle="--", linewidth=0.8, label="if all were equally good")
+        axes.set(title=data, ylabel="Share of the bought batches (%)")
+        axes.set_xticks(range(part.shape[1]), map(short_label, part.columns), rotation=40, ha="right")
+    return shared_legend(figure, figure.axes, columns=4)
 
 
 def ablation(sources: Mapping[str, pd.DataFrame], *, x: str, label: str, log: bool = True) -> Figure:
     """Mean accuracy over the curve against the setting `x`, a panel a data set of each source, with 95 % intervals."""
-    parts = [
-        (f"{data}, {source}", part)
-        for source, rows in sources.items()
-        for data, part in rows.groupby("data", sort=False)
-    ]  # fmt: skip
-    figure, axes = panels(len(parts))
-    for each, (title, part) in zip(axes, parts, strict=True):
+    rows = pd.concat([rows.assign(panel=rows["data"] + f", {source}") for source, rows in sources.items()])
+    figure, parts = _split(rows, "panel")
+    for axes, title, part in parts:
         table = mean_over_seeds(part, [x], ["accuracy"]).sort_values(x)
         half = 100 * table["accuracy_ci"].fillna(0)
-        each.errorbar(table[x], 100 * table["accuracy"], half, color=BLUE, marker="o", capsize=2)
-        each.set(title=title, xlabel=label, ylabel="Mean test accuracy (%)")
+        axes.errorbar(table[x], 100 * table["accuracy"], half, color=BLUE, marker="o", capsize=2)
+        axes.set(title=title, xlabel=label, ylabel="Mean test accuracy (%)")
         if log:
-            each.set_xscale("log")
-            each.xaxis.set_minor_locator(NullLocator())
-        each.set_xticks(table[x], [f"{value:,}" for value in table[x]])
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(table[x], [f"{value:,}" for value in table[x]])
     return figure
 
 
 def updating_study(rows: pd.DataFrame, *, y: str, band: bool = True) -> Figure:
     """`y` of each method against the number of new samples, a panel a data set and initial size."""
-    settings = list(rows[["data", "initial_size"]].drop_duplicates().itertuples(index=False))
-    figure, axes = panels(len(settings))
-    for each, (data, initial_size) in zip(axes, settings, strict=True):
-        part = rows[(rows["data"] == data) & (rows["initial_size"] == initial_size)]
-        curves(each, part, x="n_new", y=y, by="method", band=band)
-        each.set(title=f"{data}, {initial_size} initial labels", xlabel="New samples")
-    shared_legend(figure, axes)
-    return figure
+    lines = {"x": "n_new", "y": y, "by": "method", "band": band}
+    return _lines(rows, ["data", "initial_size"], lines, xlabel="New samples", columns=5)
 
 
 def step_sizes(rows: pd.DataFrame, *, base: pd.DataFrame, retraining: pd.DataFrame) -> Figure:
     """Accuracy of the second-order update for each gamma, between what base and retraining reach."""
-    settings = list(rows[["data", "initial_size"]].drop_duplicates().itertuples(index=False))
-    figure, axes = panels(len(settings))
-    palette = plt.get_cmap("viridis")(np.linspace(0, 0.85, rows["gamma"].nunique()))
-    colours = dict(zip(sorted(rows["gamma"].unique()), palette, strict=True))
-    for each, (data, initial_size) in zip(axes, settings, strict=True):
-
-        def part(frame: pd.DataFrame, data: str = data, initial_size: int = initial_size) -> pd.DataFrame:
-            return frame[(frame["data"] == data) & (frame["initial_size"] == initial_size)]
-
-        curves(each, part(rows), x="n_new", y="accuracy", by="gamma", band=False,
-               looks=lambda gamma: (f"γ = {gamma:g}", colours[gamma], "s"))  # fmt: skip
-        for frame, colour, name in ((base, GREY, "Base"), (retraining, RED, "Retraining")):
-            curves(each, part(frame), x="n_new", y="accuracy", by="method", band=False,
-                   looks=lambda _, colour=colour, name=name: (name, colour, None))  # fmt: skip
-            each.lines[-1].set_linestyle("--")
-        each.set(title=f"{data}, {initial_size} initial labels", xlabel="New samples")
-    shared_legend(figure, axes, columns=4)
-    return figure
+    names = {gamma: f"γ = {gamma:g}" for gamma in sorted(rows["gamma"].unique())}
+    colours = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(names)))
+    looks = {name: (name, colour, "s") for name, colour in zip(names.values(), colours, strict=True)}
+    looks |= {"base": ("Base", GREY, ""), "retraining": ("Retraining", RED, "")}
+    rows = pd.concat([rows.assign(method=rows["gamma"].map(names)), base, retraining])
+    lines = {"x": "n_new", "y": "accuracy", "by": "method", "band": False, "looks": looks.__getitem__}
+    return _lines(rows, ["data", "initial_size"], lines, xlabel="New samples", columns=4)
 
 
 def decision_surface(

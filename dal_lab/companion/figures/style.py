@@ -1,77 +1,39 @@
 """One look for all figures: sizes, names and colours. The colours stay apart for colour-blind readers (Okabe & Ito)."""
 
-import matplotlib as mpl
-import seaborn as sns
+import csv
+from importlib import resources
 
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
-)  # fmt: skip
-GREY, BROWN = "#7F7F7F", "#7B4B2A"
-INDIGO, WINE, OLIVE = "#332288", "#882255", "#999933"  # Tol's muted scheme: where one figure has more than ten lines
-CLASS_COLOURS = [BLUE, ORANGE, GREEN, PURPLE]
+COLOURS = {
+    "black": "#000000", "orange": "#E69F00", "sky": "#56B4E9", "green": "#009E73", "yellow": "#F0E442",
+    "blue": "#0072B2", "red": "#D55E00", "purple": "#CC79A7", "grey": "#7F7F7F", "brown": "#7B4B2A",
+    # Tol's muted scheme serves where one figure has more than ten lines.
+    "indigo": "#332288", "wine": "#882255", "olive": "#999933",
+}  # fmt: skip
+BLACK, BLUE, GREY, RED = (COLOURS[name] for name in ("black", "blue", "grey", "red"))
+CLASS_COLOURS = [COLOURS[name] for name in ("blue", "orange", "green", "purple")]
 CLASS_MARKERS = ["o", "s", "^", "D"]
-
-# What is drawn: (label, colour, marker). The same thing looks the same in every figure.
-LOOKS = {
-    "random": ("Random", GREY, "o"),
-    "margin": ("Margin", BLUE, "s"),
-    "entropy": ("Entropy", GREEN, "^"),
-    "least_confident": ("Least confident", PURPLE, "v"),
-    "badge": ("BADGE", ORANGE, "D"),
-    "coreset": ("Core-set", SKY, "X"),
-    "typiclust": ("TypiClust", GREEN, "^"),
-    "max_herding": ("MaxHerding", GREEN, "P"),
-    "unc_herding": ("UncertaintyHerding", RED, "s"),
-    "probcover": ("ProbCover", SKY, "o"),
-    "alfamix": ("AlfaMix", PURPLE, "P"),
-    "dropquery": ("DropQuery", BROWN, "v"),
-    "falcun": ("Falcun", ORANGE, "P"),
-    "bald": ("BALD", BLUE, "v"),
-    "typiclass": ("TypiClass (oracle)", BLACK, "^"),
-    "dropqueryclass": ("DropQueryClass (oracle)", BLACK, "v"),
-    "bait": ("BAIT, binary", RED, "*"),
-    "bait_exact": ("BAIT, exact", BLACK, "D"),
-    "bait_top_1": ("BAIT, c = 1", SKY, "v"),
-    "bait_top_2": ("BAIT, c = 2", ORANGE, "^"),
-    "bait_top_5": ("BAIT, c = 5", GREEN, "s"),
-    "bait_diagonal": ("BAIT, diagonal", PURPLE, "X"),
-    "refine": ("REFINE", BLACK, "*"),
-    "tailor": ("TAILOR", SKY, "D"),
-    "selectal": ("SelectAL", INDIGO, ">"),
-    "tcm": ("TCM", WINE, "<"),
-    "autoal": ("AutoAL", OLIVE, "X"),
-    "boss": ("BoSS (oracle)", BLACK, "*"),
-    "cdo": ("CDO (oracle)", RED, "D"),
-    "sas": ("SAS (oracle)", BLUE, "v"),
-    "lookahead": ("Look-ahead (oracle)", BLACK, "*"),
-    "lookahead_tuned": ("Look-ahead, γ tuned (oracle)", BLACK, "*"),
-    "lookahead_10": ("Look-ahead, γ = 10 (oracle)", RED, "P"),
-    "plain": ("Plain batches", BLACK, "o"),
-    "updates, γ = 10": ("Update after each pick, γ = 10", ORANGE, "^"),
-    "updates, γ tuned": ("Update after each pick, γ tuned", BLUE, "s"),
-    "base": ("Base (no update)", GREY, "o"),
-    "monte_carlo": ("Monte-Carlo", SKY, "v"),
-    "first_order": ("First-order", ORANGE, "^"),
-    "second_order": ("Second-order", BLUE, "s"),
-    "retraining": ("Retraining", RED, "D"),
-    "gradient_new": ("Gradient steps, new samples", ORANGE, "v"),
-    "gradient_all": ("Gradient steps, all samples", GREEN, "^"),
-    "gradient_mixture": ("Gradient steps, mixture", PURPLE, "o"),
-}
-SPARE = [RED, GREEN, SKY, PURPLE, ORANGE, YELLOW]
+with resources.files("dal_lab.companion.figures").joinpath("looks.csv").open(encoding="utf-8") as _file:
+    LOOKS = {
+        row["name"]: (row["label"], COLOURS[row["colour"]], row["marker"])
+        for row in csv.DictReader(line for line in _file if not line.startswith("#"))
+    }
+SPARE = [COLOURS[name] for name in ("red", "green", "sky", "purple", "orange", "yellow")]
 
 
 def look(name: str) -> tuple[str, str, str]:
     """Label, colour and marker of a strategy or method; a name that is not in the table gets a colour of its own."""
-    if name in LOOKS:
-        return LOOKS[name]
-    # Chosen by the name alone, so that it does not change with what else is drawn.
-    return name, SPARE[sum(name.encode()) % len(SPARE)], "P"
+    # It is chosen by the name alone, so that it does not change with what else is drawn.
+    return LOOKS.get(name, (name, SPARE[sum(name.encode()) % len(SPARE)], "P"))
 
 
 def label(name: str) -> str:
     """A strategy's or method's name for readers."""
     return look(name)[0]
+
+
+def short_label(name: object) -> str:
+    """A strategy's name where all are known to be compared with an oracle, or are oracles themselves."""
+    return label(str(name)).removesuffix(" (oracle)")
 
 
 def verbatim(text: str) -> str:
@@ -81,23 +43,9 @@ def verbatim(text: str) -> str:
 
 def use_style() -> None:
     """Set matplotlib's defaults for the project's figures."""
+    import matplotlib as mpl
+    import seaborn as sns
+
     sns.set_theme(context="paper", style="ticks", font="DejaVu Sans")
-    mpl.rcParams.update(
-        {
-            "figure.dpi": 110,
-            "savefig.dpi": 160,
-            "figure.constrained_layout.use": True,
-            "axes.grid": True,
-            "grid.color": "#E5E5E5",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.titlesize": 10,
-            "axes.labelsize": 9,
-            "legend.fontsize": 8,
-            "legend.frameon": False,
-            "lines.linewidth": 1.5,
-            "lines.markersize": 4,
-            "pdf.fonttype": 42,
-            "svg.hashsalt": "dal_core",
-        }
-    )
+    with resources.as_file(resources.files("dal_lab.companion.figures").joinpath("style.mplstyle")) as path:
+        mpl.rcParams.update(mpl.rc_params_from_file(path, use_default_template=False))

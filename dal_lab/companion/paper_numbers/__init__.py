@@ -6,18 +6,13 @@ from importlib import resources
 import pandas as pd
 
 from dal_core.checks import check_choice, check_columns
-from dal_lab.sources.catalogue import titles
+from dal_lab.sources.catalogue import data_sets
 
-SOURCES = {
-    "laplace_updates": "Huseljic et al. 2025, arXiv 2210.06112, updating study; test accuracy in percent",
-    "fast_fishing": "Huseljic et al. 2024, arXiv 2404.08981; accuracy in percent, mean over the curve and 10 seeds; "
-    "time of an acquisition, mean (letter) or longest (snacks)",
-    "boss_dinov2": "Huseljic et al., BoSS, arXiv 2603.13109, DINOv2-S; mean accuracy, as a share, over the cycles 0-6 "
-    "(low), 7-13 (mid) and 14-20 (high)",
-    "boss_ablations": "Huseljic et al., BoSS, arXiv 2603.13109; accuracy in percent, mean over the curve",
-    "refine_win_rates": "Huseljic et al., REFINE, arXiv 2511.22344; pairwise win rates, share of data sets, seeds and "
-    "cycles in which the row is above the column; cycle 0 seems to be among them, as pairs sum to 20/21",
+TABLES = {
+    path.name.removesuffix(".csv"): path for path in resources.files(__name__).iterdir() if path.name.endswith(".csv")
 }
+# Where each table is from: its first line, a comment.
+SOURCES = {name: TABLES[name].read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for name in sorted(TABLES)}
 
 
 def published(name: str) -> pd.DataFrame:
@@ -27,13 +22,13 @@ def published(name: str) -> pd.DataFrame:
         ValueError: for an unknown name, with the list of what exists.
     """
     check_choice("name", name, SOURCES)
-    with resources.files("dal_lab.companion.paper_numbers").joinpath(f"{name}.csv").open(encoding="utf-8") as file:
+    with TABLES[name].open(encoding="utf-8") as file:
         return pd.read_csv(file, comment="#")
 
 
 def bank_names(data: pd.Series, encoder: str = "dinov2") -> pd.Series:
     """Data sets under their papers' titles as measured rows name them: CIFAR-10 is "cifar10 (dinov2)"."""
-    known = {title: name for name, title in titles().items()}
+    known = {each.title: name for name, each in data_sets().items()}
     return data.map(lambda title: f"{known[title]} ({encoder})" if title in known else title)
 
 

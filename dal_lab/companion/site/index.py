@@ -4,11 +4,9 @@
 `<folder>/<notebook>.html` is the executed notebook. Styles and the script that sorts tables are in the pages.
 """
 
-import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,63 +17,17 @@ from pygments.formatters import HtmlFormatter
 
 from dal_lab.companion.artefacts import PAGES, read_manifest
 from dal_lab.companion.site.notebook_page import body_of, read_notebook
-from dal_lab.companion.tables import Cell, table_of
+from dal_lab.companion.tables import table_of
 from dal_lab.runs.files import write_text
 
 PROVENANCE = "dal_core"  # key of an executed notebook's metadata: device, versions, commit
 # What stands for a paper, by the notebook's number: names of figures and tables, the first that there is.
 HEADLINES = {
-    "01": (("updating_gain",), ("updating_cells", "recovered_gain", "updating_study")),
-    "02": (("benchmark_differences", "top_classes"), ("top_classes_cells", "top_classes")),
-    "03": (("leads",), ("leads",)),
-    "04": (("win_rates",), ("win_rate_cells", "win_rates")),
+    "01": (["updating gain"], ["updating cells", "recovered gain", "updating study"]),
+    "02": (["benchmark differences", "top classes"], ["top classes cells", "top classes"]),
+    "03": (["leads"], ["leads"]),
+    "04": (["win rates"], ["win rate cells", "win rates"]),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table as CSV; headings are (text, whether the column has numbers)."""
-
-    name: str
-    cell: str
-    csv: str
-    headings: list[tuple[str, bool]]
-    rows: list[list[Cell]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawing:
-    """A figure; `files` are its endings with their file names."""
-
-    name: str
-    cell: str
-    alt: str
-    files: dict[str, str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Chapter:
-    """What the site says about one notebook."""
-
-    number: str
-    title: str
-    paper: Markup
-    state: str  # "done", "failed", or why there is no page
-    page: str | None
-    about: Mapping[str, str]
-    finished: str
-    seconds: float | None
-    runs: frozenset[str]
-    drawings: list[Drawing]
-    tables: list[Table]
-
-    @property
-    def headline(self) -> Drawing | None:
-        return _first(self.drawings, HEADLINES.get(self.number, ((), ()))[0])
-
-    @property
-    def headline_table(self) -> Table | None:
-        return _first(self.tables, HEADLINES.get(self.number, ((), ()))[1])
 
 
 def write_site(folder: Path, executed: Path, sources: Sequence[Path], *, preset: str, about: str = "") -> Path:
@@ -91,20 +43,16 @@ def write_site(folder: Path, executed: Path, sources: Sequence[Path], *, preset:
     Raises:
         ManifestError: if the folder's manifest is damaged.
     """
-    manifest = read_manifest(folder)
-    chapters = []
+    manifest, chapters = read_manifest(folder), []
     for source in sources:
         chapter, notebook = _chapter(source, executed, folder, manifest)
-        if chapter.page is not None:
+        if chapter["page"] is not None:
             headings, body = body_of(notebook)
-            write_text(
-                folder / chapter.page, _page("notebook", chapter=chapter, headings=headings, body=body, preset=preset)
-            )
+            page = _page("notebook", chapter=chapter, headings=headings, body=body, preset=preset)
+            write_text(folder / chapter["page"], page)
         chapters.append(chapter)
-    kept = {chapter.page for chapter in chapters}
-    for page in folder.glob(f"[0-9][0-9]_*{PAGES}"):
-        if page.name not in kept:
-            page.unlink()
+    for page in {path.name for path in folder.glob(f"[0-9][0-9]_*{PAGES}")} - {each["page"] for each in chapters}:
+        (folder / page).unlink()
     front = folder / f"index{PAGES}"
     write_text(front, _page("front", chapters=chapters, facts=_facts(chapters, preset, about), preset=preset))
     return front
@@ -118,27 +66,36 @@ def title_of(notebook: Any) -> str | None:
     return None
 
 
-def _chapter(source: Path, executed: Path, folder: Path, manifest: Mapping[str, Any]) -> tuple[Chapter, Any]:
-    """What is known about the notebook `source`, and the notebook itself, executed where it was."""
+def _chapter(source: Path, executed: Path, folder: Path, manifest: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    """What the pages say about the notebook `source`, and the notebook itself, executed where it was.
+
+    The state is "done", "failed", or why there is no page.
+    """
     ways = {"done": executed / source.name, "failed": executed / f"{source.stem}.failed.ipynb"}
     state = next((state for state, path in ways.items() if path.is_file()), "not executed on this machine")
+    ran, number = state in ways, source.stem.split("_")[0]
     notebook = read_notebook(ways.get(state, source))
-    run = notebook.metadata.get("papermill", {})
-    entries = {name: entry for name, entry in manifest.items() if entry["notebook"] == source.stem}
-    entries = {name: entry for name, entry in entries.items() if (folder / name).is_file()}
-    return Chapter(
-        number=source.stem.split("_")[0],
-        title=title_of(notebook) or source.stem,
-        paper=_paper(notebook),
-        state=state,
-        page=f"{source.stem}{PAGES}" if state in ways else None,
-        about=_about(notebook.metadata) if state in ways else {},
-        finished=_minute(run.get("end_time")) if state in ways else "",
-        seconds=run.get("duration") if state in ways else None,
-        runs=frozenset(key for entry in entries.values() for key in entry["keys"]),
-        drawings=list(_drawings(entries)),
-        tables=list(_tables(entries, folder)),
-    ), notebook  # fmt: skip
+    run = notebook.metadata.get("papermill", {}) if ran else {}
+    entries = {name: each for name, each in sorted(manifest.items()) if each["notebook"] == source.stem}
+    entries = {name: each for name, each in entries.items() if (folder / name).is_file()}
+    drawings = [_drawing(name, entries) for name in entries if name.endswith(".png")]
+    tables = [_table(name, entries, folder) for name in entries if name.endswith(".csv")]
+    headlines = HEADLINES.get(number, ([], []))
+    return {
+        "number": number,
+        "title": title_of(notebook) or source.stem,
+        "paper": _paper(notebook),
+        "state": state,
+        "page": f"{source.stem}{PAGES}" if ran else None,
+        "about": _about(notebook.metadata) if ran else {},
+        "finished": f"{datetime.fromisoformat(run['end_time']):%Y-%m-%d %H:%M} UTC" if run.get("end_time") else "",
+        "seconds": run.get("duration"),
+        "runs": frozenset(key for entry in entries.values() for key in entry["keys"]),
+        "drawings": drawings,
+        "tables": tables,
+        "headline": _first(drawings, headlines[0]),
+        "headline_table": _first(tables, headlines[1]),
+    }, notebook  # fmt: skip
 
 
 def _paper(notebook: Any) -> Markup:
@@ -163,30 +120,31 @@ def _about(metadata: Mapping[str, Any]) -> dict[str, str]:
     return {name: text for name, text in about.items() if text}
 
 
-def _drawings(entries: Mapping[str, Any]) -> Iterator[Drawing]:
-    for name in sorted(name for name in entries if name.endswith(".png")):
-        stem, entry = Path(name).stem, entries[name]
-        files = {ending: f"{stem}.{ending}" for ending in ("png", "pdf") if f"{stem}.{ending}" in entries}
-        yield Drawing(_readable(stem), entry["cell"], entry.get("alt") or f"{entry['cell']}: {_readable(stem)}", files)
+def _drawing(png: str, entries: Mapping[str, Any]) -> dict[str, Any]:
+    """A figure; `files` are its endings with their file names."""
+    name, entry = _readable(png), entries[png]
+    files = {ending: png[:-3] + ending for ending in ("png", "pdf") if png[:-3] + ending in entries}
+    alt = entry.get("alt") or f"{entry['cell']}: {name}"
+    return {"name": name, "cell": entry["cell"], "alt": alt, "files": files}
 
 
-def _tables(entries: Mapping[str, Any], folder: Path) -> Iterator[Table]:
-    for name in sorted(name for name in entries if name.endswith(".csv")):
-        headings, rows = table_of(folder / name)
-        yield Table(_readable(Path(name).stem), entries[name]["cell"], name, headings, rows)
+def _table(csv: str, entries: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A table; its headings are (text, whether the column has numbers)."""
+    headings, rows = table_of(folder / csv)
+    return {"name": _readable(csv), "cell": entries[csv]["cell"], "csv": csv, "headings": headings, "rows": rows}
 
 
-def _facts(chapters: Sequence[Chapter], preset: str, about: str) -> dict[str, list[str]]:
+def _facts(chapters: Sequence[Mapping[str, Any]], preset: str, about: str) -> dict[str, list[str]]:
     """What holds for the whole site; several entries where the notebooks come from several runs that differ."""
-    done = [chapter for chapter in chapters if chapter.seconds is not None]
-    facts = {
-        "Preset": [f"{preset}: {about}" if about else preset],
-        "Last run": [max(chapter.finished for chapter in done)] if done else [],
-        "Took": [duration(sum(chapter.seconds or 0 for chapter in done))] if done else [],
-        "Runs behind it": [f"{len(frozenset().union(*(chapter.runs for chapter in chapters))):,}"],
-    }
+    done = [chapter for chapter in chapters if chapter["seconds"] is not None]
+    runs = frozenset().union(*(chapter["runs"] for chapter in chapters))
+    facts = {"Preset": [f"{preset}: {about}" if about else preset]}
+    if done:
+        facts["Last run"] = [max(chapter["finished"] for chapter in done)]
+        facts["Took"] = [duration(sum(chapter["seconds"] for chapter in done))]
+    facts["Runs behind it"] = [f"{len(runs):,}"]
     for name in ("Device", "Versions", "Commit", "Seeds"):
-        facts[name] = list(dict.fromkeys(chapter.about[name] for chapter in done if name in chapter.about))
+        facts[name] = list(dict.fromkeys(chapter["about"][name] for chapter in done if name in chapter["about"]))
     return {name: texts for name, texts in facts.items() if texts}
 
 
@@ -200,38 +158,21 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def _minute(moment: str | None) -> str:
-    return f"{datetime.fromisoformat(moment):%Y-%m-%d %H:%M} UTC" if moment else ""
+def _readable(file: str) -> str:
+    """The name of a figure or table in words: 01_updating_gain.png is "updating gain"."""
+    return Path(file).stem.split("_", 1)[-1].replace("_", " ")
 
 
-def _readable(stem: str) -> str:
-    """The name of a figure or table in words: 01_updating_gain is "updating gain"."""
-    return stem.split("_", 1)[-1].replace("_", " ")
-
-
-def _first(items: Sequence[Any], names: Sequence[str]) -> Any:
+def _first(items: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Mapping[str, Any] | None:
     """The first item with one of the names, in their order; else the first item."""
-    known = {item.name: item for item in items}
-    wanted = [known[name] for name in (name.replace("_", " ") for name in names) if name in known]
-    return next(iter([*wanted, *items]), None)
+    return min(items, key=lambda item: [*names, item["name"]].index(item["name"]), default=None)
 
 
 def _page(template: str, **content: Any) -> str:
-    pages = Environment(
-        loader=PackageLoader("dal_lab.companion.site", "pages"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+    loader = PackageLoader("dal_lab.companion.site", "pages")
+    pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     pages.filters["duration"] = duration
-    return pages.get_template(f"{template}.html.jinja").render(
-        style=Markup(_file("style.css")), script=Markup(_file("sort.js")), code_style=_code_style(), **content
-    )  # fmt: skip
-
-
-def _file(name: str) -> str:
-    return resources.files("dal_lab.companion.site").joinpath("pages", name).read_text(encoding="utf-8")
-
-
-def _code_style() -> Markup:
-    """Colours of code, by day and by night."""
     day, night = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "native"))
-    return Markup(f"{day}\n@media (prefers-color-scheme: dark) {{\n{night}\n}}")
+    assets = {"style": "style.css", "script": "sort.js"}
+    content |= {name: Markup(loader.get_source(pages, file)[0]) for name, file in assets.items()}
+    return pages.get_template(f"{template}.html.jinja").render(day=Markup(day), night=Markup(night), **content)

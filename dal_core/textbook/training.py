@@ -1,6 +1,7 @@
-"""The yardsticks of training: the same computations as a reader would first write them, one head at a time."""
+"""A linear head trained by torch's own modules and optimiser, as the papers of BoSS and REFINE train theirs."""
 
-from collections.abc import Iterable, Iterator, Sized
+import dataclasses
+from collections.abc import Iterator, Sequence, Sized
 
 import torch
 from torch import Tensor
@@ -8,13 +9,13 @@ from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from dal_core.models.heads import Head
 from dal_core.models.training import Training
+from dal_core.snapshot import OracleSnapshot
 
 
 def train_head(
     initial: Head, features: Tensor, labels: Tensor, training: Training, sampler: Sampler[int] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias of an nn.Linear trained with torch.optim.SGD and a DataLoader; `sampler` replaces its shuffle."""
-    assert initial.bias is not None
+    """Return weight and bias after stochastic gradient descent; `sampler` replaces the shuffle of the DataLoader."""
     model = torch.nn.Linear(features.shape[1], len(initial.weight), dtype=features.dtype)
     model.load_state_dict({"weight": initial.weight, "bias": initial.bias})
     loader = DataLoader(
@@ -34,8 +35,21 @@ def train_head(
     return model.weight.detach(), model.bias.detach()
 
 
+def retrain(
+    snapshot: OracleSnapshot, bought: Tensor | Sequence[int], epochs: int, seed: int, labels: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return weight and bias trained anew on the labelled and the bought instances; None: with their true labels."""
+    assert snapshot.initial is not None, "what the papers' heads start from"
+    bought = torch.as_tensor(bought, dtype=torch.int64)
+    labels = torch.cat((snapshot.labels, snapshot.hidden_labels[bought] if labels is None else labels))
+    features = torch.cat((snapshot.labelled_features, snapshot.features[bought]))
+    training = dataclasses.replace(snapshot.training, epochs=epochs)
+    sampler = SameShuffle(labels, torch.Generator().manual_seed(seed))
+    return train_head(snapshot.initial, features, labels, training, sampler)
+
+
 class SameShuffle(Sampler[int]):
-    """The order that `dal_core.models.training.train_heads` draws: one permutation an epoch and nothing else."""
+    """The order that `train_heads` draws: one permutation an epoch and nothing else."""
 
     def __init__(self, samples: Sized, generator: torch.Generator) -> None:
         self.samples, self.generator = samples, generator
@@ -45,26 +59,3 @@ class SameShuffle(Sampler[int]):
 
     def __len__(self) -> int:
         return len(self.samples)
-
-
-def judge(
-    initial: Head,
-    known: tuple[Tensor, Tensor],
-    batches: Iterable[tuple[Tensor, Tensor]],
-    test: tuple[Tensor, Tensor],
-    training: Training,
-    seed: int,
-    loss: str = "zero_one",
-) -> Tensor:
-    """Test losses of heads that are trained one after another on the `known` features and labels and one batch more."""
-    losses = []
-    for features, labels in batches:
-        both = torch.cat((known[0], features)), torch.cat((known[1], labels))
-        sampler = SameShuffle(both[1], torch.Generator().manual_seed(seed))
-        weight, bias = train_head(initial, *both, training, sampler)
-        logits = test[0] @ weight.mT + bias
-        if loss == "zero_one":
-            losses.append((logits.argmax(dim=1) != test[1]).to(logits.dtype).mean())
-        else:
-            losses.append(torch.nn.functional.cross_entropy(logits, test[1]))
-    return torch.stack(losses)
