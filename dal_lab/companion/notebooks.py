@@ -95,8 +95,8 @@ def check_parameters(notebook: Notebook, parameters: dict[str, Any]) -> None:
         UsageError: naming them, with the list of what exists, or what was expected.
     """
     known = notebook.parameters()
-    if unknown := ", ".join(printable(name) for name in parameters if name not in known):
-        raise UsageError(f"{notebook.path.name} has no parameter {unknown}; it has {', '.join(known)}")
+    if unknown := [printable(name) for name in parameters if name not in known]:
+        raise UsageError(f"{notebook.path.name} has no parameter {', '.join(unknown)}; it has {', '.join(known)}")
     try:
         check_values(parameters)
     except ValueError as error:

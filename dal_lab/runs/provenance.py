@@ -34,5 +34,6 @@ def versions() -> dict[str, str]:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
+    # Without locks: a process that is killed while git refreshes its index would leave one behind, and block the user.
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
