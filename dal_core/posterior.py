@@ -34,10 +34,7 @@ class Posterior:
 
 @dataclasses.dataclass(frozen=True)
 class Curvature:
-    """The paper's, with one covariance [d, d] for all classes; a subclass takes some of the four steps otherwise.
-
-    `update` returns weight and covariance (`steps`: gamma, passes), `logits` [n, k] those of the posterior predictive.
-    """
+    """The paper's, with one covariance [d, d] for all classes; a subclass takes some of the four steps otherwise."""
 
     likelihood: str
 
@@ -48,10 +45,11 @@ class Curvature:
         return laplace.covariance_matrix(precision)
 
     def update(self, state: Posterior, features: Tensor, targets: Tensor, **steps: Any) -> tuple[Tensor, Tensor]:
+        """Return the new weight and covariance; `steps` are gamma and passes."""
         steps |= {"likelihood": self.likelihood, "bias": state.bias}
         return laplace.second_order_update(state.weight, state.covariance, features, targets, **steps)
 
-    def logits(self, state: Posterior, features: Tensor, factor: float) -> Tensor:
+    def predictive_logits(self, state: Posterior, features: Tensor, factor: float) -> Tensor:
         variance = laplace.predictive_variance(features, state.covariance)
         return laplace.mean_field_logits(laplace.last_layer(features, state.weight, state.bias), variance, factor)
 
@@ -99,4 +97,4 @@ def predict(state: Posterior, features: Features, *, factor: NonNegative = torch
     >>> predict(Posterior(torch.tensor([[1.0], [-1.0]]), torch.eye(1)), torch.zeros(1, 1)).tolist()
     [[0.5, 0.5]]
     """
-    return _curvature_of(state.likelihood).logits(state, features, factor).softmax(dim=-1)
+    return _curvature_of(state.likelihood).predictive_logits(state, features, factor).softmax(dim=-1)

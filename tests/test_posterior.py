@@ -120,7 +120,7 @@ class Diagonal(Curvature):
             weight = weight + gamma * torch.outer(error, variance * phi)
         return weight, variance
 
-    def logits(self, state, features, factor):
+    def predictive_logits(self, state, features, factor):
         return mean_field_logits(features @ state.weight.mT + state.bias, features.square() @ state.covariance, factor)
 
 
