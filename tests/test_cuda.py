@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import math
 import os
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ from dal_core.models.training import PROTOCOLS, train_heads
 from dal_core.oracles.typiclass import class_balanced_select
 from dal_core.strategies.alfamix import alfamix_candidates
 from dal_core.strategies.badge import badge_embedding_norm, badge_select
-from dal_core.strategies.bait.select import APPROXIMATIONS, FISHERS, SELECTIONS, bait_select
+from dal_core.strategies.bait import bait_select
+from dal_core.strategies.bait.select import Approximation, Fisher, Selection
 from dal_core.strategies.coreset import k_center_greedy
 from dal_core.strategies.herding import HERDING_FORMS, herding_select
 from dal_core.strategies.probcover import probcover_select
@@ -93,7 +95,7 @@ def test_golden_first_order_and_monte_carlo(there):
 
 
 @pytest.mark.parametrize("name", ["exact", "binary", "top1_norm", "top1_raw", "top2_norm", "top5_raw"])
-@pytest.mark.parametrize("fisher", FISHERS)
+@pytest.mark.parametrize("fisher", get_args(Fisher))
 def test_golden_bait(there, name, fisher):
     options = {"approximation": name}
     if name.startswith("top"):
@@ -160,7 +162,8 @@ def test_strategies_pick_the_same_again(name):
 
 
 @pytest.mark.parametrize(
-    ("approximation", "selection", "fisher"), list(itertools.product(APPROXIMATIONS, SELECTIONS, FISHERS))
+    ("approximation", "selection", "fisher"),
+    list(itertools.product(*map(get_args, (Approximation, Selection, Fisher)))),
 )
 @pytest.mark.parametrize("d", [5, 40])  # in the space of the parameters, and in that of the rows
 def test_bait_picks_as_on_the_cpu(approximation, selection, fisher, d):

@@ -88,9 +88,8 @@ def _plain_query(name: str) -> Callable[[Snapshot, int, torch.Generator], Tensor
     """The textbook's way of a strategy where there is one, the package's where it has to draw the same."""
 
     def bait(at: Snapshot, batch_size: int) -> Tensor:
-        unlabelled = textbook_bait.one_row(at.features, at.logits)
-        labelled = textbook_bait.one_row(at.labelled_features, at.labelled_logits)
-        return textbook_bait.rank_one_select(textbook_bait.start(unlabelled, labelled, batch_size), batch_size)
+        pool = (at.features, at.logits, at.labelled_features, at.labelled_logits)
+        return textbook_bait.rank_one_select(*pool, batch_size)
 
     def herding(at: Snapshot, batch_size: int, gamma: float, uncertainty: Tensor) -> Tensor:
         unit = [torch.nn.functional.normalize(each, dim=1) for each in (at.features, at.labelled_features)]

@@ -22,7 +22,7 @@ from dal_core.oracles.boss import boss
 from dal_core.oracles.sas import sas
 from dal_core.randomness import generator_for
 from dal_core.snapshot import OracleSnapshot, Snapshot
-from dal_core.strategies.bait.select import bait_select
+from dal_core.strategies.bait import bait_select
 
 Measure = Callable[[Settings], Result]
 
