@@ -204,7 +204,7 @@ def test_true_labels_are_out_of_reach(name, monkeypatch):
     (snapshot,) = seen
     assert type(snapshot) is Snapshot
     others = {key for key, value in vars(snapshot).items() if not isinstance(value, torch.Tensor)}
-    assert others == {"training", "initial", "inputs", "labelled_inputs", "cycle"}
+    assert others == {"training", "initial", "inputs", "labelled_inputs", "cycle", "instances"}
     assert snapshot.inputs is None
     assert snapshot.labelled_inputs is None
     assert snapshot.training == experiment.training
@@ -301,7 +301,11 @@ def part(name, change):
         ("weight", lambda x: x.to("meta"), "weight has device meta, but features has cpu; both have to agree"),
         ("labels", lambda x: x.to("meta"), "labels has device meta, but features has cpu; both have to agree"),
         ("labels", lambda x: x + 1, "labels holds labels from 1 to 3; 0 to 2 was expected"),
-        ("hidden_labels", lambda x: x[1:], r"hidden_labels has shape \(36,\); \(37\) was expected"),
+        (
+            "hidden_labels",
+            lambda x: x[1:],
+            r"hidden_labels has shape \(36,\); \(n\) with n = 37 as in features was expected",
+        ),
         ("hidden_labels", lambda x: x - 1, "hidden_labels holds labels from -1 to 1; 0 to 2 was expected"),
         ("test", part("features", lambda x: x[:, 1:]), r"test\.features has shape \(11, 4\); \(any, 5\) was expected"),
         ("test", part("labels", lambda x: x[1:]), r"test\.labels has shape \(10,\); \(11\) was expected"),
