@@ -108,6 +108,14 @@ def test_margin_selects_other_samples(rows):
     assert base_nll(margin) == base_nll(rows)
 
 
+def test_gradient_steps_that_diverge_have_rows():
+    found = run(tiny(gradient_rates=(0.1, 1e30)))
+    diverged = found["rate"] == 1e30
+    assert found.loc[diverged & (found["steps"] == 2), "nll"].isna().all()
+    assert found.loc[~diverged, "nll"].notna().all()
+    assert found["accuracy"].between(0, 1).all()
+
+
 @pytest.mark.parametrize("changes", [{"head": "mlp"}, {"likelihood": "categorical"}])
 def test_heads_and_likelihoods_are_taken_up(rows, changes):
     other = run(tiny(**changes))
