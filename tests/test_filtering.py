@@ -112,7 +112,7 @@ def test_a_failing_strategy_is_named():
         labelled_logits=torch.empty(0, 3).double(),
         labels=torch.empty(0, dtype=torch.int64),
     )
-    message = r"strategy 'coreset' failed while filtering: features_l has shape \(0, 5\); at least 1 labelled"
+    message = r"strategy 'coreset' failed while filtering: features_l has shape \(0, 5\); 1 or more labelled"
     with pytest.raises(ValueError, match=message):
         progressive_filter(empty, B, seeded(), **FEW | {"strategies": ["margin", "coreset"]})
 
