@@ -261,11 +261,10 @@ def test_a_killed_worker_changes_nothing(tmp_path, monkeypatch):
     grid, submit, workers = Grid(tmp_path / "killed", jobs=2), engine._submit, []
 
     def killing(task):
-        if len(workers) == 3:  # one has just finished, the other one is in the middle
-            busy = next(worker for worker in workers if worker not in engine._idle)
-            os.kill(next(iter(busy._processes)), signal.SIGKILL)
         worker, future = submit(task)
         workers.append(worker)
+        if len(workers) == 4:  # it has just been given something to do
+            os.kill(next(iter(worker._processes)), signal.SIGKILL)
         return worker, future
 
     monkeypatch.setattr(engine, "_submit", killing)
