@@ -223,8 +223,7 @@ def _prepare(study: UpdateStudy, bank: FeatureBank, held_out: int) -> _Setting:
 def _draw_new_samples(setting: _Setting) -> Tensor:
     """Positions in the train split of the new samples, best or first drawn first.  [draws, b]"""
     study, unlabelled, device = setting.study, setting.unlabelled, setting.judged.device
-    count = study.new_sizes[-1]
-    draws = []
+    count, draws = study.new_sizes[-1], []
     for draw in range(study.draws):
         order = unlabelled[choose(len(unlabelled), len(unlabelled), generator_for(study.seed, "new", draw))]
         if study.selection == "margin":
@@ -293,8 +292,9 @@ def _trained_heads(
 ) -> Iterator[Row]:
     data, seed = (start, setting.bank.train_features, setting.bank.train_labels), setting.study.seed
     shuffles = [generator_for(seed, "retraining", indices.shape[1], draw) for draw in range(len(indices))]
-    heads = unchecked(train_heads)(*data, indices, training, shuffles)  # Some diverge, which is a result, too.
+    train = unchecked(train_heads)  # Some heads diverge, which is a result, too.
+    heads = train(*data, indices, training, shuffles)
     # Trained together the heads cost less than one by one; the time that a user waits for is that of one head alone.
-    _, seconds = setting.timed(unchecked(train_head), *data, indices[0], training, generator_for(seed, "timing"))
+    _, seconds = setting.timed(train, *data, indices[:1], training, [generator_for(seed, "timing")])
     for draw, logits in enumerate(heads.logits(setting.judged)):  # [draws, n, k]
         yield setting.score(logits, seconds, draw=draw, **what)
