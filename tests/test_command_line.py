@@ -46,7 +46,7 @@ def test_dry_run_tells_and_computes_nothing(command, tmp_path, capsys):
     *lines, last = capsys.readouterr().out.splitlines()
     assert [line[:10].strip() for line in lines] == ["stored", "stored", "would run", "would run"]
     assert lines[1].endswith("margin, cycles=2, subset_size=50, epochs=3, seeds 0, 1")
-    assert "epochs=3, seed 2: about 0." in lines[3]
+    assert "epochs=3, seed 2: about " in lines[3]
     assert last.startswith("4 runs are stored, 2 would run: about ")
     assert len(list((tmp_path / "r").glob("*.parquet"))) == 4
     assert not (tmp_path / "report").exists()
