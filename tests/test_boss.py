@@ -11,9 +11,8 @@ from dal_core import strategies
 from dal_core.models.heads import Head
 from dal_core.models.training import Training
 from dal_core.oracles import boss as module
-from dal_core.oracles.boss import CLASS_AWARE, STRATEGIES, boss, propose
+from dal_core.oracles.boss import CLASS_AWARE, STRATEGIES, boss, draw_candidates
 from dal_core.oracles.judging import Judgement, current_loss, judge
-from dal_core.randomness import generators_from
 from dal_core.snapshot import LabelledSet, OracleSnapshot, Snapshot
 from dal_core.strategies import registry
 from tests.samples import seeded
@@ -80,12 +79,9 @@ def test_the_strategies_of_the_paper_exist():
 @pytest.mark.parametrize("look_ahead", ["true", "monte_carlo"])
 @pytest.mark.parametrize("num_candidates", [None, 9])
 def test_buys_the_candidate_with_the_smallest_loss(num_candidates, look_ahead):
-    taken, replay = snapshot(), seeded(3)
-    (judging,), each = generators_from(replay, 1), generators_from(replay, num_candidates or 3)
-    drawn = CHEAP
-    if num_candidates is not None:
-        drawn = [CHEAP[int(torch.randint(3, (), generator=own))] for own in each]
-    candidates = propose(taken, B, drawn, each)
+    taken = snapshot()
+    candidates, judging = draw_candidates(taken, B, seeded(3), num_candidates, CHEAP)
+    assert len(candidates.batches) == (num_candidates or 3)
     losses = judge(taken, candidates.batches, Judgement(look_ahead=look_ahead, **BRIEF), judging)
     assert (losses == losses.min()).sum() == 1
     found = bought(taken, 3, num_candidates=num_candidates, strategies=CHEAP, look_ahead=look_ahead)
@@ -121,7 +117,7 @@ def test_options_of_the_judgement_arrive(monkeypatch):
 
 def proposed(taken: OracleSnapshot, names: Sequence[str], batch_size: int = B) -> torch.Tensor:
     """A batch of each.  [t, b]"""
-    return propose(taken, batch_size, names, generators_from(seeded(), len(names))).batches
+    return draw_candidates(taken, batch_size, seeded(), None, names)[0].batches
 
 
 def test_without_a_number_each_strategy_proposes_once():
@@ -130,23 +126,17 @@ def test_without_a_number_each_strategy_proposes_once():
     assert record["strategies"] == list(STRATEGIES)
 
 
-def test_with_a_number_strategies_are_drawn_uniformly(monkeypatch):
-    drawn = []
-
-    def proposing(taken, batch_size, names, generators):
-        drawn.extend(names)
-        return module.Candidates(torch.arange(B).expand(len(names), -1), list(names), {})
-
-    monkeypatch.setattr(module, "propose", proposing)
-    monkeypatch.setattr(module, "judge", lambda taken, candidates, *_: torch.zeros(len(candidates)))
-    bought(snapshot(), num_candidates=3000, strategies=CHEAP)
+def test_with_a_number_strategies_are_drawn_uniformly(add):
+    for name in ("one", "two", "three"):
+        add(name, lambda snapshot, batch_size, generator: torch.arange(batch_size))
+    drawn = draw_candidates(snapshot(), B, seeded(), 3000, ["one", "two", "three"])[0].strategies
     assert len(drawn) == 3000
-    for name in CHEAP:
+    for name in ("one", "two", "three"):
         assert drawn.count(name) / 3000 == pytest.approx(1 / 3, abs=0.035)  # 4 deviations
 
 
 def test_candidates_are_batches_of_distinct_positions():
-    candidates = propose(snapshot(), B, STRATEGIES * 2, generators_from(seeded(), 20))
+    candidates, _ = draw_candidates(snapshot(), B, seeded(), None, STRATEGIES * 2)
     assert candidates.batches.shape == (20, B)
     assert candidates.strategies == [*STRATEGIES, *STRATEGIES]
     assert all(len(set(batch) & set(range(N))) == B for batch in candidates.batches.tolist())
@@ -285,7 +275,7 @@ def test_a_strategy_that_fails_is_named_and_the_others_are_judged(add, num_candi
 def test_an_answer_that_is_no_batch_is_a_failure(add):
     add("repeating", lambda snapshot, batch_size, generator: torch.zeros(batch_size, dtype=torch.int64))
     with pytest.warns(UserWarning, match="'repeating' failed and is left out: ValueError: the strategy returned"):
-        candidates = propose(snapshot(), B, ["repeating", "random"], [seeded(), seeded()])
+        candidates, _ = draw_candidates(snapshot(), B, seeded(), None, ["repeating", "random"])
     assert candidates.strategies == ["random"]
     assert list(candidates.failures) == ["repeating"]
 
@@ -316,14 +306,14 @@ def test_all_strategies_failing_names_them(add):
     ids=str,
 )
 def test_bad_options_are_refused_before_any_candidate_is_computed(monkeypatch, options, message):
-    monkeypatch.setattr(module, "propose", lambda *_: pytest.fail("candidates were computed"))
+    monkeypatch.setattr(module, "draw_candidates", lambda *_: pytest.fail("candidates were computed"))
     with pytest.raises(ValueError, match=f"^{message}"):
         boss(snapshot(), B, seeded(), **options)
 
 
 @pytest.mark.parametrize("test", [None, LabelledSet(torch.empty(0, D).double(), torch.empty(0, dtype=torch.int64))])
 def test_a_missing_test_set_is_named_before_any_candidate_is_computed(monkeypatch, test):
-    monkeypatch.setattr(module, "propose", lambda *_: pytest.fail("candidates were computed"))
+    monkeypatch.setattr(module, "draw_candidates", lambda *_: pytest.fail("candidates were computed"))
     found = "None" if test is None else "empty"
     with pytest.raises(ValueError, match=f"^snapshot.test is {found}; instances to judge heads by were expected"):
         boss(snapshot(test=test), B, seeded())

@@ -14,9 +14,9 @@ from benchmarks.data import Size, oracle_snapshot, size_of
 from benchmarks.timing import check_agreement, check_picks
 from dal_core import strategies, textbook
 from dal_core.laplace import covariance_matrix, precision_matrix
-from dal_core.oracles.boss import STRATEGIES, boss, propose
+from dal_core.oracles.boss import STRATEGIES, boss, draw_candidates
 from dal_core.oracles.judging import Judgement, Loss, judge
-from dal_core.randomness import generator_for, generators_from, integer_seed
+from dal_core.randomness import generator_for, integer_seed
 from dal_core.snapshot import OracleSnapshot
 
 BANKING = Size(n=9600, m=377, b=50, test=3080)
@@ -48,8 +48,7 @@ def judgement(*, small: bool) -> Case:
     size = BANKING.fitted(small=small)
     at, count, epochs = oracle_snapshot(size), 10 if small else NUM_CANDIDATES, 2 if small else EPOCHS
     names = [STRATEGIES[i % len(STRATEGIES)] for i in range(count)]
-    generators = generators_from(generator_for(0, "candidates"), count)
-    candidates = propose(at, size.b, names, generators).batches
+    candidates = draw_candidates(at, size.b, generator_for(0, "candidates"), None, names)[0].batches
 
     def ours(loss: Loss = "zero_one") -> Tensor:
         how = Judgement(loss=loss, retraining_epochs=epochs)

@@ -59,8 +59,7 @@ def autoal(
         record: filled with the mean weight of each strategy on the picked instances.
 
     Raises:
-        ValueError: if an option is out of range, or a strategy refuses the snapshot.
-        RuntimeError: if a strategy fails otherwise, naming it.
+        ValueError, RuntimeError: if a strategy refuses the snapshot or fails, naming it.
     """
     (searching,) = generators_from(generator, 1)
     batches = proposals(snapshot, batch_size, strategies, generator, "on the pool")

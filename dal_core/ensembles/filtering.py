@@ -71,8 +71,7 @@ def progressive_filter(
         workers: None: as many as torch has threads.
 
     Raises:
-        ValueError: if an argument is out of range, or a strategy refuses the snapshot.
-        RuntimeError: if a strategy fails otherwise, naming it.
+        ValueError, RuntimeError: if a strategy refuses the snapshot or fails, naming it.
     """
     registry.check_strategies(strategies, registry.members())
     ensemble = [(name, registry.get(name, (options or {}).get(name))) for name in strategies]

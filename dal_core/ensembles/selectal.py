@@ -49,7 +49,7 @@ def selectal(
         record: filled with the regime and the accuracy without each of the sets.
 
     Raises:
-        ValueError: if an option is out of range, or fewer than 3 instances are labelled.
+        ValueError: if fewer than 3 instances are labelled.
     """
     if len(snapshot.labels) < 3:
         raise ValueError(f"snapshot.labels has {len(snapshot.labels)} entries; selectal needs at least 3")

@@ -46,8 +46,7 @@ def tailor(
         record: filled with how many instances each strategy brought.
 
     Raises:
-        ValueError: if an option is out of range, or a strategy refuses the snapshot.
-        RuntimeError: if a strategy fails otherwise, naming it.
+        ValueError, RuntimeError: if a strategy refuses the snapshot or fails, naming it.
     """
     memory = {} if memory is None else memory
     counts = _counts(snapshot, len(strategies), decay, memory)

@@ -15,17 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dal_core.contracts import BatchSize, Count, Positive, Size, checked
-from dal_core.oracles.judging import (
-    Judgement,
-    LookAhead,
-    Loss,
-    PerformanceOn,
-    Retraining,
-    best_of,
-    current_loss,
-    judge,
-    judged_by,
-)
+from dal_core.oracles.judging import Judgement, LookAhead, Loss, PerformanceOn, Retraining, best_of, current_loss, judge
 from dal_core.randomness import choose, generators_from
 from dal_core.snapshot import OracleSnapshot
 from dal_core.strategies import registry
@@ -78,7 +68,7 @@ def boss(
             candidate.
 
     Raises:
-        ValueError: if an option is out of range, or the snapshot has nothing to judge by.
+        ValueError: if the snapshot has nothing to judge by.
         RuntimeError: if every candidate strategy fails. One that fails is named in a warning and in the record, and
             the candidates of the others are judged.
     """
@@ -86,12 +76,14 @@ def boss(
         loss, look_ahead, retraining, performance_on, retraining_epochs, label_draws, gamma, prior_precision
     )
     registry.check_strategies(strategies, [*registry.names(oracle=False), *CLASS_AWARE])
-    judged_by(snapshot, performance_on, last_layer=True)  # It refuses what it lacks before candidates are computed.
+    loss_before = current_loss(
+        snapshot, judgement
+    )  # It refuses what the snapshot lacks before candidates are computed.
     found, judging = draw_candidates(snapshot, batch_size, generator, num_candidates, strategies)
     losses = judge(snapshot, found.batches, judgement, judging)
     best = best_of(losses, judging)
     if record is not None:
-        record |= {"supplier": found.strategies[best], "loss_before": current_loss(snapshot, judgement)}
+        record |= {"supplier": found.strategies[best], "loss_before": loss_before}
         record |= {"loss_after": losses[best].item(), "strategies": found.strategies, "losses": losses.tolist()}
         record |= {"failures": found.failures} if found.failures else {}
     return found.batches[best]
@@ -105,28 +97,20 @@ def draw_candidates(
     num_candidates: Count | None = 100,
     strategies: Sequence[str] = STRATEGIES,
 ) -> tuple[Candidates, torch.Generator]:
-    """Return the candidate batches of a cycle, in the order of the record, and the generator to judge them with."""
+    """Return the candidate batches of a cycle, in the order of the record, and the generator to judge them with.
+
+    Each strategy is asked on a random part of the pool, whose size is drawn from min(4 b, n) to min(n, 5000).
+    """
     # Generators of their own: the candidates of a smaller T are then among those of a larger one.
     (judging,), each = generators_from(generator, 1), generators_from(generator, num_candidates or len(strategies))
     drawn = list(strategies)
     if num_candidates is not None:
         drawn = [strategies[int(torch.randint(len(strategies), (), generator=own))] for own in each]
-    return propose(snapshot, batch_size, drawn, each), judging
-
-
-@checked
-def propose(
-    snapshot: OracleSnapshot, batch_size: BatchSize, strategies: Sequence[str], generators: Sequence[torch.Generator]
-) -> Candidates:
-    """Return a batch from each of `strategies`, which may name one more than once, and has a generator for each.
-
-    Each is asked on its own random part of the pool, whose size is drawn uniformly from min(4 b, n) to min(n, 5000).
-    """
     n = len(snapshot.features)
     highest = min(max(LARGEST_SUBSET, batch_size), n)
     lowest = min(SMALLEST_SUBSET * batch_size, highest)
     batches, names, failures = [], [], {}
-    for name, own in zip(strategies, generators, strict=True):
+    for name, own in zip(drawn, each, strict=True):
         size = int(torch.randint(lowest, highest + 1, (), generator=own))
         positions = choose(n, size, own).sort().values.to(snapshot.features.device)
         try:
@@ -135,10 +119,10 @@ def propose(
         except Exception as error:
             if name not in failures:
                 failures[name] = f"{type(error).__name__}: {error}"
-                warnings.warn(f"candidate strategy {name!r} failed and is left out: {failures[name]}", stacklevel=3)
+                warnings.warn(f"candidate strategy {name!r} failed and is left out: {failures[name]}", stacklevel=2)
             continue
         batches.append(positions[batch])
         names.append(name)
     if not batches:
         raise RuntimeError(f"every candidate strategy failed: {failures}")
-    return Candidates(torch.stack(batches), names, failures)
+    return Candidates(torch.stack(batches), names, failures), judging

@@ -42,7 +42,7 @@ def cdo(
         record: filled with the loss before and after, and how many picks were random instances that improved the head.
 
     Raises:
-        ValueError: if an option is out of range, nothing is labelled, or the snapshot has nothing to judge by.
+        ValueError: if nothing is labelled, or the snapshot has nothing to judge by.
     """
     if not len(snapshot.labels):
         raise ValueError("snapshot.labels is empty; cdo needs at least one labelled instance")

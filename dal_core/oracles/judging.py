@@ -68,9 +68,6 @@ def judge(
 
     All heads are trained at once, in blocks that fit into memory, and see their minibatches in the same order, so
     that a candidate does not win by a lucky order.
-
-    Raises:
-        ValueError: if the snapshot lacks the set of instances to judge by.
     """
     train = judgement.retraining == "train"
     features, truth = judged_by(snapshot, judgement.performance_on, last_layer=not train)

@@ -34,11 +34,7 @@ def lookahead(
     prior_precision: Positive = 1.0,
     loss: Loss = "cross_entropy",
 ) -> Int[Tensor, " b"]:
-    """Pick the candidate batch with the smallest test loss after the update; chance decides between equal ones.
-
-    Raises:
-        ValueError: if `num_candidates` is below 3, `loss` is unknown, or the snapshot has no test set.
-    """
+    """Pick the candidate batch with the smallest test loss after the update; chance decides between equal ones."""
     judgement = Judgement(loss=loss, retraining="laplace_update", gamma=gamma, prior_precision=prior_precision)
     candidates = candidate_batches(snapshot, batch_size, num_candidates, generator)
     return candidates[best_of(judge(snapshot, candidates, judgement, generator), generator)]

@@ -49,9 +49,6 @@ def sas(
 
     Args:
         record: filled with the mean accuracy of the first and of the best order, and the number of changes kept.
-
-    Raises:
-        ValueError: if an option is out of range, or the snapshot has nothing to judge by.
     """
     features, truth = judged_by(snapshot, performance_on, last_layer=False)
     trained, seed = retraining(snapshot, retraining_epochs, generator), integer_seed(generator)
