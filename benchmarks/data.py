@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dal_core.models.heads import Head
-from dal_core.models.training import PROTOCOLS, train_head
+from dal_core.models.training import Training, train_head
 from dal_core.randomness import generator_for
 from dal_core.snapshot import LabelledSet, OracleSnapshot, Snapshot
 
@@ -73,7 +73,7 @@ def snapshot(
     )  # fmt: skip
     start = Head.initial("linear", num_features, num_classes, generator_for(0, "head"), dtype=dtype)
     indices = torch.arange(num_labelled)
-    head = train_head(start, features, labels, indices, PROTOCOLS["sgd"], generator_for(0, "minibatches"))
+    head = train_head(start, features, labels, indices, Training("sgd"), generator_for(0, "minibatches"))
     known, unknown = features[:num_labelled], features[num_labelled:]
     return Snapshot(
         unknown, head.logits(unknown), known, head.logits(known), labels[:num_labelled], head.weight, head.bias
@@ -90,7 +90,7 @@ def oracle_snapshot(size: Size) -> OracleSnapshot:
     )
     initial = Head.initial("linear", size.d, size.k, generator_for(0, "head"))
     everything = torch.arange(size.m)
-    head = train_head(initial, known, known_labels, everything, PROTOCOLS["sgd"], generator_for(0, "minibatches"))
+    head = train_head(initial, known, known_labels, everything, Training("sgd"), generator_for(0, "minibatches"))
     return OracleSnapshot(
         pool, head.logits(pool), known, head.logits(known), known_labels, head.weight, head.bias, hidden,
         LabelledSet(test, test_labels), initial=initial,

@@ -26,15 +26,20 @@ RESULTS_VERSION = 3
 
 # Where the names of the front door live; a module is imported when its name is first asked for.
 HOMES = {
-    "dal_core.data": "FeatureBank",
+    "dal_core.context": "Context",
+    "dal_core.data": "FeatureBank FeatureData Labelled",
     "dal_core.ensembles.filtering": "progressive_filter",
-    "dal_core.experiment": "Experiment",
+    "dal_core.experiment": "Experiment Protocol Strategy",
     "dal_core.laplace": "precision_matrix covariance_matrix mean_field_logits predictive_variance second_order_update "
     "first_order_update monte_carlo_weights monte_carlo_probabilities sample_weights",
+    "dal_core.loop": "run",
     "dal_core.metrics": "accuracy nll brier ece ace",
     "dal_core.models.heads": "Head",
+    "dal_core.models.learners": "Linear Mlp",
     "dal_core.models.training": "Training train_head",
-    "dal_core.snapshot": "Snapshot OracleSnapshot Pool",
+    "dal_core.pool": "Pool",
+    "dal_core.protocols": "Data Learner Model Outputs Task",
+    "dal_core.snapshot": "Snapshot Predictions LastLayer Regression WithModel Truth",
     "dal_core.strategies.alfamix": "alfamix_candidates",
     "dal_core.strategies.badge": "badge_embedding_norm badge_select",
     "dal_core.strategies.bait": "bait_select",
@@ -43,6 +48,7 @@ HOMES = {
     "dal_core.strategies.probcover": "probcover_select",
     "dal_core.strategies.registry": "names get register",
     "dal_core.strategies.typiclust": "typiclust_select",
+    "dal_core.task": "Classification",
     "dal_core.updates": "Updates",
 }
 _HOME_OF = {name: home for home, names in HOMES.items() for name in names.split()}

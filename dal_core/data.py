@@ -1,16 +1,104 @@
-"""FeatureBank: the features, labels and provenance of one data set, checked once when it is made."""
+"""Frozen features: as data to learn from, and as a bank with labels and provenance, checked once when it is made."""
 
 import dataclasses
 import hashlib
 import json
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from dal_core.checks import check_finite, check_labels, check_tensor, one_line, shown
+from dal_core.protocols import Data
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FeatureData:
+    """A row of features an instance, as data to learn from.
+
+    >>> FeatureData(torch.tensor([[1.0], [2.0], [3.0]])).inputs(torch.tensor([2, 0]))
+    tensor([[3.],
+            [1.]])
+    """
+
+    features: Tensor  # [n, ...]
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def inputs(self, positions: Int[Tensor, " p"]) -> Tensor:
+        """Return the rows at the positions, on the device of the features."""
+        return self.features[positions.to(self.features.device)]
+
+    def to(self, device: torch.device | str) -> "FeatureData":
+        """Return the same data on `device`."""
+        return FeatureData(self.features.to(device))
+
+
+class Part(NamedTuple):
+    """The instances at some positions of other data."""
+
+    whole: Data
+    positions: Int[Tensor, " p"]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def inputs(self, positions: Int[Tensor, " q"]) -> Tensor:
+        """Return the inputs at positions among these."""
+        return self.whole.inputs(self.positions[positions.to(self.positions.device)])
+
+
+class Labelled(NamedTuple):
+    """Data with a label an instance, int64 classes or floats. A strategy gets `data` alone."""
+
+    data: Data
+    labels: Tensor
+
+    def inputs(self) -> Tensor:
+        """Return all inputs."""
+        return self.data.inputs(torch.arange(len(self.data)))
+
+    def labels_at(self, positions: Int[Tensor, " p"]) -> Tensor:
+        """Return the labels at the positions, on the device of the labels."""
+        return self.labels[positions.to(self.labels.device)]
+
+    def part(self, positions: Int[Tensor, " p"]) -> "Labelled | None":
+        """Return the instances at the positions with their labels; None without any."""
+        return Labelled(Part(self.data, positions), self.labels_at(positions)) if len(positions) else None
+
+    def to(self, device: torch.device | str) -> "Labelled":
+        """Return the labels on `device`, and the data, too, if they can be moved as a whole."""
+        return Labelled(self.data.to(device) if hasattr(self.data, "to") else self.data, self.labels.to(device))
+
+
+def as_labelled(data: Any) -> tuple[Labelled, Labelled]:
+    """Return what to train on and what to test on, of a FeatureBank or of inputs, labels, test inputs, test labels.
+
+    Raises:
+        ValueError: naming the array, for what is neither, and for arrays that do not fit each other.
+    """
+    if isinstance(data, FeatureBank):
+        return data.train, data.test
+    if not isinstance(data, tuple | list) or len(data) != 4:
+        raise ValueError(
+            f"data is {shown(data)}; a FeatureBank, or inputs and labels to train on and to test on, was expected"
+        )
+    inputs, labels = data[0::2], [torch.as_tensor(each) for each in data[1::2]]
+    if all(hasattr(each, "inputs") for each in inputs):
+        train, test = (Labelled(*each) for each in zip(inputs, labels, strict=True))
+        return train, test
+    inputs = [torch.as_tensor(each) for each in inputs]
+    if any(each.is_floating_point() for each in labels):
+        check_finite(train_features=inputs[0], train_labels=labels[0], test_features=inputs[1], test_labels=labels[1])
+        train, test = (Labelled(FeatureData(x), y) for x, y in zip(inputs, labels, strict=True))
+        return train, test
+    labels = [each.long() for each in labels]
+    names = tuple(map(str, range(max(2, *(int(each.max()) + 1 for each in labels if len(each))))))
+    bank = FeatureBank(inputs[0].detach(), labels[0], inputs[1].detach(), labels[1], names)
+    return bank.train, bank.test
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,6 +166,16 @@ class FeatureBank:
         return f"FeatureBank({source}{sizes}, {self.num_classes} classes)"
 
     @property
+    def train(self) -> Labelled:
+        """The pool."""
+        return Labelled(FeatureData(self.train_features), self.train_labels)
+
+    @property
+    def test(self) -> Labelled:
+        """The test split."""
+        return Labelled(FeatureData(self.test_features), self.test_labels)
+
+    @property
     def num_classes(self) -> int:
         return len(self.class_names)
 
@@ -96,14 +194,7 @@ class FeatureBank:
 
     def to(self, device: torch.device | str) -> "FeatureBank":
         """The same bank with its arrays on `device`."""
-        return FeatureBank(
-            self.train_features.to(device),
-            self.train_labels.to(device),
-            self.test_features.to(device),
-            self.test_labels.to(device),
-            self.class_names,
-            self.provenance,
-        )
+        return dataclasses.replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """The four arrays by name."""

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import time
 
 import torch
 
@@ -41,3 +42,12 @@ def device_in_words(device: str) -> str:
 def with_float64(device: torch.device) -> torch.device:
     """The device itself, or the CPU in place of MPS, which has no float64."""
     return torch.device("cpu") if device.type == "mps" else device
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock that only goes forward, after the device has finished what was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()

@@ -1,25 +1,105 @@
-"""The configuration of an active learning run."""
+"""The configuration of an active learning run, made of frozen parts."""
 
+import contextlib
 import dataclasses
-from typing import Any, Literal
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
-from dal_core import strategies
-from dal_core.checks import check_choice, check_options, check_text, check_whole
-from dal_core.contracts import Count, Size, check_fields, checked
-from dal_core.models.training import PROTOCOLS, Training
-from dal_core.snapshot import Imbalance
+from dal_core.checks import check_options, check_text, shown
+from dal_core.contracts import Between, Count, Share, Size, check_fields
+from dal_core.models.learners import Linear
+from dal_core.protocols import Learner, Task
+from dal_core.snapshot import LastLayer, with_model
+from dal_core.strategies import registry
 from dal_core.updates import Updates
 
-# Options that mean the field of the training at their right, unless the strategy has one of that name itself.
-CHANGES = ("learning_rate", "weight_decay", "batch_size", "epochs", "drop_last")
-TRAINING_OPTIONS = {f"training_{field}": field for field in CHANGES} | {
-    field: field for field in CHANGES if field != "batch_size"
-}
-UPDATE_OPTIONS = {f"update_{field.name}" for field in dataclasses.fields(Updates)}
-OTHER_OPTIONS = {*TRAINING_OPTIONS, *UPDATE_OPTIONS, "validation_size", "imbalance"}
-COLUMNS = (
-    "cycle", "n_labeled", "accuracy", "nll", "brier", "ece", "ace", "query_s", "train_s", "acquired",
-)  # fmt: skip
+COLUMNS = ("cycle", "n_labeled", "accuracy", "nll", "brier", "ece", "ace", "query_s", "train_s", "acquired", "record")
+Initial = Literal["random", "balanced", "typiclust", "coreset", "max_herding"]
+
+
+@dataclasses.dataclass(frozen=True, init=False, repr=False)
+class Strategy:
+    """A registered strategy and its options.
+
+    >>> Strategy("bait", approximation="top", top_classes=2)
+    Strategy('bait', approximation='top', top_classes=2)
+
+    Raises:
+        ValueError: for an unknown name or option, and a value that JSON cannot hold.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+
+    def __init__(self, name: str, **options: Any) -> None:
+        check_options("options", options)
+        registry.get(name, options)
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "options", MappingProxyType(options))
+
+    def __repr__(self) -> str:
+        return (
+            f"Strategy({', '.join([repr(self.name), *(f'{name}={value!r}' for name, value in self.options.items())])})"
+        )
+
+    @property
+    def function(self) -> registry.Strategy:
+        """The strategy with its options bound."""
+        return registry.get(self.name, self.options)
+
+    def __hash__(self) -> int:
+        return hash(self.name)  # Values of options may be lists.
+
+    def __reduce__(self) -> Any:
+        return _strategy, (self.name, dict(self.options))
+
+
+def _strategy(name: str, options: dict[str, Any]) -> Strategy:
+    return Strategy(name, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How instances are bought.
+
+    Args:
+        initial_size: instances labelled at the start.
+        batch_size: instances bought in a cycle; or a tuple with those of each cycle.
+        cycles: number of acquisitions.
+        subset_size: the strategy sees that many unlabelled instances, drawn anew in each cycle; None: the whole pool.
+        initial: how the initial set is chosen: at random, as many of each class ("balanced", which looks at labels), or
+            by a strategy that needs features alone.
+        validation_size: instances that are set aside and never bought, for oracles that judge by a validation set.
+        share: of the instances, drawn at random, that make the pool.
+        imbalance: how many times rarer the rarest class of the pool is than the most frequent one
+            (`snapshot.long_tailed`); 1: the pool as it comes.
+    """
+
+    initial_size: Count = 10
+    batch_size: Count | tuple[Count, ...] = 10
+    cycles: Size = 20
+    subset_size: Count | None = None
+    initial: Initial = "random"
+    validation_size: Size = 0
+    share: Share = 1.0
+    imbalance: Annotated[float, Between(1, math.inf, "low")] = 1.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.batch_size, list | tuple):
+            object.__setattr__(self, "batch_size", tuple(self.batch_size))
+            object.__setattr__(self, "cycles", len(self.batch_size))
+        check_fields(self)
+        if self.subset_size is not None and self.subset_size < (largest := max(self.batches, default=1)):
+            raise ValueError(
+                f"subset_size is {self.subset_size}; a whole number of at least {largest}, the batch size, was expected"
+            )
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """The sizes of all batches."""
+        return (self.batch_size,) * self.cycles if isinstance(self.batch_size, int) else self.batch_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,135 +107,91 @@ class Experiment:
     """Configuration of one active learning run; everything that its rows depend on, next to the data.
 
     Args:
-        dataset: the name of a data set, or the path of a feature file of your own.
+        data: the name of a data set, or the path of a feature file of your own.
         encoder: what turns its images, texts or sounds into features.
-        strategy: a registered name.
-        seed: of the initial labelled set, the head's initial weights, the minibatches, the pool subsets, the strategy.
-        batch_size: instances bought in a cycle.
-        initial_size: instances labelled at the start, drawn at random.
-        cycles: number of acquisitions.
-        subset_size: the strategy sees that many unlabelled instances, drawn anew in each cycle; None: the whole pool.
-        head: "linear" or "mlp".
-        optimiser: "sgd" (BoSS, REFINE) or "radam" (Laplace updates, Fast Fishing), with the protocol of those papers.
-        device: "auto" takes CUDA where there is one, else MPS, else the CPU. On MPS, which has no float64, heads are
+        strategy: a registered name, or a `Strategy` with options.
+        learner: what is trained in each cycle, e.g. `Linear(Training("radam"))` or `Mlp()`.
+        protocol: how much is bought, and how.
+        updates: updates of the last layer within a batch; None: whole batches.
+        task: what is judged; None: that of the data, `Classification` by its labels.
+        seed: of the initial labelled set, the initial weights, the minibatches, the pool subsets, the strategy.
+        device: "auto" takes CUDA where there is one, else MPS, else the CPU. On MPS, which has no float64, models are
             trained; strategies choose on the CPU.
         allow_oracle: allow a strategy that looks at true labels.
-        options: the strategy's own options; changes to the training (`learning_rate`, `weight_decay`,
-            `training_batch_size`, `epochs`, `drop_last`); `update_every`, with `update_gamma`, `update_likelihood` and
-            `update_prior_precision`, to update the head within a batch; `validation_size`, instances of the train
-            split that are never bought, for oracles that judge by a validation set; and `imbalance`, for a long-tailed
-            part of the train split (`snapshot.long_tailed`). An option that the strategy has itself is the strategy's,
-            whatever it is called; `training_epochs` and the like always mean the training.
 
     Raises:
-        ValueError: on anything unknown or out of range; lists what exists.
+        ValueError: on anything unknown or out of range, and for a strategy or a task that needs more than the
+            learner's models give.
     """
 
-    dataset: str = "digits"
+    data: str = "digits"
     encoder: str | None = None
-    strategy: str = "margin"
+    strategy: Strategy = "margin"  # type: ignore[assignment]  # A name becomes a Strategy.
+    learner: Learner = Linear()  # noqa: RUF009  # It is frozen.
+    protocol: Protocol = Protocol()
+    updates: Updates | None = None
+    task: Task | None = None
     seed: Size = 0
-    batch_size: Count = 10
-    initial_size: Count = 10
-    cycles: Size = 20
-    subset_size: Count | None = 1000
-    head: Literal["linear", "mlp"] = "linear"
-    optimiser: Literal["sgd", "radam"] = "sgd"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     allow_oracle: bool = False
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_text("dataset", self.dataset)
+        check_text("data", self.data)
         if self.encoder is not None:
             check_text("encoder", self.encoder)
-        check_options("options", self.options)
-        strategies.get(self.strategy, self.strategy_options)
+        if not isinstance(self.strategy, Strategy):
+            object.__setattr__(self, "strategy", Strategy(self.strategy))
         check_fields(self)
-        if self.subset_size is not None:
-            check_whole("subset_size", self.subset_size, self.batch_size)
-        _check_options_of_run(self)
-        self.training  # noqa: B018 - validates the options of the training
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Of the run's rows."""
-        return (*COLUMNS, strategies.RECORD) if strategies.records(self.strategy) else COLUMNS
-
-    @property
-    def validation_size(self) -> int:
-        """Instances that are set aside."""
-        return self._of_run.get("validation_size", 0)
-
-    @property
-    def imbalance(self) -> float | None:
-        """How many times rarer the rarest class of the pool is than the most frequent one; None: as it comes."""
-        return self._of_run.get("imbalance")
-
-    def __hash__(self) -> int:
-        return hash((self.dataset, self.strategy, self.seed))  # options are a dict, and cannot take part
-
-    @property
-    def training(self) -> Training:
-        """The protocol of `optimiser`, with what `options` changes."""
-        return training_protocol(self.optimiser, {k: v for k, v in self._of_run.items() if k in TRAINING_OPTIONS})
-
-    @property
-    def updates(self) -> Updates | None:
-        """Updates within a batch, if `options` asks for them."""
-        if "update_every" not in self._of_run:
-            return None
-        changes = {k.removeprefix("update_"): v for k, v in self._of_run.items() if k in UPDATE_OPTIONS}
-        try:
-            return Updates(**changes)
-        except ValueError as refusal:
-            raise ValueError(f"update_{refusal}") from None
-
-    @property
-    def strategy_options(self) -> dict[str, Any]:
-        """Those of `options` that the strategy takes."""
-        return {k: v for k, v in self.options.items() if k not in self._of_run}
-
-    @property
-    def _of_run(self) -> dict[str, Any]:
-        own = strategies.option_names(self.strategy)
-        return {k: v for k, v in self.options.items() if k in OTHER_OPTIONS and k not in own}
+        if not hasattr(self.learner, "gives") or not hasattr(self.learner, "fit"):
+            raise ValueError(f"learner is {shown(self.learner)}; a learner was expected, such as Linear() or Mlp()")
+        name, gives = self.strategy.name, self.learner.gives
+        if registry.needs_oracle(name):
+            if not self.allow_oracle:
+                raise ValueError(
+                    f"strategy {name!r} looks at true labels: allow_oracle is False, True was expected to run it"
+                )
+            if self.updates is not None:
+                raise ValueError(f"updates is given, but the oracle {name!r} picks whole batches")
+        offered = with_model(gives, truth=True)
+        needs = {
+            f"strategy {each!r}": registry.needed_view(each) for each in registry.used(name, self.strategy.options)
+        }
+        needs |= {"task": self.task.needs} if self.task is not None else {}
+        needs |= {"updates": LastLayer} if self.updates is not None else {}
+        for who, kind in needs.items():
+            if not issubclass(offered, kind):
+                found = f"models of {type(self.learner).__name__} give {gives.__name__}"
+                raise ValueError(f"{who} needs {kind.__name__}, but {found}")
 
 
-@checked
-def _check_pool(validation_size: Size, imbalance: Imbalance | None) -> None:
-    """Raise ValueError unless both are in range."""
-
-
-def _check_options_of_run(experiment: Experiment) -> None:
-    name = experiment.strategy
-    if strategies.needs_oracle(name) and not experiment.allow_oracle:
-        raise ValueError(f"strategy {name!r} looks at true labels: allow_oracle is False, True was expected to run it")
-    if experiment.updates is not None and strategies.needs_oracle(name):
-        raise ValueError(f"update_every is given, but the oracle {name!r} picks whole batches")
-    if experiment.updates is None and (lost := UPDATE_OPTIONS & set(experiment._of_run)):
-        raise ValueError(f"options holds {sorted(lost)}, which have no effect without update_every")
-    planned = experiment.cycles * experiment.batch_size
-    if strategies.plans_ahead(name) and experiment.subset_size is not None and experiment.subset_size < planned:
+def check_alike_but_for_seed(experiments: Sequence[Experiment]) -> None:
+    """Raise ValueError unless there are experiments, and they differ in the seed alone."""
+    if other := [each for each in experiments if not isinstance(each, Experiment)]:
+        raise ValueError(f"experiments holds a {type(other[0]).__name__}; a list of Experiments was expected")
+    if not experiments:
+        raise ValueError("experiments is empty; at least one was expected")
+    names = [field.name for field in dataclasses.fields(Experiment) if field.name != "seed"]
+    first, *others = experiments
+    if different := [name for name in names if any(getattr(e, name) != getattr(first, name) for e in others)]:
         raise ValueError(
-            f"subset_size is {experiment.subset_size}; at least {planned} was expected, because {name!r} plans all "
-            "acquisitions on the first subset"
+            f"experiments differ in {', '.join(different)}; runs that go together differ in the seed alone"
         )
-    _check_pool(experiment.validation_size, experiment.imbalance)
 
 
-def training_protocol(optimiser: str, changes: dict[str, Any]) -> Training:
-    """The papers' protocol for `optimiser`, with `changes` by option name.
-
-    Raises:
-        ValueError: for an option that the training does not have.
-    """
-    for name in changes:
-        check_choice("option of the training", name, sorted(TRAINING_OPTIONS))
-    fields = {TRAINING_OPTIONS[name]: value for name, value in changes.items()}
-    if len(fields) < len(changes):
-        raise ValueError(f"options holds {sorted(changes)}, of which two mean the same; one of them was expected")
+@contextlib.contextmanager
+def naming(experiment: Experiment, together: Sequence[Experiment]) -> Iterator[None]:
+    """Say whose error it is, where it could be that of another run."""
     try:
-        return dataclasses.replace(PROTOCOLS[optimiser], **fields)
-    except ValueError as refusal:
-        raise ValueError(f"training_{refusal}") from None
+        yield
+    except Exception as error:
+        if len(together) == 1:
+            raise
+        raise FailedRunError(experiment) from error
+
+
+class FailedRunError(RuntimeError):
+    """One of several runs that go together failed: `experiment`, for the reason in `__cause__`."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        super().__init__(f"the run with the seed {experiment.seed} failed")
+        self.experiment = experiment

@@ -77,8 +77,8 @@ from IPython.display import Markdown, display
 
 from dal_core import posterior
 from dal_core.checks import check_choice
-from dal_core.experiment import Experiment
-from dal_core.models.training import PROTOCOLS, train_head
+from dal_lab.runs.settings import experiment_of
+from dal_core.models.training import Training, train_head
 from dal_core.models.heads import Head
 from dal_core.randomness import fixed_threads, generator_for
 from dal_core.strategies import names as known_strategies
@@ -140,7 +140,7 @@ print(f"preset {preset}: {', '.join(each['dataset'] for each in data)}; seeds: {
 # the black line the decision boundary, large markers with a red rim are the new samples.
 
 # %%
-moons, protocol = load("moons"), PROTOCOLS["radam"]
+moons, protocol = load("moons"), Training("radam")
 order = torch.randperm(len(moons.train_labels), generator=generator_for(1, "moons"))
 old, new = order[:12], order[12:20]
 with fixed_threads():
@@ -355,7 +355,7 @@ def curves(strategy, options=lambda name: {}):
     """Experiments of one strategy over data sets and seeds, with `options` for a data set's name."""
     fields = ("dataset", "encoder", "head")
     return [
-        Experiment(
+        experiment_of(
             **{field: each[field] for field in fields if field in each}, strategy=strategy, seed=seed, device=device,
             optimiser="radam", cycles=setting["cycles"], allow_oracle=strategy == "lookahead",
             options=options(each["dataset"]) | setting["options"],
@@ -537,7 +537,7 @@ display(Markdown("**Reading.** Mean over initial sizes and numbers of new sample
 def closer(gamma, strategy="margin", data="moons"):
     """A run in the plane that updates its head after each pick."""
     options = {"update_every": 1, "update_gamma": gamma} | setting["options"]
-    return Experiment(
+    return experiment_of(
         dataset=data, strategy=strategy, head="mlp", optimiser="radam", device="cpu", subset_size=None,
         initial_size=8, batch_size=8, cycles=1 if preset == "tiny" else 2, options=options,
     )  # fmt: skip

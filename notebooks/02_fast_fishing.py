@@ -78,7 +78,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from dal_core.checks import check_choice
-from dal_core.experiment import Experiment
+from dal_lab.runs.settings import experiment_of
 from dal_core.strategies import names as known_strategies
 from dal_lab.companion.artefacts import Report
 from dal_lab.companion.explorer import picks as explain
@@ -174,7 +174,7 @@ def curves(methods, subset_size):
     names = list(dict.fromkeys(name for each in data for name in methods(each)))
     for name in names:
         runs = [
-            Experiment(
+            experiment_of(
                 **{"cycles": setting["cycles"]}
                 | {key: value for key, value in each.items() if key != "approximations"},
                 seed=seed,
@@ -454,7 +454,7 @@ display(Markdown(
 # %%
 def closer(strategy, data="blobs"):
     """A run in the plane, small enough to look at every pick."""
-    return Experiment(
+    return experiment_of(
         dataset=data, strategy="bait" if strategy in METHODS else strategy, head="mlp", optimiser="radam", device="cpu",
         initial_size=5, batch_size=5, cycles=6, subset_size=None, options=METHODS.get(strategy, {}) | setting["options"],
     )  # fmt: skip

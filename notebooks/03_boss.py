@@ -76,7 +76,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from dal_core.checks import check_choice
-from dal_core.experiment import Experiment
+from dal_lab.runs.settings import experiment_of
 from dal_core.oracles.boss import STRATEGIES
 from dal_core.strategies import names as known_strategies
 from dal_core.strategies import needs_oracle
@@ -166,7 +166,7 @@ def curves(names, options=None, only=None, **changes):
     parts = []
     for name in names:
         runs = [
-            Experiment(
+            experiment_of(
                 **{"subset_size": None} | {key: value for key, value in each.items() if key not in NOT_OURS} | changes,
                 strategy=name, seed=seed, device=device, allow_oracle=needs_oracle(name),
                 options=setting["options"] | (each.get("judging", {}) if name in JUDGING else {}) | (options or {}),
@@ -487,7 +487,7 @@ display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n
 # %%
 def closer(data="blobs"):
     """A run in the plane, small enough to look at every candidate."""
-    return Experiment(
+    return experiment_of(
         dataset=data, strategy="boss", head="mlp", device="cpu", initial_size=5, batch_size=5, subset_size=None,
         cycles=5, allow_oracle=True, options={"num_candidates": 40, "retraining_epochs": 200} | setting["options"],
     )  # fmt: skip

@@ -74,7 +74,7 @@ from IPython.display import Markdown, display
 
 from dal_core.checks import check_choice
 from dal_core.ensembles.members import STRATEGIES
-from dal_core.experiment import Experiment
+from dal_lab.runs.settings import experiment_of
 from dal_core.strategies import names as known_strategies
 from dal_lab.companion.artefacts import Report
 from dal_lab.companion.budgets import records
@@ -163,7 +163,7 @@ for part, options in {"(c)": setting["filtering"], "(d) and (e)": setting["cheap
 def curves(name, options=None, only=None, **changes):
     """Rows of runs of a strategy for every data set and seed; `changes` are to the setting of the runs."""
     runs = [
-        Experiment(
+        experiment_of(
             **{"subset_size": None} | {key: value for key, value in each.items() if key != "ablations"} | changes,
             strategy=name, seed=seed, device=device, options=setting["options"] | (options or {}),
         )
@@ -525,7 +525,7 @@ display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n
 def closer(data="moons", alpha=0.4):
     """A run in the plane, small enough to look at every round."""
     options = {"num_batches": 27, "initial_size": 200, "alpha": alpha} | setting["options"]
-    return Experiment(
+    return experiment_of(
         dataset=data, strategy="refine", head="mlp", device="cpu", initial_size=5, batch_size=5, subset_size=None,
         cycles=2 if preset == "tiny" else 4, options=options,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from dal_core import strategies
 from dal_core.data import FeatureBank
 from dal_core.experiment import Experiment
 from dal_core.models.heads import Head
-from dal_core.models.training import PROTOCOLS, train_heads
+from dal_core.models.training import Training, train_heads
 from dal_core.snapshot import Pool
 from dal_core.strategies import registry
 from dal_lab.companion import budgets, statistics
@@ -237,7 +237,7 @@ def test_pools_heads_and_strategies_refuse_by_name(call, name):
 
 TRAINING = {
     "initial": Head(WEIGHT, WEIGHT[:, 0]), "features": FEATURES, "labels": torch.arange(N) % K,
-    "index_sets": torch.arange(8).view(2, 4), "training": dataclasses.replace(PROTOCOLS["sgd"], epochs=1),
+    "index_sets": torch.arange(8).view(2, 4), "training": dataclasses.replace(Training("sgd"), epochs=1),
     "generators": [seeded(), seeded(1)],
 }  # fmt: skip
 

@@ -19,7 +19,7 @@ from benchmarks.gpu import twins
 from dal_core import laplace, metrics, strategies
 from dal_core.experiment import Experiment
 from dal_core.models.heads import KINDS, Head
-from dal_core.models.training import PROTOCOLS, train_heads
+from dal_core.models.training import PROTOCOLS, Training, train_heads
 from dal_core.oracles.typiclass import class_balanced_select
 from dal_core.strategies.alfamix import alfamix_candidates
 from dal_core.strategies.badge import badge_embedding_norm, badge_select
@@ -217,7 +217,7 @@ def test_the_twins_pick_as_the_package_does():
 def test_heads_are_those_of_the_cpu(kind, optimiser):
     features, _ = points(n=31)
     sets = torch.stack([torch.arange(11), torch.arange(20, 31)])
-    training = dataclasses.replace(PROTOCOLS[optimiser], epochs=20, batch_size=4)
+    training = dataclasses.replace(Training(optimiser), epochs=20, batch_size=4)
 
     def trained(device):
         initial = Head.initial(kind, 5, 3, seeded(), dtype=torch.float64, device=device)

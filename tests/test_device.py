@@ -15,7 +15,7 @@ from dal_core.checks import check_memory
 from dal_core.experiment import Experiment
 from dal_core.loop import now
 from dal_core.models.heads import KINDS, Head
-from dal_core.models.training import PROTOCOLS, train_heads
+from dal_core.models.training import PROTOCOLS, Training, train_heads
 from dal_core.strategies.bait import bait_select
 from dal_core.strategies.probcover import probcover_select
 from dal_core.strategies.shared.clustering import k_means
@@ -211,7 +211,7 @@ def test_laplace_functions_are_those_of_the_cpu(device):
 def test_heads_are_those_of_the_cpu(device, kind, optimiser):
     features, _ = points(n=31)
     sets = torch.stack([torch.arange(11), torch.arange(20, 31)])
-    training = dataclasses.replace(PROTOCOLS[optimiser], epochs=7, batch_size=4)
+    training = dataclasses.replace(Training(optimiser), epochs=7, batch_size=4)
 
     def trained(features, labels, sets):
         initial = Head.initial(kind, 5, 3, seeded(), dtype=torch.float64, device=features.device)
@@ -385,5 +385,5 @@ def test_a_small_gpu_trains_fewer_heads_at_a_time(device, monkeypatch):
     for free in (original(), (4 * 2 * head_bytes, 0)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: free)
         initial = Head.initial("linear", 5, 3, seeded(), dtype=torch.float64, device=device.where)
-        train_heads(initial, features, labels, sets, PROTOCOLS["sgd"], [seeded()] * 6)
+        train_heads(initial, features, labels, sets, Training("sgd"), [seeded()] * 6)
     assert sizes == [6, 2, 2, 2]

@@ -18,7 +18,7 @@ from dal_core.data import FeatureBank
 from dal_core.devices import device_in_words, resolve_device
 from dal_core.experiment import Experiment
 from dal_core.loop import FailedRunError
-from dal_core.models.training import PROTOCOLS, train_heads
+from dal_core.models.training import Training, train_heads
 from dal_core.oracles.sas import sas
 from dal_core.randomness import generator_for
 from dal_core.snapshot import OracleSnapshot, Snapshot, long_tailed
@@ -146,10 +146,10 @@ def test_the_options_of_updates_arrive():
 def test_the_options_of_the_training_arrive():
     changes = {"learning_rate": 0.5, "weight_decay": 0.0, "training_batch_size": 7, "epochs": 2, "drop_last": False}
     expected = dataclasses.replace(
-        PROTOCOLS["sgd"], learning_rate=0.5, weight_decay=0.0, batch_size=7, epochs=2, drop_last=False
+        Training("sgd"), learning_rate=0.5, weight_decay=0.0, batch_size=7, epochs=2, drop_last=False
     )
     assert tiny(options=changes).training == expected
-    assert Experiment(optimiser="radam").training == PROTOCOLS["radam"]
+    assert Experiment(optimiser="radam").training == Training("radam")
     assert run(tiny(cycles=0, options={"learning_rate": 0.5}))["nll"][0] != run(tiny(cycles=0))["nll"][0]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dal_core.models.heads import Head
-from dal_core.models.training import PROTOCOLS, Training, train_head, train_heads
+from dal_core.models.training import Training, train_head, train_heads
 
 N, D, K, HEADS, M = 37, 5, 3, 4, 23
 KINDS, OPTIMISERS = ("linear", "mlp"), ("sgd", "radam")
@@ -22,7 +22,7 @@ def data(generator):
 
 
 def brief(protocol: str, **changes) -> Training:
-    return dataclasses.replace(PROTOCOLS[protocol], **{"batch_size": 8, "epochs": 9} | changes)
+    return dataclasses.replace(Training(protocol), **{"batch_size": 8, "epochs": 9} | changes)
 
 
 def initial(kind: str, dtype: torch.dtype = torch.float64, seed: int = 1) -> Head:
@@ -221,8 +221,8 @@ def test_training_equals_torch(kind, optimiser, drop_last, num_samples, data):
 
 
 def test_the_papers_protocols():
-    assert PROTOCOLS["radam"] == Training("radam", 1e-2, 1e-4, batch_size=64, epochs=200, drop_last=False)
-    assert PROTOCOLS["sgd"] == Training("sgd", 1e-2, 5e-4, batch_size=64, epochs=200, drop_last=True)
+    assert Training("radam") == Training("radam", 1e-2, 1e-4, batch_size=64, epochs=200, drop_last=False)
+    assert Training("sgd") == Training("sgd", 1e-2, 5e-4, batch_size=64, epochs=200, drop_last=True)
 
 
 @pytest.mark.parametrize(

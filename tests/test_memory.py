@@ -10,7 +10,7 @@ import torch
 from dal_core.checks import check_memory
 from dal_core.laplace import precision_matrix, sample_weights, second_order_weights
 from dal_core.models.heads import Head
-from dal_core.models.training import PROTOCOLS, train_heads
+from dal_core.models.training import Training, train_heads
 from dal_core.oracles.lookahead import candidate_batches
 from dal_core.snapshot import Snapshot
 
@@ -43,7 +43,7 @@ def test_heads_trained_at_once(little_memory, generator):
     initial = Head.initial("linear", 5, 3, generator)
     sets, generators = torch.zeros(20, 1, dtype=torch.int64), [torch.Generator() for _ in range(20)]
     with pytest.raises(ValueError, match=r"shape \(20, 3, 5\) needs 1,200 bytes.*train fewer heads at once"):
-        train_heads(initial, torch.ones(2, 5), torch.tensor([0, 1]), sets, PROTOCOLS["sgd"], generators)
+        train_heads(initial, torch.ones(2, 5), torch.tensor([0, 1]), sets, Training("sgd"), generators)
 
 
 def test_updated_weights_of_candidates(little_memory):

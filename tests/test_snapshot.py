@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dal_core.models.heads import Head
-from dal_core.models.training import PROTOCOLS
+from dal_core.models.training import Training
 from dal_core.snapshot import LabelledSet, OracleSnapshot, Pool, Snapshot, long_tailed
 
 
@@ -151,7 +151,7 @@ def test_ground_truth_is_in_the_oracle_snapshot_alone():
 def oracle_snapshot(*, hidden_layer: bool = False, **changes) -> OracleSnapshot:
     """With what a head of 7 hidden units takes, or a linear one."""
     draw = torch.Generator().manual_seed(1)
-    plain = snapshot(training=PROTOCOLS["radam"])
+    plain = snapshot(training=Training("radam"))
     values = {field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)}
     values |= {"hidden_labels": torch.arange(11) % 3}
     inputs = torch.randn(6, 2, generator=draw)

@@ -9,7 +9,7 @@ import torch
 from dal_core import strategies
 from dal_core.experiment import Experiment
 from dal_core.models.heads import Head
-from dal_core.models.training import PROTOCOLS
+from dal_core.models.training import Training
 from dal_core.snapshot import LabelledSet, OracleSnapshot, Snapshot
 from dal_core.updates import Updates, select_sequentially
 from dal_lab.runs.study import run
@@ -154,7 +154,7 @@ def test_inputs_are_left_alone(name):
     assert len(copies) == (6 if name in ORDINARY else 11)
     for key, value in tensors(snapshot).items():
         assert torch.equal(value, copies[key]), key
-    assert snapshot.training == PROTOCOLS["sgd"]
+    assert snapshot.training == Training("sgd")
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -223,9 +223,9 @@ def test_how_the_head_was_trained_and_in_which_cycle_is_known_within_a_batch():
         seen.append((snapshot.training, snapshot.cycle, len(snapshot.features)))
         return torch.arange(batch_size)
 
-    taken = dataclasses.replace(snapshot_of(), training=PROTOCOLS["radam"], cycle=2)
+    taken = dataclasses.replace(snapshot_of(), training=Training("radam"), cycle=2)
     select_sequentially(spy, taken, 3, torch.Generator(), torch.zeros_like, Updates(every=1))
-    assert seen == [(PROTOCOLS["radam"], 2, size) for size in (37, 36, 35)]
+    assert seen == [(Training("radam"), 2, size) for size in (37, 36, 35)]
 
 
 @pytest.mark.parametrize("name", ALL)

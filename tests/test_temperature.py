@@ -5,7 +5,7 @@ import torch
 from samples import seeded, snapshot_of, work_in_blocks
 
 from dal_core.metrics import ece
-from dal_core.models.training import PROTOCOLS
+from dal_core.models.training import PROTOCOLS, Training
 from dal_core.strategies.shared import temperature as module
 from dal_core.strategies.shared.temperature import TEMPERATURES, calibrating_temperature, held_out_temperature
 
@@ -66,7 +66,7 @@ def test_temperature_is_found_on_a_fifth_that_the_layer_was_not_trained_on(monke
 
     monkeypatch.setattr(module, "train_head", training)
     monkeypatch.setattr(module, "calibrating_temperature", temperature)
-    protocol = dataclasses.replace(PROTOCOLS["radam"], epochs=3)
+    protocol = dataclasses.replace(Training("radam"), epochs=3)
     taken = snapshot_of(training=protocol)
     found = held_out_temperature(taken, seeded())
     (initial, head, features, indices, used), (logits, labels) = seen
@@ -84,7 +84,7 @@ def test_temperature_is_found_on_a_fifth_that_the_layer_was_not_trained_on(monke
 
 def test_the_temperature_follows_how_the_head_is_trained():
     taken = snapshot_of(m=60)
-    found = {held_out_temperature(dataclasses.replace(taken, training=PROTOCOLS[name]), seeded()) for name in PROTOCOLS}
+    found = {held_out_temperature(dataclasses.replace(taken, training=Training(name)), seeded()) for name in PROTOCOLS}
     assert len(found) == 2
 
 

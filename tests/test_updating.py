@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dal_core.models.training import PROTOCOLS
+from dal_core.models.training import Training
 from dal_lab.runs.study import canonical, run
 from dal_lab.studies.updating import GRADIENT_SAMPLES, UpdateStudy, compared, tuned
 
@@ -202,8 +202,8 @@ def test_a_study_is_stored_under_what_was_written():
 
 
 def test_training_is_the_papers_protocol_with_changes():
-    assert UpdateStudy().training == PROTOCOLS["radam"]
-    assert tiny().training == dataclasses.replace(PROTOCOLS["radam"], epochs=5)
+    assert UpdateStudy().training == Training("radam")
+    assert tiny().training == dataclasses.replace(Training("radam"), epochs=5)
 
 
 @pytest.mark.usefixtures("unchecked")  # as users run the package

@@ -18,7 +18,7 @@ from dal_core.ensembles.filtering import Filtered, progressive_filter, shared_op
 from dal_core.ensembles.members import STRATEGIES
 from dal_core.ensembles.refine import refine
 from dal_core.models.heads import Head
-from dal_core.models.training import PROTOCOLS
+from dal_core.models.training import Training
 from dal_core.randomness import generator_for
 from dal_core.snapshot import Snapshot
 from dal_core.strategies.herding import nearest_pair_gamma
@@ -138,7 +138,7 @@ def removals(*, small: bool) -> Case:
     size, epochs = FILTERED.fitted(small=small), 2 if small else EPOCHS
     at, heads = size.snapshot(), 15
     start = Head.initial("linear", size.d, size.k, generator_for(0, "head"))
-    training = dataclasses.replace(PROTOCOLS["sgd"], epochs=epochs)
+    training = dataclasses.replace(Training("sgd"), epochs=epochs)
 
     def plain() -> None:
         for _ in range(MEASURED):

@@ -29,7 +29,7 @@ from dal_core.laplace import (
     second_order_weights,
 )
 from dal_core.models.heads import Head
-from dal_core.models.training import PROTOCOLS, Training, train_head, train_heads
+from dal_core.models.training import Training, train_head, train_heads
 from dal_core.randomness import choose, generator_for
 
 BANKING = Size(n=2000, m=377, b=100)
@@ -66,7 +66,7 @@ def learned(size: Size, num_samples: int, likelihood: str = "gaussian") -> Learn
     features, labels = clustered(num_samples, generator_for(0, "features"), num_classes=size.k, num_features=size.d)
     start = Head.initial("linear", size.d, size.k, generator_for(0, "head"), dtype=features.dtype)
     indices = torch.arange(size.m)
-    head = train_head(start, features, labels, indices, PROTOCOLS["sgd"], generator_for(0, "minibatches"))
+    head = train_head(start, features, labels, indices, Training("sgd"), generator_for(0, "minibatches"))
     known = features[: size.m]
     precision = precision_matrix(known, head.logits(known), likelihood=likelihood)
     return Learned(features, labels, head, covariance_matrix(precision))
@@ -111,7 +111,7 @@ def read_once(size: Size, *names: str) -> dict[str, float]:
 def one_head(*, small: bool) -> Case:
     """`train_head`, against nn.Linear, torch.optim.SGD and a DataLoader."""
     size = BANKING.fitted(small=small)
-    training = dataclasses.replace(PROTOCOLS["sgd"], epochs=2 if small else 200)
+    training = dataclasses.replace(Training("sgd"), epochs=2 if small else 200)
     start, features, labels = _untrained(size, size.m)
     indices = torch.arange(size.m)
     _check_training(start, features, labels, indices.unsqueeze(0), training)
@@ -128,7 +128,7 @@ def many_heads(*, small: bool) -> Case:
     """`train_heads`, against a loop over heads as in `one_head`, of which a part is measured."""
     size = dataclasses.replace(BANKING, m=427).fitted(small=small)
     num_heads, epochs = (6, 2) if small else (100, 50)
-    training = dataclasses.replace(PROTOCOLS["sgd"], epochs=epochs)
+    training = dataclasses.replace(Training("sgd"), epochs=epochs)
     start, features, labels = _untrained(size, size.n)
     sets = torch.stack([choose(size.n, size.m, generator_for(0, "set", i)) for i in range(num_heads)])
     _check_training(start, features, labels, sets[:HEADS_MEASURED], training)

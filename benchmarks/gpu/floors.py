@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from benchmarks.gpu.pools import Size
 from benchmarks.rates import FLOAT, Phase, Rates, measure, seconds
 from dal_core.ensembles.members import STRATEGIES
-from dal_core.models.training import PROTOCOLS
+from dal_core.models.training import Training
 
 __all__ = ["Phase", "Rates", "bait", "boss", "measure", "query", "refine", "seconds"]
 
@@ -44,7 +44,7 @@ def refine(size: Size, pool_sizes: Sequence[int]) -> list[Phase]:
     """
     k, d, m = size.num_classes, size.num_features, size.num_labelled
     options = {"depth": 5, "num_batches": 100, "alpha": 0.4, "initial_size": 5000} | size.refine
-    training = PROTOCOLS["sgd"].epochs * _seen_an_epoch(m - m // 5)
+    training = Training("sgd").epochs * _seen_an_epoch(m - m // 5)
     phases = [Phase(operations=4.0 * training * k * d)]
     queries = max(1, options["num_batches"] // len(STRATEGIES))
     pools = [size.num_pool, *pool_sizes]
@@ -74,4 +74,4 @@ def query(strategy: str, part: int, size: Size) -> Phase:
 
 def _seen_an_epoch(num_samples: int) -> int:
     """Samples of an epoch of the protocol that BoSS and REFINE train by."""
-    return sum(rows.stop - rows.start for rows in PROTOCOLS["sgd"].minibatches(num_samples))
+    return sum(rows.stop - rows.start for rows in Training("sgd").minibatches(num_samples))

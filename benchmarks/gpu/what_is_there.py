@@ -14,7 +14,7 @@ import torch
 from benchmarks.gpu import machine
 from benchmarks.gpu.settings import Item, Result, Settings, Skipped
 from dal_core.models.heads import Head
-from dal_core.models.training import PROTOCOLS, train_head
+from dal_core.models.training import PROTOCOLS, Training, train_head
 from dal_core.randomness import generator_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,7 +96,7 @@ def _trained(device: torch.device, optimiser: str) -> Head:
     features, labels = torch.randn(200, 64, generator=draw), torch.randint(10, (200,), generator=draw)
     start = Head.initial("linear", 64, 10, generator_for(0, "head"), device=device)
     everything = torch.arange(200, device=device)
-    training = dataclasses.replace(PROTOCOLS[optimiser], epochs=EPOCHS)
+    training = dataclasses.replace(Training(optimiser), epochs=EPOCHS)
     shuffle = generator_for(0, "minibatches")
     return train_head(start, features.to(device), labels.to(device), everything, training, shuffle)
 

@@ -5,18 +5,21 @@ Axes: n unlabelled, m labelled, h of them hidden, u union of the batches, a stra
 """
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dal_core.context import Context
 from dal_core.contracts import BatchSize, Below, Positive, Size, checked
+from dal_core.data import FeatureData
 from dal_core.ensembles.members import STRATEGIES, proposals
 from dal_core.models.heads import Head
+from dal_core.models.learners import last_layer_learner
 from dal_core.models.training import OPTIMISERS, train_head
 from dal_core.randomness import choose, fixed_threads, generators_from
-from dal_core.snapshot import Snapshot
+from dal_core.snapshot import LastLayer, with_model
 from dal_core.strategies.registry import register
 from dal_core.strategies.uncertainty import highest
 
@@ -27,14 +30,14 @@ RESOLUTION = 2.0**-30  # of scores: smaller differences are rounding, and must n
 @register("autoal")
 @checked
 def autoal(
-    snapshot: Snapshot,
+    snapshot: LastLayer,
     batch_size: BatchSize,
     generator: torch.Generator,
     *,
     strategies: Sequence[str] = STRATEGIES,
     steps: Size = 200,
     learning_rate: Positive = 1e-3,
-    record: dict[str, Any] | None = None,
+    context: Context | None = None,
 ) -> Int[Tensor, " b"]:
     """Pick of the union of all strategies' batches the instances with the highest scores of a search network.
 
@@ -56,7 +59,7 @@ def autoal(
     Args:
         steps: of each network.
         learning_rate: of both.
-        record: filled with the mean weight of each strategy on the picked instances.
+        context: its record gets the mean weight of each strategy on the picked instances.
 
     Raises:
         ValueError, RuntimeError: if a strategy refuses the snapshot or fails, naming it.
@@ -70,13 +73,13 @@ def autoal(
         weights = search_net.logits(_standardised(snapshot.features[union], snapshot)).softmax(dim=1)
     scores = (weights * _chosen_by(union, batches)).sum(dim=1)
     best = highest((scores / RESOLUTION).round(), batch_size)
-    if record is not None:
-        record |= dict(zip(strategies, weights[best].mean(dim=0).tolist(), strict=True))
+    if context is not None:
+        context.record |= dict(zip(strategies, weights[best].mean(dim=0).tolist(), strict=True))
     return union[best]
 
 
 @checked
-def simulated_cycle(snapshot: Snapshot, generator: torch.Generator) -> tuple[Snapshot, Int[Tensor, " h"]]:
+def simulated_cycle(snapshot: LastLayer, generator: torch.Generator) -> tuple[LastLayer, Int[Tensor, " h"]]:
     """Return a cycle in which a random half of the labelled instances is the pool, and the true labels of that half.
 
     Its head is trained on the other half as the run's head was. It is linear even where that one has a hidden layer:
@@ -85,11 +88,13 @@ def simulated_cycle(snapshot: Snapshot, generator: torch.Generator) -> tuple[Sna
     features, labels = snapshot.labelled_features, snapshot.labels
     order = choose(len(labels), len(labels), generator).to(labels.device)
     hidden, known = order[: len(labels) // 2], order[len(labels) // 2 :]
-    initial = snapshot.initial
-    if initial is None or initial.hidden_weight is not None:
+    learner = last_layer_learner(snapshot)
+    if learner is snapshot.learner:
+        initial = learner.initial(features, snapshot.num_classes, snapshot.draw)
+    else:
         initial = Head.new_layer(features, snapshot.num_classes, generator, torch.float64)
-    head = train_head(initial, features, labels, known, snapshot.training, generator)
-    cycle = Snapshot(
+    head = train_head(initial, features, labels, known, learner.training, generator)
+    cycle = with_model(LastLayer)(
         features=features[hidden],
         logits=head.logits(features[hidden]),
         labelled_features=features[known],
@@ -97,9 +102,12 @@ def simulated_cycle(snapshot: Snapshot, generator: torch.Generator) -> tuple[Sna
         labels=labels[known],
         weight=head.weight,
         bias=head.bias,
-        training=snapshot.training,
-        initial=initial,
         cycle=snapshot.cycle,
+        instances=hidden,
+        labelled=known,
+        data=FeatureData(features),
+        learner=learner,
+        draw=snapshot.draw,
     )
     return cycle, labels[hidden]
 
@@ -143,7 +151,7 @@ def train_search_net(
 
 
 def _searched(
-    snapshot: Snapshot, strategies: Sequence[str], steps: int, learning_rate: float, generator: torch.Generator
+    snapshot: LastLayer, strategies: Sequence[str], steps: int, learning_rate: float, generator: torch.Generator
 ) -> Head:
     """The search network after a simulated cycle in which every strategy queries half of the hidden instances."""
     simulated, labels = simulated_cycle(snapshot, generator)
@@ -157,7 +165,7 @@ def _chosen_by(positions: Int[Tensor, " p"], batches: Int[Tensor, "a b"]) -> Boo
     return torch.stack([torch.isin(positions, batch) for batch in batches], dim=1)
 
 
-def _standardised(features: Float[Tensor, "p d"], snapshot: Snapshot) -> Float[Tensor, "p d"]:
+def _standardised(features: Float[Tensor, "p d"], snapshot: LastLayer) -> Float[Tensor, "p d"]:
     """In float64, shifted and scaled so that the labelled ones have mean 0 and variance 1, one for all coordinates.
 
     One learning rate then suits all encoders.

@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dal_core.checks import check_choice
+from dal_core.context import Context
 from dal_core.contracts import BatchSize, Count, Share, Size, checked
 from dal_core.ensembles.filtering import Filtered, progressive_filter, shared_options
 from dal_core.ensembles.members import STRATEGIES
@@ -29,13 +30,14 @@ def refine(
     initial_size: Count = 5000,
     largest_pool: Count = 10_000,
     final_strategy: str = "unc_herding",
-    record: dict[str, Any] | None = None,
+    context: Context | None = None,
 ) -> Int[Tensor, " b"]:
     """Pick the batch of `final_strategy`, an ordinary strategy, from what `progressive_filter` leaves of the pool.
 
     Args:
         strategies, depth, num_batches, alpha, initial_size, largest_pool: of the filter.
-        record: filled with the sizes of the pool after each round, and how many instances had to be topped up.
+        context: its record gets the sizes of the pool after each round, and how many instances had to be topped up, its
+            trace the rounds.
 
     Raises:
         ValueError, RuntimeError: as `progressive_filter`.
@@ -44,8 +46,9 @@ def refine(
         snapshot, batch_size, generator, strategies=strategies, depth=depth, num_batches=num_batches, alpha=alpha,
         initial_size=initial_size, largest_pool=largest_pool, final_strategy=final_strategy,
     )  # fmt: skip
-    if record is not None:
-        record |= {"pool_sizes": list(filtered.sizes), "topped_up": filtered.topped_up}
+    if context is not None:
+        context.trace["rounds"] = filtered
+        context.record |= {"pool_sizes": list(filtered.sizes), "topped_up": filtered.topped_up}
     positions = filtered.positions.to(snapshot.features.device)
     return positions[registry.query(final, snapshot.at(positions), batch_size, generator)]
 

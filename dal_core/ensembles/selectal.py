@@ -5,19 +5,18 @@ What is worth labelling next is what hurts most when it is taken away from what 
 Axes: m labelled, q labelled and not held out, r of them left for training, k classes, d features.
 """
 
-import dataclasses
 import itertools
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dal_core.context import Context
 from dal_core.contracts import BatchSize, Between, Count, Size, checked
-from dal_core.models.heads import Head
-from dal_core.models.training import train_heads
+from dal_core.models.learners import fit, in_order
 from dal_core.randomness import choose, generators_from, integer_seed
-from dal_core.snapshot import Snapshot
+from dal_core.snapshot import WithModel
 from dal_core.strategies import registry
 from dal_core.strategies.shared.clustering import typicality
 
@@ -28,14 +27,14 @@ NUM_NEIGHBOURS = 20
 @registry.register("selectal")
 @checked
 def selectal(
-    snapshot: Snapshot,
+    snapshot: WithModel,
     batch_size: BatchSize,
     generator: torch.Generator,
     *,
     share: Annotated[float, Between(0, 1 / 3, "high")] = 0.05,
     num_splits: Count = 5,
     retraining_epochs: Size = 50,
-    record: dict[str, Any] | None = None,
+    context: Context | None = None,
 ) -> Int[Tensor, " b"]:
     """Pick the batch of TypiClust at a low budget, of BADGE at a high one, and a random one in between.
 
@@ -46,7 +45,7 @@ def selectal(
 
     Args:
         share: of the labelled instances, at least one instance.
-        record: filled with the regime and the accuracy without each of the sets.
+        context: its record gets the regime and the accuracy without each of the sets.
 
     Raises:
         ValueError: if fewer than 3 instances are labelled.
@@ -56,13 +55,13 @@ def selectal(
     accuracies = _accuracies_without(snapshot, share, num_splits, retraining_epochs, generator)
     worst = (accuracies == accuracies.min()).nonzero().flatten()
     regime = list(REGIMES)[int(worst[torch.randint(len(worst), (), generator=generator)])]
-    if record is not None:
-        record |= {"regime": regime, "accuracies": dict(zip(REGIMES, accuracies.tolist(), strict=True))}
+    if context is not None:
+        context.record |= {"regime": regime, "accuracies": dict(zip(REGIMES, accuracies.tolist(), strict=True))}
     return registry.get(REGIMES[regime])(snapshot, batch_size, generator)
 
 
 def _accuracies_without(
-    snapshot: Snapshot, share: float, num_splits: int, epochs: int, generator: torch.Generator
+    snapshot: WithModel, share: float, num_splits: int, epochs: int, generator: torch.Generator
 ) -> Float[Tensor, " 3"]:
     """Accuracy on all that is held out, of heads that lack the random, the typical and the atypical instances."""
     labels = snapshot.labels
@@ -74,21 +73,17 @@ def _accuracies_without(
         kept += [_without(snapshot, order[count:], count, regime) for regime in REGIMES]
         # The heads of a split see minibatches in the same order, so that none of them is better by a lucky one.
         seeds += [integer_seed(own)] * len(REGIMES)
-    features = snapshot.labelled_features
-    initial = snapshot.initial or Head.new_layer(features, snapshot.num_classes, generator, torch.float64)
-    inputs = features if initial.hidden_weight is None else snapshot.labelled_inputs
-    assert inputs is not None, "a snapshot of a head with a hidden layer has its inputs"
-    training = dataclasses.replace(snapshot.training, epochs=epochs)
-    orders = [torch.Generator().manual_seed(seed) for seed in seeds]
-    heads = train_heads(initial, inputs, labels, torch.stack(kept), training, orders)
-    # Counts, because rounding would tell equal means apart.
-    hits = [
-        (heads.unstacked(i).logits(inputs[rows]).argmax(dim=1) == labels[rows]).sum() for i, rows in enumerate(held_out)
-    ]
+    draws = [in_order(snapshot, seed) for seed in seeds]
+    models = fit(snapshot, [snapshot.labelled[each] for each in kept], [labels[each] for each in kept], draws, epochs)
+    hits = []  # Counts, because rounding would tell equal means apart.
+    for model, rows in zip(models, held_out, strict=True):
+        logits = model.outputs(snapshot.data.inputs(snapshot.labelled[rows])).logits
+        assert logits is not None, "SelectAL asks for a classifier"
+        hits.append((logits.argmax(dim=1) == labels[rows]).sum())
     return torch.stack(hits).view(num_splits, len(REGIMES)).sum(dim=0).cpu().double() / (num_splits * count)
 
 
-def _without(snapshot: Snapshot, positions: Int[Tensor, " q"], count: int, regime: str) -> Int[Tensor, " r"]:
+def _without(snapshot: WithModel, positions: Int[Tensor, " q"], count: int, regime: str) -> Int[Tensor, " r"]:
     """`positions`, in random order, without `count` of them, taken from the classes in turn, the largest class first.
 
     Of equally large classes it is the turn of the one that comes first in `positions`, so that whatever the regime,

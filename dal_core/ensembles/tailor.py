@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dal_core.context import Context
 from dal_core.contracts import BatchSize, Count, Fraction, checked
 from dal_core.ensembles.members import STRATEGIES, proposals
 from dal_core.randomness import integer_seed
@@ -28,8 +29,7 @@ def tailor(
     *,
     strategies: Sequence[str] = STRATEGIES,
     decay: Fraction = 0.9,
-    memory: dict[str, Any] | None = None,
-    record: dict[str, Any] | None = None,
+    context: Context | None = None,
 ) -> Int[Tensor, " b"]:
     """Pick one instance after another, each the next one of a strategy that Thompson sampling draws.
 
@@ -41,15 +41,14 @@ def tailor(
     y of what a strategy brought are known, c_a becomes 1 + decay (c_a - 1) + sum onehot(y).
 
     Args:
-        memory: kept from one acquisition to the next by the run: the counts, and who brought the last batch, whose
-            labels are the last ones in the snapshot. Without it the counts are 1.
-        record: filled with how many instances each strategy brought.
+        context: its memory keeps the counts, and who brought the last batch, whose labels are the last ones in the
+            snapshot; without it the counts are 1. Its record gets how many instances each strategy brought.
 
     Raises:
         ValueError, RuntimeError: if a strategy refuses the snapshot or fails, naming it.
     """
-    memory = {} if memory is None else memory
-    counts = _counts(snapshot, len(strategies), decay, memory)
+    context = context or Context()
+    counts = _counts(snapshot, len(strategies), decay, context.memory)
     rewards = class_rewards(snapshot.labels, snapshot.num_classes)
     draws = np.random.default_rng(integer_seed(generator))  # torch draws no gammas from a generator of one's own
     queues = proposals(snapshot, batch_size, strategies, generator, "on the pool").tolist()
@@ -59,10 +58,9 @@ def tailor(
         drawn = int((gammas / gammas.sum(dim=1, keepdim=True) @ rewards).argmax())
         # A queue never runs dry: it holds batch_size distinct instances, and fewer are picked.
         picked[next(place for place in queues[drawn] if place not in picked)] = drawn
-    memory |= {"counts": counts, "suppliers": list(picked.values())}
-    if record is not None:
-        suppliers = [strategies[a] for a in picked.values()]
-        record |= {name: suppliers.count(name) for name in strategies}
+    context.memory |= {"counts": counts, "suppliers": list(picked.values())}
+    suppliers = [strategies[a] for a in picked.values()]
+    context.record |= {name: suppliers.count(name) for name in strategies}
     return torch.tensor(list(picked), device=snapshot.features.device)
 
 

@@ -42,7 +42,7 @@ class Head:
     @checked
     def initial(
         cls, kind: Kind, num_features: Count, num_classes: Count, generator: torch.Generator, *,
-        dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
+        hidden: Count = HIDDEN_UNITS, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
     ) -> "Head":  # fmt: skip
         """A head with PyTorch's default initialisation, uniform in +-1/sqrt(fan in), drawn from `generator`."""
 
@@ -54,9 +54,8 @@ class Head:
         if kind == "linear":
             weight = uniform(num_classes, num_features, fan_in=num_features)
             return cls(weight, uniform(num_classes, fan_in=num_features))
-        hidden_weight = uniform(HIDDEN_UNITS, num_features, fan_in=num_features)
-        hidden_bias = uniform(HIDDEN_UNITS, fan_in=num_features)
-        return cls(uniform(num_classes, HIDDEN_UNITS, fan_in=HIDDEN_UNITS), None, hidden_weight, hidden_bias)
+        hidden_weight, hidden_bias = (uniform(hidden, *width, fan_in=num_features) for width in ((num_features,), ()))
+        return cls(uniform(num_classes, hidden, fan_in=hidden), None, hidden_weight, hidden_bias)
 
     @classmethod
     def new_layer(

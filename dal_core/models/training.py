@@ -6,7 +6,7 @@ Axes: e heads trained together, n pool, m labelled, b minibatch, k classes, d fe
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -22,18 +22,35 @@ LARGEST_RATE = 1e30  # float32 ends at 3e38, and nothing is learnt at rates far 
 BLOCK_BYTES = {"cpu": 8 * 2**20, "cuda": 2 * 2**30}
 
 
+# What the tables of the papers fix beside the optimiser: RAdam is that of Laplace updates and Fast Fishing, SGD that of
+# BoSS and REFINE.
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "sgd": {"weight_decay": 5e-4, "drop_last": True},
+    "radam": {"weight_decay": 1e-4, "drop_last": False},
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How a head is trained. `drop_last` leaves out an epoch's last incomplete minibatch, unless it is the only one."""
+    """How a head is trained; what is None is that of the papers' protocol with the optimiser.
 
-    optimiser: Literal["sgd", "radam"]
-    learning_rate: Annotated[float, Between(0, LARGEST_RATE, "high")]
-    weight_decay: Annotated[float, Between(0, LARGEST_RATE, "both")]
+    `drop_last` leaves out an epoch's last incomplete minibatch, unless it is the only one.
+
+    >>> Training("radam").weight_decay
+    0.0001
+    """
+
+    optimiser: Literal["sgd", "radam"] = "sgd"
+    learning_rate: Annotated[float, Between(0, LARGEST_RATE, "high")] = 1e-2
+    weight_decay: Annotated[float, Between(0, LARGEST_RATE, "both")] = None  # type: ignore[assignment]
     batch_size: Count = 64
     epochs: Size = 200
-    drop_last: bool = False
+    drop_last: bool = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        for name, value in PROTOCOLS.get(self.optimiser, {}).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         check_fields(self)
 
     def minibatches(self, num_samples: int) -> list[slice]:
@@ -118,7 +135,7 @@ def train_head(
     >>> draw = torch.Generator().manual_seed(0)
     >>> features = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
     >>> initial = Head.initial("linear", num_features=2, num_classes=2, generator=draw)
-    >>> head = train_head(initial, features, torch.tensor([0, 1, 0, 1]), torch.arange(4), PROTOCOLS["sgd"], draw)
+    >>> head = train_head(initial, features, torch.tensor([0, 1, 0, 1]), torch.arange(4), Training(), draw)
     >>> head.logits(features).argmax(dim=1).tolist()
     [0, 1, 0, 1]
     """
@@ -248,9 +265,3 @@ def _radam(
 
 
 OPTIMISERS: dict[str, Callable[[list[Tensor], list[Tensor]], Step]] = {"sgd": _sgd, "radam": _radam}
-
-PROTOCOLS = {
-    # The tables of the papers: RAdam for Laplace updates and Fast Fishing, SGD for BoSS and REFINE.
-    "radam": Training("radam", learning_rate=1e-2, weight_decay=1e-4),
-    "sgd": Training("sgd", learning_rate=1e-2, weight_decay=5e-4, drop_last=True),
-}

@@ -8,16 +8,17 @@ Axes: t candidates, b batch, n unlabelled.
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from dal_core.context import Context
 from dal_core.contracts import BatchSize, Count, Positive, Size, checked
 from dal_core.oracles.judging import Judgement, LookAhead, Loss, PerformanceOn, Retraining, best_of, current_loss, judge
 from dal_core.randomness import choose, generators_from
-from dal_core.snapshot import OracleSnapshot
+from dal_core.snapshot import Truth
 from dal_core.strategies import registry
 
 STRATEGIES = (
@@ -38,7 +39,7 @@ class Candidates(NamedTuple):
 @registry.register("boss")
 @checked
 def boss(
-    snapshot: OracleSnapshot,
+    snapshot: Truth,
     batch_size: BatchSize,
     generator: torch.Generator,
     *,
@@ -52,7 +53,7 @@ def boss(
     label_draws: Count = 10,
     gamma: Positive = 10.0,
     prior_precision: Positive = 1.0,
-    record: dict[str, Any] | None = None,
+    context: Context | None = None,
 ) -> Int[Tensor, " b"]:
     """Pick the candidate batch after which a head has the smallest loss; the generator decides between equal ones.
 
@@ -64,8 +65,8 @@ def boss(
         strategies: names of ordinary strategies, and the class-aware ones.
         loss, look_ahead, retraining, performance_on, retraining_epochs, label_draws, gamma, prior_precision: how
             candidates are judged (`Judgement`).
-        record: filled with the supplier of the batch, the loss before and after, and strategy and loss of each
-            candidate.
+        context: its record gets the supplier of the batch, the loss before and after, and strategy and loss of each
+            candidate, its trace the candidate batches.
 
     Raises:
         ValueError: if the snapshot has nothing to judge by.
@@ -76,22 +77,22 @@ def boss(
         loss, look_ahead, retraining, performance_on, retraining_epochs, label_draws, gamma, prior_precision
     )
     registry.check_strategies(strategies, [*registry.names(oracle=False), *CLASS_AWARE])
-    loss_before = current_loss(
-        snapshot, judgement
-    )  # It refuses what the snapshot lacks before candidates are computed.
+    # It refuses what the snapshot lacks before candidates are computed.
+    loss_before = current_loss(snapshot, judgement)
     found, judging = draw_candidates(snapshot, batch_size, generator, num_candidates, strategies)
     losses = judge(snapshot, found.batches, judgement, judging)
     best = best_of(losses, judging)
-    if record is not None:
-        record |= {"supplier": found.strategies[best], "loss_before": loss_before}
-        record |= {"loss_after": losses[best].item(), "strategies": found.strategies, "losses": losses.tolist()}
-        record |= {"failures": found.failures} if found.failures else {}
+    if context is not None:
+        context.trace["candidates"] = found
+        context.record |= {"supplier": found.strategies[best], "loss_before": loss_before}
+        context.record |= {"loss_after": losses[best].item(), "strategies": found.strategies, "losses": losses.tolist()}
+        context.record |= {"failures": found.failures} if found.failures else {}
     return found.batches[best]
 
 
 @checked
 def draw_candidates(
-    snapshot: OracleSnapshot,
+    snapshot: Truth,
     batch_size: BatchSize,
     generator: torch.Generator,
     num_candidates: Count | None = 100,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dal_core.contracts import BatchSize, Count, checked
 from dal_core.oracles.typiclass import class_balanced_select
-from dal_core.snapshot import OracleSnapshot
+from dal_core.snapshot import Truth
 from dal_core.strategies.dropquery import CANDIDATES_A_PICK, Dropout, dropquery_candidates
 from dal_core.strategies.registry import register
 
@@ -14,7 +14,7 @@ from dal_core.strategies.registry import register
 @register("dropqueryclass")
 @checked
 def dropqueryclass(
-    snapshot: OracleSnapshot,
+    snapshot: Truth,
     batch_size: BatchSize,
     generator: torch.Generator,
     *,

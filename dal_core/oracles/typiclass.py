@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dal_core.contracts import BatchSize, Below, checked
-from dal_core.snapshot import OracleSnapshot
+from dal_core.snapshot import Truth
 from dal_core.strategies.registry import register
 from dal_core.strategies.shared.clustering import first_of_smallest
 
@@ -21,7 +21,7 @@ TIE = 1e-12  # Relative to the largest squared norm: squared distances in float6
 @register("typiclass")
 @checked
 def typiclass(
-    snapshot: OracleSnapshot,
+    snapshot: Truth,
     batch_size: BatchSize,
     generator: torch.Generator,  # noqa: ARG001
 ) -> Int[Tensor, " b"]:

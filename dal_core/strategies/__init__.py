@@ -14,25 +14,16 @@ from dal_core.strategies import (
     uncertainty,
 )
 from dal_core.strategies.registry import (
-    ACQUISITION_SIZE,
-    MEMORY,
-    RECORD,
     get,
     members,
     names,
     needs_oracle,
     option_names,
-    plans_ahead,
     query,
-    records,
     register,
-    remembers,
 )
 
 __all__ = [
-    "ACQUISITION_SIZE",
-    "MEMORY",
-    "RECORD",
     "alfamix",
     "badge",
     "bait",
@@ -46,12 +37,9 @@ __all__ = [
     "names",
     "needs_oracle",
     "option_names",
-    "plans_ahead",
     "probcover",
     "query",
-    "records",
     "register",
-    "remembers",
     "typiclust",
     "uncertainty",
 ]

@@ -1,18 +1,18 @@
 """Strategies by name.
 
 A strategy is a function `strategy(snapshot, batch_size, generator, **options) -> LongTensor [b]` of distinct positions
-in the snapshot's unlabelled instances, in the order of picking. One whose snapshot argument is annotated
-`OracleSnapshot` needs ground truth, and is refused wherever that was not asked for.
+in the snapshot's unlabelled instances, in the order of picking. The annotation of its snapshot argument is the least
+view that it needs; one that asks for `Truth` is refused wherever that was not allowed.
 
-A strategy with something to tell about its choice has the keyword `record`, a dictionary that it fills. One with the
-keyword `memory` finds there, in a dictionary that a run keeps, what it left there at the acquisition before. One with
-the keyword `acquisition_size` plans a whole run ahead: its batch is an order, to be bought so many instances at a time.
-An ensemble has the option `strategies`, the names of those that it is made of.
+A strategy with the keyword `context` is passed what it may know of its run, and leaves there what it wants to tell
+(`context.Context`). An ensemble has the option `strategies`, the names of those that it is made of.
 """
 
+import dataclasses
 import functools
 import importlib
 import inspect
+import itertools
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,13 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dal_core import snapshot as snapshots
 from dal_core.checks import check_choice, check_text, shown, suggestion
+from dal_core.context import Context, Question
 from dal_core.contracts import BatchSize, checked
-from dal_core.snapshot import OracleSnapshot, Snapshot
+from dal_core.snapshot import Snapshot, Truth
 
 Strategy = Callable[..., Tensor]
 PACKAGE = __name__.split(".")[0]
-RECORD, MEMORY, ACQUISITION_SIZE = "record", "memory", "acquisition_size"  # keywords that are no options
+CONTEXT = "context"  # a keyword that is no option
 
 _HOMES = ("dal_core.strategies", "dal_core.oracles", "dal_core.ensembles")  # Importing one registers what it holds.
 _STRATEGIES: dict[str, Strategy] = {}
@@ -130,34 +132,30 @@ def names(*, oracle: bool | None = None) -> list[str]:
     return sorted(name for name in _registered() if oracle is None or needs_oracle(name) == oracle)
 
 
-def needs_oracle(name: str) -> bool:
-    """Whether the strategy asks for an OracleSnapshot."""
-    strategy = _find(name)
+def needed_view(name: str) -> type[Snapshot]:
+    """The least view that the strategy needs."""
+    return _needed_view(_find(name))
+
+
+def _needed_view(strategy: Strategy) -> type[Snapshot]:
     written = function_of(strategy)
     try:  # Annotations may be texts, and may name what was imported for type checkers only.
         hint = typing.get_type_hints(written if inspect.isroutine(written) else written.__call__).get("snapshot")
     except NameError:
         hint = _signature(strategy)["snapshot"].annotation
-    return (
-        hint.endswith("OracleSnapshot")
-        if isinstance(hint, str)
-        else inspect.isclass(hint) and issubclass(hint, OracleSnapshot)
-    )
+    if isinstance(hint, str):
+        hint = getattr(snapshots, hint.rpartition(".")[2], Snapshot)
+    return hint if inspect.isclass(hint) and issubclass(hint, Snapshot) else Snapshot
+
+
+def needs_oracle(name: str) -> bool:
+    """Whether the strategy asks for `Truth`."""
+    return issubclass(needed_view(name), Truth)
 
 
 def option_names(name: str) -> list[str]:
     """The options that the strategy knows beyond snapshot, batch size and generator."""
-    return [option for option in _parameters(name)[3:] if option not in (RECORD, MEMORY, ACQUISITION_SIZE)]
-
-
-def records(name: str) -> bool:
-    """Whether the strategy tells about its choice in `record`."""
-    return RECORD in _parameters(name)
-
-
-def remembers(name: str) -> bool:
-    """Whether the strategy keeps a `memory` from acquisition to acquisition."""
-    return MEMORY in _parameters(name)
+    return [option for option in _parameters(name)[3:] if option != CONTEXT]
 
 
 def members() -> list[str]:
@@ -171,11 +169,6 @@ def check_strategies(strategies: Sequence[str], known: Sequence[str]) -> None:
         raise ValueError(f"strategies is {shown(strategies)}; a list of at least one name was expected")
     for name in strategies:
         check_choice("strategies", name, known)
-
-
-def plans_ahead(name: str) -> bool:
-    """Whether the strategy returns a whole run's acquisitions at once, `acquisition_size` of them at a time."""
-    return ACQUISITION_SIZE in _parameters(name)
 
 
 def get(name: str, options: Mapping[str, Any] | None = None) -> Strategy:
@@ -194,22 +187,39 @@ def get(name: str, options: Mapping[str, Any] | None = None) -> Strategy:
 
 
 @checked
-def query(strategy: Strategy, snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator) -> Tensor:
+def query(
+    strategy: Strategy,
+    snapshot: Snapshot,
+    batch_size: BatchSize,
+    generator: torch.Generator,
+    context: Context | None = None,
+) -> Tensor:
     """Ask a strategy for a batch and check its answer: distinct positions in range.  [b] int64
 
+    A strategy that knows from its context which batches follow may pick some of them, too, in the order of buying.
+
     Raises:
+        AbsentError: if the snapshot lacks what the strategy needs.
         ValueError: if the batch is larger than the pool, or the answer is not a batch.
     """
-    size = len(snapshot.features)
+    if not isinstance(snapshot, needed := _needed_view(strategy)):
+        for field in dataclasses.fields(needed):
+            getattr(snapshot, field.name)  # What is not there raises the error.
+    size, allowed = len(snapshot.features), {batch_size}
+    if context is not None and CONTEXT in _signature(strategy):
+        strategy = functools.partial(strategy, context=context)
+        allowed |= {*itertools.accumulate(context.remaining)}
     picked = strategy(snapshot, batch_size, generator)
     if not isinstance(picked, Tensor) or picked.is_floating_point():
         raise ValueError(f"the strategy returned {shown(picked)}; a tensor of integer positions was expected")
     found = set(picked.flatten().tolist())
-    if picked.shape != (batch_size,) or len(found) != batch_size or not all(0 <= each < size for each in found):
+    if picked.ndim != 1 or len(picked) not in allowed or len(found) < len(picked) or not found <= {*range(size)}:
         raise ValueError(
             f"the strategy returned {shown(picked.tolist())}; "
             f"{batch_size} distinct positions below {size} were expected"
         )
+    if context is not None and context.watch is not None:
+        context.watch(Question(snapshot, picked, context))
     return picked
 
 

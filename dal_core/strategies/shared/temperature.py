@@ -8,31 +8,39 @@ from torch import Tensor
 
 from dal_core.blocks import blocks
 from dal_core.contracts import Below, Fewest, checked
+from dal_core.data import FeatureData
 from dal_core.metrics import CALIBRATION_BINS
-from dal_core.models.heads import Head
-from dal_core.models.training import train_head
+from dal_core.models.learners import last_layer_learner
 from dal_core.randomness import choose
-from dal_core.snapshot import Snapshot
+from dal_core.snapshot import LastLayer, Predictions
 from dal_core.strategies.shared.clustering import first_of_smallest
+from dal_core.task import Classification
 
 TEMPERATURES = torch.arange(10, 201, dtype=torch.float64) / 10  # 1.0, 1.1, ..., 20.0
 
 
 @checked
-def held_out_temperature(snapshot: Snapshot, generator: torch.Generator) -> float:
+def held_out_temperature(snapshot: Predictions, generator: torch.Generator) -> float:
     """Return the temperature that calibrates a last layer on a fifth of the labelled that it was not trained on.
 
-    The layer starts from new weights and is trained on the other four fifths as the head was. 1 where fewer than 5
-    instances are labelled.
+    The layer starts from new weights and is trained on the other four fifths as the head was; where there is no last
+    layer, the run's learner fits a model. 1 where fewer than 5 instances are labelled.
     """
     features, labels = snapshot.labelled_features, snapshot.labels
     if len(labels) < 5:
         return 1.0
     order = choose(len(labels), len(labels), generator).to(features.device)
-    held_out, rest = order[: len(labels) // 5], order[len(labels) // 5 :]
-    initial = Head.new_layer(features, snapshot.num_classes, generator, features.dtype)
-    head = train_head(initial, features, labels, rest, snapshot.training, generator)
-    return calibrating_temperature(head.logits(features[held_out]), labels[held_out])
+    count = len(labels) // 5
+    held_out, rest = order[:count], order[count:]
+    learner = getattr(snapshot, "learner", None)
+    if learner is None or isinstance(snapshot, LastLayer):
+        data, learner = FeatureData(features), last_layer_learner(snapshot)
+    else:
+        data, held_out, rest = snapshot.data, snapshot.labelled[held_out], snapshot.labelled[rest]
+    (model,) = learner.fit(
+        Classification(snapshot.num_classes), data, [rest], [labels[order[count:]]], [lambda _: generator]
+    )
+    return calibrating_temperature(model.outputs(data.inputs(held_out)).logits, labels[order[:count]])
 
 
 @checked

@@ -5,7 +5,6 @@ Axes: t candidates, b batch, n unlabelled.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,11 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
+from dal_core.context import Question
 from dal_core.experiment import Experiment
-from dal_core.oracles.boss import STRATEGIES, draw_candidates
-from dal_core.randomness import fixed_threads
-from dal_core.snapshot import OracleSnapshot
-from dal_core.trace import Step
+from dal_core.oracles.boss import STRATEGIES
 from dal_lab.companion.explorer import maps
 from dal_lab.companion.figures.style import BLACK, GREY, RED, label, short_label
 from dal_lab.runs.study import walk
@@ -45,7 +42,7 @@ class Choice(maps.View):
     @property
     def proposals(self) -> Float[Tensor, " n"]:
         """How many candidate batches hold each of the unlabelled instances."""
-        return (self.step.visible.unsqueeze(1) == self.batches.flatten()).sum(dim=1).double()
+        return (self.step.snapshot.instances.unsqueeze(1) == self.batches.flatten()).sum(dim=1).double()
 
     @property
     def reason(self) -> str:
@@ -70,7 +67,7 @@ class Choice(maps.View):
     def draw_map(self, axes: Axes, title: str, *, size: float = 7) -> None:
         """Draw where the candidates are, with the bought one and the worst one."""
         worst = self.batches[self.worst]
-        self.map(axes, title, self.proposals, size=size, rings=self.step.picked, crosses=worst)
+        self.map(axes, title, self.proposals, size=size, rings=self.step.instances, crosses=worst)
 
     def draw_strip(self, axes: Axes, *, names: bool) -> None:
         """Draw the test error after each candidate, a line a strategy; several of one error beside each other."""
@@ -94,27 +91,20 @@ def views(experiment: Experiment) -> list[Choice]:
     Raises:
         ValueError: for another strategy or another loss.
     """
-    options = experiment.strategy_options
-    if experiment.strategy != "boss" or options.get("loss", "zero_one") != "zero_one":
-        raise ValueError(
-            f"strategy is {experiment.strategy!r} with {options}; 'boss' with the zero-one loss was expected"
-        )
-    plane = maps.Plane.of(experiment.dataset)
-    with fixed_threads():
-        return [_choice(plane, experiment, step) for step in walk(experiment)]
+    strategy = experiment.strategy
+    if strategy.name != "boss" or strategy.options.get("loss", "zero_one") != "zero_one":
+        raise ValueError(f"strategy is {strategy}; 'boss' with the zero-one loss was expected")
+    plane = maps.Plane.of(experiment.data)
+    return [_choice(plane, experiment, step) for step in walk(experiment)]
 
 
-def _choice(plane: maps.Plane, experiment: Experiment, step: Step) -> Choice:
-    assert isinstance(step.snapshot, OracleSnapshot), "what an oracle sees"
-    options: dict[str, Any] = {"num_candidates": 100, "strategies": STRATEGIES} | experiment.strategy_options
-    drawing = {name: options[name] for name in ("num_candidates", "strategies")}
-    # Drawn once more, from the same generator: the run keeps the losses alone.
-    drawn, _ = draw_candidates(step.snapshot, len(step.picked), step.generator(), **drawing)
-    assert drawn.strategies == step.told["strategies"], "the same candidates"
-    bought = int((drawn.batches == step.positions()).all(dim=1).nonzero()[0])
-    losses, before = 100 * torch.tensor(step.told["losses"], dtype=torch.float64), 100 * step.told["loss_before"]
-    batches, order = step.visible[drawn.batches], list(drawing["strategies"])
-    return Choice(plane, experiment, step, batches, drawn.strategies, losses, before, bought, order)
+def _choice(plane: maps.Plane, experiment: Experiment, step: Question) -> Choice:
+    candidates, record = step.context.trace["candidates"], step.context.record
+    bought = int((candidates.batches == step.picked).all(dim=1).nonzero()[0])
+    losses, before = 100 * torch.tensor(record["losses"], dtype=torch.float64), 100 * record["loss_before"]
+    batches = step.snapshot.instances[candidates.batches]
+    order = list(experiment.strategy.options.get("strategies", STRATEGIES))
+    return Choice(plane, experiment, step, batches, candidates.strategies, losses, before, bought, order)
 
 
 def figure(found: Sequence[Choice], cycles: Sequence[int]) -> Figure:

@@ -18,11 +18,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
+from dal_core.context import Question
 from dal_core.data import FeatureBank
 from dal_core.experiment import Experiment
 from dal_core.models.heads import Head
 from dal_core.randomness import fixed_threads
-from dal_core.trace import Step
 from dal_lab.companion.figures import curves as draw
 from dal_lab.companion.figures.style import BLACK, CLASS_COLOURS, CLASS_MARKERS, RED
 from dal_lab.sources import catalogue
@@ -82,11 +82,16 @@ class View:
 
     plane: Plane
     experiment: Experiment
-    step: Step
+    step: Question
+
+    @property
+    def labelled(self) -> Int[Tensor, " m"]:
+        """Positions in the train split, in the order of buying."""
+        return self.step.snapshot.labelled  # type: ignore[attr-defined]
 
     @property
     def labels(self) -> str:
-        return f"{len(self.step.labelled)} labels"
+        return f"{len(self.labelled)} labels"
 
     @property
     def correct(self) -> str:
@@ -94,7 +99,7 @@ class View:
 
     @property
     def where(self) -> str:
-        return f"cycle {self.step.cycle}, {self.labels}"
+        return f"cycle {self.step.context.cycle}, {self.labels}"
 
     def map(
         self, axes: Axes, title: str, scores: Float[Tensor, " n"] | None, *, size: float,
@@ -107,8 +112,8 @@ class View:
         and `crosses` what else could have been. Of a filtered pool `left` are the positions among the unlabelled
         instances: these dots get a rim, and the others are small and light.
         """
-        surface(axes, self.plane, self.step.head, self.step.labelled, title)
-        places = self.plane.places(self.step.visible)  # [n, 2]
+        surface(axes, self.plane, self.step.head, self.labelled, title)
+        places = self.plane.places(self.step.snapshot.instances)  # [n, 2]
         shown = np.arange(len(places)) if left is None else left.numpy()
         if left is not None:
             _dots(axes, np.delete(places, shown, axis=0), s=size / 4, color=GONE, linewidth=0, zorder=2)

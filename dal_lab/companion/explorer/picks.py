@@ -31,7 +31,7 @@ class Pick(maps.View):
         """The map, and how the picks' scores stand in those of the pool."""
         figure, panels = plt.subplots(1, 2, figsize=(9.2, 4.2), width_ratios=(2.1, 1))
         title = f"{self.labels}: {self.correct} of the test split correct"
-        self.map(panels[0], title, self.why.scores, size=16, rings=self.step.picked, numbers=True)
+        self.map(panels[0], title, self.why.scores, size=16, rings=self.step.instances, numbers=True)
         if self.why.scores is None:
             panels[1].remove()
         else:
@@ -41,24 +41,21 @@ class Pick(maps.View):
 
     def draw_map(self, axes: Axes) -> None:
         """Draw the map small."""
-        self.map(axes, f"{self.labels}, {self.correct}", self.why.scores, size=7, rings=self.step.picked)
+        self.map(axes, f"{self.labels}, {self.correct}", self.why.scores, size=7, rings=self.step.instances)
 
     def _histogram(self, axes: Axes) -> None:
         assert self.why.scores is not None, "there are scores"
         axes.hist(self.why.scores.numpy(), bins=30, color=maps.PLAIN)
         axes.set_yscale("symlog", linthresh=1)
-        for score in self.why.scores[self.step.positions()].tolist():
+        for score in self.why.scores[self.step.picked].tolist():
             axes.axvline(score, color=RED, linewidth=1, alpha=0.8)
         axes.set(xlabel=self.why.quantity, ylabel="unlabelled instances", title="scores; red: the picks")
 
 
 def views(experiment: Experiment) -> list[Pick]:
     """A view of each cycle of a run."""
-    plane = maps.Plane.of(experiment.dataset)
-    return [
-        Pick(plane, experiment, step, reason(experiment.strategy, step, experiment.strategy_options))
-        for step in walk(experiment)
-    ]
+    plane = maps.Plane.of(experiment.data)
+    return [Pick(plane, experiment, step, reason(experiment.strategy, step)) for step in walk(experiment)]
 
 
 def figure(found: Mapping[str, Sequence[Pick]], cycles: Sequence[int]) -> Figure:

@@ -15,9 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dal_core.ensembles.members import STRATEGIES
-from dal_core.ensembles.refine import first_stage
 from dal_core.experiment import Experiment
-from dal_core.randomness import fixed_threads
 from dal_core.strategies.uncertainty import margin_scores
 from dal_lab.companion.explorer import maps
 from dal_lab.companion.figures.style import label
@@ -48,7 +46,7 @@ class Round(maps.View):
 
     @property
     def where(self) -> str:
-        return f"cycle {self.step.cycle}, {self.name}"
+        return f"cycle {self.step.context.cycle}, {self.name}"
 
     @property
     def uncertainty(self) -> Float[Tensor, " n"]:
@@ -57,7 +55,7 @@ class Round(maps.View):
 
     @property
     def reason(self) -> str:
-        options, left, batch = self.experiment.strategy_options, self.left, len(self.step.picked)
+        options, left, batch = self.experiment.strategy.options, self.left, len(self.step.picked)
         members = options.get("strategies", STRATEGIES)
         if self.number == 0:
             return f"{len(left)} instances are unlabelled, and {len(members)} strategies are about to clean the pool."
@@ -85,7 +83,7 @@ class Round(maps.View):
     def draw_map(self, axes: Axes, title: str = "", *, batch: bool, size: float = 7) -> None:
         """Draw what is left, and the batch if asked to."""
         title = title or f"{self.name}: {len(self.left)} left"
-        rings, left = self.step.picked if batch else None, self.left if self.number else None
+        rings, left = self.step.instances if batch else None, self.left if self.number else None
         self.map(axes, title, self.uncertainty, size=size, rings=rings, left=left)
 
 
@@ -95,22 +93,18 @@ def views(experiment: Experiment) -> list[Round]:
     Raises:
         ValueError: for another strategy.
     """
-    if experiment.strategy != "refine":
-        raise ValueError(f"strategy is {experiment.strategy!r}; 'refine' was expected")
-    plane, found = maps.Plane.of(experiment.dataset), []
-    with fixed_threads():
-        for step in walk(experiment):
-            # Filtered once more, from the same generator: the run keeps the sizes alone.
-            filtered, _ = first_stage(step.snapshot, len(step.picked), step.generator(), **experiment.strategy_options)
-            assert list(filtered.sizes) == step.told["pool_sizes"], "the same rounds"
-            pools = (torch.arange(len(step.visible)), *filtered.rounds)
-            found += [Round(plane, experiment, step, pools, number) for number in range(len(pools) + 1)]
+    if experiment.strategy.name != "refine":
+        raise ValueError(f"strategy is {experiment.strategy.name!r}; 'refine' was expected")
+    plane, found = maps.Plane.of(experiment.data), []
+    for step in walk(experiment):
+        pools = (torch.arange(len(step.snapshot.instances)), *step.context.trace["rounds"].rounds)
+        found += [Round(plane, experiment, step, pools, number) for number in range(len(pools) + 1)]
     return found
 
 
 def figure(found: Sequence[Round], cycles: Sequence[int], rounds: Sequence[int]) -> Figure:
     """What some rounds (columns) leave of the pool in some cycles (rows), the last column with the batch."""
-    known = {(each.step.cycle, each.number): each for each in found}
+    known = {(each.step.context.cycle, each.number): each for each in found}
     rows = {}
     for cycle in cycles:
         views = [known[cycle, number] for number in rounds]

@@ -5,6 +5,7 @@ Axes: b batch.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
@@ -13,11 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dal_core import strategies
 from dal_core.experiment import Experiment
 from dal_core.models.heads import Head
-from dal_core.models.training import train_head
+from dal_core.models.learners import fit
 from dal_core.randomness import fixed_threads, generator_for
+from dal_core.strategies.registry import query
 from dal_lab.companion.explorer import maps
 from dal_lab.companion.explorer.reasons import Reason, reason
 from dal_lab.companion.figures.style import BLACK
@@ -45,7 +46,7 @@ class Update(maps.View):
     @property
     def batch(self) -> Int[Tensor, " b"]:
         """What is picked of the batch so far, this pick included."""
-        return torch.cat((self.step.labelled[len(self.step.labelled) - self.number :], self.step.picked))
+        return torch.cat((self.labelled[len(self.labelled) - self.number :], self.step.instances))
 
     @property
     def new_labels(self) -> str:
@@ -53,7 +54,7 @@ class Update(maps.View):
 
     @property
     def where(self) -> str:
-        return f"cycle {self.step.cycle}, pick {self.number + 1} of {self.experiment.batch_size}"
+        return f"cycle {self.step.context.cycle}, pick {self.number + 1} of {self.experiment.protocol.batch_size}"
 
     @property
     def comparison(self) -> str:
@@ -87,7 +88,7 @@ class Update(maps.View):
     def draw_retrained(self, axes: Axes, title: str = "") -> None:
         """Draw the retrained head and the batch that it knows."""
         title = title or f"{self.new_labels}, {self.plane.correct(self.retrained)}"
-        maps.surface(axes, self.plane, self.retrained, self.step.labelled, title)
+        maps.surface(axes, self.plane, self.retrained, self.labelled, title)
         maps.ring(axes, self.plane, self.batch[:-1], size=45)
 
 
@@ -95,22 +96,20 @@ def views(experiment: Experiment) -> list[Update]:
     """A view of each pick of a run that updates its head after each of them.
 
     Raises:
-        ValueError: unless the experiment has `update_every` 1.
+        ValueError: unless the experiment has `Updates(every=1)`.
     """
     if experiment.updates is None or experiment.updates.every != 1:
-        raise ValueError(f"options is {experiment.options}; update_every = 1 was expected")
-    plane, found = maps.Plane.of(experiment.dataset), []
-    strategy = strategies.get(experiment.strategy, experiment.strategy_options)
-    data = plane.bank.train_features, plane.bank.train_labels
+        raise ValueError(f"updates is {experiment.updates}; Updates(every=1) was expected")
+    plane, found, size = maps.Plane.of(experiment.data), [], experiment.protocol.batches[0]
     with fixed_threads():
         for number, step in enumerate(walk(experiment)):
-            if (place := number % experiment.batch_size) == 0:
-                before, generator = step.head, step.generator()
-                at_once = step.visible[strategies.query(strategy, step.snapshot, experiment.batch_size, generator)]
-            order = generator_for(experiment.seed, "minibatches", step.cycle)
-            retrained = train_head(step.initial, *data, step.labelled, experiment.training, order)
-            why = reason(experiment.strategy, step, experiment.strategy_options)
-            found.append(Update(plane, experiment, step, place, before, retrained, at_once, why))
+            at: Any = step.snapshot
+            if (place := number % size) == 0:
+                before, generator = step.head, generator_for(experiment.seed, "strategy", step.context.cycle)
+                at_once = at.instances[query(experiment.strategy.function, at, size, generator)]
+            (retrained,) = fit(at, [at.labelled], [at.labels], [at.draw])
+            why = reason(experiment.strategy, step)
+            found.append(Update(plane, experiment, step, place, before, retrained.head, at_once, why))
     return found
 
 
@@ -129,7 +128,7 @@ def summary(found: Mapping[float, Sequence[Update]], number: int) -> str:
     """How the updated heads compare after `number` labels of the first batch, and how far apart the picks are."""
     lines = []
     for gamma, views in found.items():
-        last = views[views[0].experiment.batch_size - 1]
+        last = views[views[0].experiment.protocol.batches[0] - 1]
         lines.append(
             f"- γ = {gamma:g}: {views[number].comparison} Picked one by one, the instances of the first batch "
             f"lie {_spread(last.plane, last.batch):.2f} from the nearest other one; picked at once, "

@@ -1,0 +1,162 @@
+"""Linear and MLP heads as learners: many are trained in one computation.
+
+Axes: e models fitted together, m labelled, v virtual instances, d features.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dal_core.blocks import blocks
+from dal_core.contracts import Count, check_fields, unchecked
+from dal_core.models.heads import HIDDEN_UNITS, Head, Kind
+from dal_core.models.training import Training, train_heads
+from dal_core.protocols import Data, Draw, Learner, Model, Outputs, Task
+from dal_core.snapshot import LastLayer, Snapshot, WithModel
+from dal_core.task import Classification
+
+# Bytes of heads that are trained at a time, by device. On CUDA 100 heads with 1,000 classes fit at once: a few left
+# over would cost as many launches as all of them.
+HEADS_BYTES = {"cpu": 512 * 2**20, "cuda": 4 * 2**30}
+VirtualSets = Sequence[tuple[Tensor, Tensor] | None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeadModel:
+    """Head `index` of a stack of heads that were trained together."""
+
+    stack: Head
+    index: int = 0
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None) -> "HeadModel":
+        """Return the model of a last layer alone."""
+        return cls(Head.stack([Head(weight, bias)]))
+
+    @functools.cached_property
+    def head(self) -> Head:
+        return self.stack.unstacked(self.index)
+
+    @property
+    def last_layer(self) -> tuple[Tensor, Tensor | None]:
+        return self.head.weight, self.head.bias
+
+    def outputs(self, inputs: Tensor) -> Outputs:
+        """Return features and logits."""
+        head = self.head.to(inputs.device)
+        features = head.embed(inputs)
+        return Outputs(features, head.last_layer(features))
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """Learner of linear heads; each training begins at the run's initial weights."""
+
+    training: Training = Training()  # noqa: RUF009  # It is frozen.
+    gives: ClassVar[type] = LastLayer
+    kind: ClassVar[Kind] = "linear"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def fit(
+        self, task: Task, data: Data, index_sets: Sequence[Tensor], labels: Sequence[Tensor], draws: Sequence[Draw],
+        *, virtual: VirtualSets | None = None, epochs: int | None = None, **_: Any,
+    ) -> Iterator[HeadModel]:  # fmt: skip
+        """Yield the heads (`protocols.Learner.fit`); sets of one size are trained together, others in turn."""
+        virtual = virtual or [None] * len(draws)
+        sizes = {(len(own), made and len(made[1])) for own, made in zip(index_sets, virtual, strict=True)}
+        if len(sizes) > 1:
+            for *one, made in zip(index_sets, labels, draws, virtual, strict=True):
+                yield from self.fit(task, data, *([each] for each in one), virtual=[made], epochs=epochs)
+            return
+        used, local = torch.stack(tuple(index_sets)).unique(return_inverse=True)  # [u], [e, m]
+        inputs = data.inputs(used)
+        local, targets = local.to(inputs.device), torch.stack(tuple(labels)).to(inputs.device)
+        if virtual[0] is not None:
+            made, classes = (torch.stack(each).to(inputs.device) for each in zip(*virtual, strict=True))  # type: ignore[arg-type]
+            rows = len(used) + torch.arange(classes.numel(), device=inputs.device).view(classes.shape)  # [e, v]
+            inputs = torch.cat((inputs, made.flatten(0, 1).to(inputs)))
+            local, targets = torch.cat((local, rows), dim=1), torch.cat((targets, classes), dim=1)
+        starts = [self.initial(inputs, task.num_outputs, draw) for draw in _distinct(draws)]
+        training = self.training if epochs is None else dataclasses.replace(self.training, epochs=epochs)
+        at_once = HEADS_BYTES.get(inputs.device.type, HEADS_BYTES["cpu"])
+        for block in blocks(len(draws), 4 * starts[0].largest_layer.nbytes, at_once):
+            start = starts[0] if len(starts) == 1 else Head.stack(starts[block])
+            orders = [draw("minibatches") for draw in draws[block]]
+            # Unchecked, because a head that diverges is no reason to refuse the others.
+            heads = unchecked(train_heads)(start, inputs, targets[block], local[block], training, orders)
+            yield from (HeadModel(heads, i) for i in range(len(orders)))
+
+    def initial(self, inputs: Tensor, num_classes: int, draw: Draw) -> Head:
+        """Return what the training of a run starts from."""
+        drawn = {"dtype": inputs.dtype, "device": inputs.device}
+        return Head.initial(self.kind, inputs.shape[1], num_classes, draw("initial weights"), **drawn)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mlp(Linear):
+    """Learner of heads with one hidden layer (ReLU), whose activations are the features that strategies see."""
+
+    hidden: Count = HIDDEN_UNITS
+    kind: ClassVar[Kind] = "mlp"
+
+    def initial(self, inputs: Tensor, num_classes: int, draw: Draw) -> Head:
+        """Return what the training of a run starts from."""
+        drawn = {"dtype": inputs.dtype, "device": inputs.device, "hidden": self.hidden}
+        return Head.initial(self.kind, inputs.shape[1], num_classes, draw("initial weights"), **drawn)
+
+
+def _distinct(draws: Sequence[Draw]) -> Sequence[Draw]:
+    return draws[:1] if all(draw is draws[0] for draw in draws) else draws
+
+
+def in_order(snapshot: WithModel, seed: int) -> Draw:
+    """Return the draws of a training that starts where the run's does, with minibatches in an order of its own."""
+    orders = torch.Generator
+
+    def draw(purpose: str) -> torch.Generator:
+        return snapshot.draw(purpose) if purpose == "initial weights" else orders().manual_seed(seed)
+
+    return draw
+
+
+def fit(
+    snapshot: WithModel,
+    index_sets: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    draws: Sequence[Draw],
+    epochs: int | None = None,
+) -> Iterator[Model]:
+    """Yield models that the run's learner fits on positions in the snapshot's data."""
+    learner: Learner = snapshot.learner or Linear()
+    task = snapshot.task or Classification(snapshot.num_classes)
+    return learner.fit(task, snapshot.data, index_sets, labels, draws, epochs=epochs)
+
+
+def last_layer_learner(snapshot: Snapshot) -> Linear:
+    """Return what trains a linear head on the features of the last layer as the run's learner trains its models."""
+    learner = getattr(snapshot, "learner", None)
+    return learner if type(learner) is Linear else Linear(getattr(learner, "training", None) or Training())
+
+
+def model_of(snapshot: WithModel) -> Model:
+    """Return the model of the cycle; of a snapshot made of arrays its last layer."""
+    return snapshot.model or HeadModel.of(snapshot.weight, snapshot.bias)  # type: ignore[attr-defined]
+
+
+def by_stack(models: Iterable[Model]) -> Iterator[tuple[Head | None, list[Model]]]:
+    """Yield models that follow each other, those of heads that were trained together with their stack."""
+    for _, group in itertools.groupby(models, key=lambda model: id(getattr(model, "stack", model))):
+        together = list(group)
+        heads = [model.head for model in together if isinstance(model, HeadModel)]
+        if not heads:
+            yield from ((None, [model]) for model in together)
+        else:
+            first: Any = together[0]
+            yield (first.stack if len(heads) == len(first.stack.weight) else Head.stack(heads)), together
