@@ -12,7 +12,7 @@ from torch import Tensor
 from dal_core.models.heads import Head
 from dal_core.models.training import Training, train_head
 from dal_core.randomness import generator_for
-from dal_core.snapshot import LabelledSet, OracleSnapshot, Snapshot
+from dal_core.snapshot import Snapshot, Truth
 
 NUM_FEATURES, NUM_CLASSES = 384, 77
 
@@ -74,13 +74,12 @@ def snapshot(
     start = Head.initial("linear", num_features, num_classes, generator_for(0, "head"), dtype=dtype)
     indices = torch.arange(num_labelled)
     head = train_head(start, features, labels, indices, Training("sgd"), generator_for(0, "minibatches"))
-    known, unknown = features[:num_labelled], features[num_labelled:]
-    return Snapshot(
-        unknown, head.logits(unknown), known, head.logits(known), labels[:num_labelled], head.weight, head.bias
-    )
+    return Snapshot.of(
+        features, head.logits(features), labelled=indices, labels=labels[indices], weight=head.weight, bias=head.bias
+    )  # type: ignore[return-value]
 
 
-def oracle_snapshot(size: Size) -> OracleSnapshot:
+def oracle_snapshot(size: Size) -> Truth:
     """Half way through a run with true labels and a test set, in float32."""
     features, labels = clustered(
         size.m + size.n + size.test, generator_for(0, "features"), num_classes=size.k, num_features=size.d
@@ -91,18 +90,22 @@ def oracle_snapshot(size: Size) -> OracleSnapshot:
     initial = Head.initial("linear", size.d, size.k, generator_for(0, "head"))
     everything = torch.arange(size.m)
     head = train_head(initial, known, known_labels, everything, Training("sgd"), generator_for(0, "minibatches"))
-    return OracleSnapshot(
-        pool, head.logits(pool), known, head.logits(known), known_labels, head.weight, head.bias, hidden,
-        LabelledSet(test, test_labels), initial=initial,
-    )  # fmt: skip
+    both = torch.cat((known, pool))
+    return Snapshot.of(
+        both, head.logits(both), labelled=everything, labels=known_labels, weight=head.weight, bias=head.bias,
+        hidden_labels=hidden, test=(test, test_labels),
+    )  # type: ignore[return-value]  # fmt: skip
 
 
 def in_float64(whole: Snapshot, num_pool: int) -> Snapshot:
     """The first samples of the pool, in float64: for picks that rounding does not decide."""
-    values = {field.name: getattr(whole, field.name) for field in dataclasses.fields(whole)}
-    values |= {name: values[name][:num_pool] for name in ("features", "logits")}
-    floats = {name: value.double() for name, value in values.items() if torch.is_tensor(value) and name != "labels"}
-    return Snapshot(**(values | floats))
+    part = whole.at(torch.arange(num_pool))
+    floats = {
+        name: each.double()
+        for name, each in vars(part).items()
+        if torch.is_tensor(each) and each.dtype.is_floating_point
+    }
+    return dataclasses.replace(part, **floats)
 
 
 def forgotten(at: Snapshot) -> Snapshot:

@@ -5,9 +5,10 @@ import functools
 import torch
 
 from dal_core.blocks import blocks
-from dal_core.models.heads import Head
+from dal_core.models.learners import Linear
+from dal_core.models.training import Training
 from dal_core.randomness import generator_for
-from dal_core.snapshot import LabelledSet, OracleSnapshot, Snapshot
+from dal_core.snapshot import Snapshot
 
 
 def points(n=23, m=4, d=5, seed=0, dtype=torch.float64):
@@ -25,6 +26,18 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def snapshot_from(
+    features, logits, labelled_features, labelled_logits, labels, weight=None, bias=None, *, training=None, **others
+):
+    """The richest view of these parts; in the data the labelled instances come first."""
+    learner = others.pop("learner", None) or Linear(training or Training())
+    both = None if logits is None else torch.cat((labelled_logits, logits))
+    return Snapshot.of(
+        torch.cat((labelled_features, features)), both, labelled=range(len(labels)), labels=labels, weight=weight,
+        bias=bias, learner=learner, **others,
+    )  # fmt: skip
+
+
 def snapshot_of(n=31, m=13, k=3, d=5, **changes):
     """A snapshot whose labels follow from a linear rule that its head does not know."""
     draw = seeded(7)
@@ -34,7 +47,7 @@ def snapshot_of(n=31, m=13, k=3, d=5, **changes):
     labels = (labelled @ truth.T).argmax(dim=1)
     values = {"features": features, "logits": features @ weight.T, "labelled_features": labelled}
     values |= {"labelled_logits": labelled @ weight.T, "labels": labels, "weight": weight, "bias": None}
-    return Snapshot(**(values | changes))
+    return snapshot_from(**(values | changes))
 
 
 def oracle_snapshot_of(n, m, k, d, n_test, n_validation, **changes):
@@ -48,7 +61,7 @@ def oracle_snapshot_of(n, m, k, d, n_test, n_validation, **changes):
 
     def labelled_set(size):
         drawn = normal(size, d)
-        return LabelledSet(drawn, (drawn @ truth).argmax(dim=1))
+        return drawn, (drawn @ truth).argmax(dim=1)
 
     values = {
         "features": features,
@@ -61,9 +74,8 @@ def oracle_snapshot_of(n, m, k, d, n_test, n_validation, **changes):
         "hidden_labels": (features @ truth).argmax(dim=1),
         "test": labelled_set(n_test),
         "validation": labelled_set(n_validation),
-        "initial": Head(normal(k, d), normal(k)),
     }
-    return OracleSnapshot(**(values | changes))
+    return snapshot_from(**(values | changes))
 
 
 def failing_for_seed(seed, error):

@@ -132,7 +132,9 @@ def test_ridge_regression_with_random_and_a_variance_strategy():
     dal.register("most_uncertain")(most_uncertain)
     errors = {}
     for strategy in ("random", "most_uncertain"):
-        experiment = dal.Experiment(strategy=strategy, learner=Ridge(), task=MeanError(), protocol=dal.Protocol(cycles=4))
+        experiment = dal.Experiment(
+            strategy=strategy, learner=Ridge(), task=MeanError(), protocol=dal.Protocol(cycles=4)
+        )
         rows = dal.run(experiment, data)
         assert list(rows.columns) == ["cycle", "n_labeled", "mae", "query_s", "train_s", "acquired", "record"]
         errors[strategy] = rows["mae"].tolist()

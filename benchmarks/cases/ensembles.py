@@ -14,6 +14,7 @@ from benchmarks.gpu import floors, pools
 from benchmarks.memory import peak_of
 from benchmarks.timing import check_picks
 from dal_core import strategies, textbook
+from dal_core.context import Context
 from dal_core.ensembles.filtering import Filtered, progressive_filter, shared_options
 from dal_core.ensembles.members import STRATEGIES
 from dal_core.ensembles.refine import refine
@@ -52,15 +53,15 @@ def _as_pool(size: Size, options: dict[str, Any]) -> pools.Size:
 def query(*, small: bool) -> Case:
     """Both stages, all parameters the paper's."""
     size, options = BANKING.fitted(small=small), SMALL if small else {}
-    at, told = size.snapshot(), {}
+    at, context = size.snapshot(), Context()
     memory, own = (None, None) if small else peak_of("refine", size.n)
     return Case(
         size_of(at, size.b),
-        lambda: refine(at, size.b, generator_for(0, "refine"), record=told, **options),
+        lambda: refine(at, size.b, generator_for(0, "refine"), context=context, **options),
         goal=Goal(seconds=30, memory=2e9),
         memory=memory,
         own=own,
-        reads=lambda: queries_read(at, size, told["pool_sizes"], options),
+        reads=lambda: queries_read(at, size, context.record["pool_sizes"], options),
     )
 
 

@@ -13,11 +13,15 @@ from benchmarks.case import Case, Goal
 from benchmarks.data import Size, oracle_snapshot, size_of
 from benchmarks.timing import check_agreement, check_picks
 from dal_core import strategies, textbook
+from dal_core.context import Context
 from dal_core.laplace import covariance_matrix, precision_matrix
+from dal_core.models.learners import Linear
+from dal_core.models.training import Training
 from dal_core.oracles.boss import STRATEGIES, boss, draw_candidates
 from dal_core.oracles.judging import Judgement, Loss, judge
+from dal_core.oracles.sas import sas
 from dal_core.randomness import generator_for, integer_seed
-from dal_core.snapshot import OracleSnapshot
+from dal_core.snapshot import Truth
 
 BANKING = Size(n=9600, m=377, b=50, test=3080)
 BRIEF = dataclasses.replace(BANKING, n=2000, b=10)
@@ -25,10 +29,10 @@ SINGLE = dataclasses.replace(BRIEF, b=4)  # for oracles that train heads for eve
 NUM_CANDIDATES, EPOCHS, MEASURED = 100, 50, 5
 
 
-def training_reads(at: OracleSnapshot, heads: int, epochs: int) -> dict[str, float]:
+def training_reads(at: Truth, heads: int, epochs: int) -> dict[str, float]:
     """Each head reads what is labelled in each epoch, and all of them are judged on the test set, read once."""
     assert at.test is not None
-    return {"t epochs L": float(heads * epochs * at.labelled_features.nbytes), "T": float(at.test.features.nbytes)}
+    return {"t epochs L": float(heads * epochs * at.labelled_features.nbytes), "T": float(at.test.inputs().nbytes)}
 
 
 def query(*, small: bool) -> Case:
@@ -73,12 +77,12 @@ def heads_one_by_one(name: str, heads_a_pick: int, *, small: bool) -> Case:
     size, epochs = SINGLE.fitted(small=small), 2 if small else EPOCHS
     at = oracle_snapshot(size)
     heads = size.b * heads_a_pick + 1
-    training = dataclasses.replace(at.training, epochs=epochs)
+    training = Training(epochs=epochs)
+    initial = Linear().initial(at.labelled_features, size.k, at.draw)
 
     def plain() -> None:
-        assert at.initial is not None
         for _ in range(MEASURED):
-            textbook.train_head(at.initial, at.labelled_features, at.labels, training)
+            textbook.train_head(initial, at.labelled_features, at.labels, training)
 
     return Case(
         f"{size_of(at, size.b)}, {epochs} epochs",
@@ -95,10 +99,11 @@ def annealing(*, small: bool) -> Case:
     size, epochs, steps = SINGLE.fitted(small=small), 2 if small else EPOCHS, 5 if small else 20
     at, acquisitions = oracle_snapshot(size), 2
     options = {"steps": steps, "greedy_steps": steps // 5, "retraining_epochs": epochs}
-    strategy = functools.partial(strategies.get("sas", options), acquisition_size=-(-size.b // acquisitions))
+    every = -(-size.b // acquisitions)
+    context = Context(remaining=(every,) * acquisitions)
     return Case(
         f"{size_of(at, size.b)}, {acquisitions} acquisitions, {steps} + {steps // 5} steps, {epochs} epochs",
-        lambda: strategy(at, size.b, generator_for(0, "sas")),
+        lambda: sas(at, every, generator_for(0, "sas"), context=context, **options),
         reads=training_reads(at, acquisitions, epochs),
     )
 
@@ -111,14 +116,14 @@ def look_ahead(*, small: bool) -> Case:
     draw = generator_for(0, "candidates")
     candidates = torch.stack([torch.randperm(size.n, generator=draw)[: size.b] for _ in range(count)])
 
-    def plain(at: OracleSnapshot = at, count: int = MEASURED) -> Tensor:
+    def plain(at: Truth = at, count: int = MEASURED) -> Tensor:
         assert at.test is not None
         covariance = covariance_matrix(precision_matrix(at.labelled_features))
         losses = []
         for batch in candidates[:count]:
             new = at.features[batch], at.hidden_labels[batch]
             weight, _ = textbook.second_order_update(at.weight, covariance, *new, gamma=how.gamma, bias=at.bias)
-            logits = at.test.features @ weight.mT + (0 if at.bias is None else at.bias)
+            logits = at.test.inputs() @ weight.mT + (0 if at.bias is None else at.bias)
             losses.append(torch.nn.functional.cross_entropy(logits, at.test.labels))
         return torch.stack(losses)
 
@@ -147,7 +152,7 @@ def class_aware(name: str, *, small: bool) -> Case:
         reads = {"3 X": 3.0 * at.features.nbytes, "Z": float(at.logits.nbytes)}
     plain = None
 
-    def ours(at: OracleSnapshot) -> Tensor:
+    def ours(at: Truth) -> Tensor:
         return strategies.get(name)(at, size.b, generator_for(0, name))
 
     if name == "typiclass":

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dal_core.snapshot import LabelledSet, OracleSnapshot
+from dal_core.data import FeatureData, Labelled
+from dal_core.snapshot import LastLayer, Truth, with_model
 
 DIRECTIONS = 32  # that the class centres lie in
 NOISE = 3.0  # of a feature on average, where a centre's entries have variance 1
@@ -70,14 +71,15 @@ class Source:
         return torch.randn(*shape, generator=self.generator, device=self.generator.device)
 
 
-def oracle_snapshot(size: Size, device: torch.device) -> OracleSnapshot:
+def oracle_snapshot(size: Size, device: torch.device) -> Truth:
     """The pool, what is labelled, a test set, and a head that was made and not trained."""
     source = Source(size.num_classes, size.num_features, device)
-    (known, labels), (pool, hidden), test = (
-        source.draw(count) for count in (size.num_labelled, size.num_pool, size.num_test)
-    )
-    logits = torch.empty(size.num_pool, size.num_classes, device=device)
-    torch.mm(pool, source.weight.mT, out=logits)
-    return OracleSnapshot(
-        pool, logits, known, known @ source.weight.mT, labels, source.weight, None, hidden, LabelledSet(*test)
-    )
+    m, n = size.num_labelled, size.num_pool
+    (features, labels), test = (source.draw(count) for count in (m + n, size.num_test))
+    logits = features @ source.weight.mT
+    # Views of one tensor: a million instances are held once.
+    return with_model(LastLayer, truth=True)(
+        features=features[m:], logits=logits[m:], labelled_features=features[:m], labelled_logits=logits[:m],
+        labels=labels[:m], weight=source.weight, hidden_labels=labels[m:], instances=torch.arange(m, m + n, device=device),
+        data=FeatureData(features), labelled=torch.arange(m, device=device), test=Labelled(FeatureData(test[0]), test[1]),
+    )  # fmt: skip

@@ -17,11 +17,12 @@ from benchmarks.gpu.measuring import measured, once
 from benchmarks.gpu.pools import SIZES, Size, oracle_snapshot
 from benchmarks.gpu.settings import ItemTimeoutError, Result, Settings, in_one_line
 from dal_core import strategies
+from dal_core.context import Context
 from dal_core.ensembles.refine import refine
 from dal_core.oracles.boss import boss
 from dal_core.oracles.sas import sas
 from dal_core.randomness import generator_for
-from dal_core.snapshot import OracleSnapshot, Snapshot
+from dal_core.snapshot import Snapshot, Truth
 from dal_core.strategies.bait import bait_select
 
 Measure = Callable[[Settings], Result]
@@ -133,21 +134,20 @@ def _size(name: str, settings: Settings) -> Size:
     return FEW if settings.scaled_down else PROTOCOLS[name]
 
 
-def _oracle_pool(size: Size, settings: Settings) -> OracleSnapshot:
+def _oracle_pool(size: Size, settings: Settings) -> Truth:
     return oracle_snapshot(size, settings.where)
 
 
 def _refine(name: str, settings: Settings) -> Result:
     size = _size(name, settings)
-    told: dict[str, Any] = {}
-    at = snapshot(size, settings.where)
+    context, at = Context(), snapshot(size, settings.where)
 
     def query() -> Tensor:
-        return refine(at, size.batch_size, generator_for(0, "refine"), record=told, **size.refine)
+        return refine(at, size.batch_size, generator_for(0, "refine"), context=context, **size.refine)
 
     found = measured(query, settings.where, settings.left() / 2)
-    floor = floors.seconds(floors.refine(size, told["pool_sizes"]), _rates(settings.device))
-    return found | {"size": words(size), "pool_sizes": told["pool_sizes"], "floor_s": floor}
+    floor = floors.seconds(floors.refine(size, context.record["pool_sizes"]), _rates(settings.device))
+    return found | {"size": words(size), "pool_sizes": context.record["pool_sizes"], "floor_s": floor}
 
 
 def _boss(name: str, settings: Settings) -> Result:
@@ -170,8 +170,8 @@ def _sas(name: str, settings: Settings) -> Result:
     options = {"steps": steps, "greedy_steps": greedy, "retraining_epochs": size.retraining_epochs}
 
     def query() -> Tensor:
-        every = acquisitions * size.batch_size
-        return sas(at, every, generator_for(0, "sas"), acquisition_size=size.batch_size, **options)
+        context = Context(remaining=(size.batch_size,) * acquisitions)
+        return sas(at, size.batch_size, generator_for(0, "sas"), context=context, **options)
 
     found = once(query, settings.where)
     step = found["median_s"] / (steps + greedy)

@@ -3,17 +3,17 @@
 import torch
 from torch import Tensor
 
-from dal_core.snapshot import OracleSnapshot
+from dal_core.snapshot import Truth
 from dal_core.textbook.training import retrain
 
 
-def judge(snapshot: OracleSnapshot, candidates: Tensor, epochs: int, seed: int, loss: str = "zero_one") -> Tensor:
+def judge(snapshot: Truth, candidates: Tensor, epochs: int, seed: int, loss: str = "zero_one") -> Tensor:
     """Return the test loss after each candidate batch, a head after another, each trained on its true labels.  [t]"""
     assert snapshot.test is not None
     losses = []
     for batch in candidates:
         weight, bias = retrain(snapshot, batch, epochs, seed)
-        losses.append(mean_loss(snapshot.test.features @ weight.T + bias, snapshot.test.labels, loss))
+        losses.append(mean_loss(snapshot.test.inputs() @ weight.T + bias, snapshot.test.labels, loss))
     return torch.stack(losses)
 
 

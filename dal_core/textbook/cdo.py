@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from dal_core.randomness import choose, integer_seed
-from dal_core.snapshot import OracleSnapshot
+from dal_core.snapshot import Truth
 from dal_core.textbook.boss import mean_loss
 from dal_core.textbook.training import retrain
 
 
 def cdo(
-    snapshot: OracleSnapshot, batch_size: int, generator: torch.Generator,
+    snapshot: Truth, batch_size: int, generator: torch.Generator,
     *, num_candidates: int = 20, retraining_epochs: int = 50, performance_on: str = "test",
 ) -> tuple[list[int], list[float], list[bool]]:  # fmt: skip
     """Pick the best of some random instances if it improves the head, else the margin strategy's; one head at a time.
@@ -23,7 +23,7 @@ def cdo(
         """The loss, and the gap between the two most probable classes of each instance."""
         weight, bias = retrain(snapshot, picked, retraining_epochs, integer_seed(orders))
         top = (snapshot.features @ weight.T + bias).softmax(dim=1).topk(2).values
-        return float(mean_loss(judged.features @ weight.T + bias, judged.labels, "cross_entropy")), top[:, 0] - top[
+        return float(mean_loss(judged.inputs() @ weight.T + bias, judged.labels, "cross_entropy")), top[:, 0] - top[
             :, 1
         ]
 

@@ -5,18 +5,18 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from dal_core.snapshot import OracleSnapshot
+from dal_core.snapshot import Truth
 from dal_core.textbook.training import retrain
 
 
 def mean_accuracy(
-    snapshot: OracleSnapshot, plan: Sequence[int], seed: int, acquisition_size: int, epochs: int, judged: str = "test"
+    snapshot: Truth, plan: Sequence[int], seed: int, acquisition_size: int, epochs: int, judged: str = "test"
 ) -> float:
     """Return the mean over the acquisitions of the accuracy after each; what is bought by then counts as a set."""
     held, accuracies = getattr(snapshot, judged), []
     for end in [*range(acquisition_size, len(plan), acquisition_size), len(plan)]:
         weight, bias = retrain(snapshot, sorted(plan[:end]), epochs, seed)
-        misses = (held.features @ weight.T + bias).argmax(dim=1) != held.labels
+        misses = (held.inputs() @ weight.T + bias).argmax(dim=1) != held.labels
         accuracies.append(1 - misses.double().mean())
     return float(torch.stack(accuracies).mean())  # by torch: a difference in the last digit decides
 

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from dal_core.models.heads import Head
+from dal_core.models.learners import Linear
 from dal_core.models.training import Training
-from dal_core.snapshot import OracleSnapshot
+from dal_core.snapshot import Truth
 
 
 def train_head(
@@ -36,16 +37,18 @@ def train_head(
 
 
 def retrain(
-    snapshot: OracleSnapshot, bought: Tensor | Sequence[int], epochs: int, seed: int, labels: Tensor | None = None
+    snapshot: Truth, bought: Tensor | Sequence[int], epochs: int, seed: int, labels: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return weight and bias trained anew on the labelled and the bought instances; None: with their true labels."""
-    assert snapshot.initial is not None, "what the papers' heads start from"
     bought = torch.as_tensor(bought, dtype=torch.int64)
     labels = torch.cat((snapshot.labels, snapshot.hidden_labels[bought] if labels is None else labels))
     features = torch.cat((snapshot.labelled_features, snapshot.features[bought]))
-    training = dataclasses.replace(snapshot.training, epochs=epochs)
+    learner = snapshot.learner or Linear()
+    assert isinstance(learner, Linear), "what is retrained here is a linear head"
+    initial = learner.initial(features, snapshot.num_classes, snapshot.draw)
+    training = dataclasses.replace(learner.training, epochs=epochs)
     sampler = SameShuffle(labels, torch.Generator().manual_seed(seed))
-    return train_head(snapshot.initial, features, labels, training, sampler)
+    return train_head(initial, features, labels, training, sampler)
 
 
 class SameShuffle(Sampler[int]):
