@@ -27,7 +27,7 @@ RESULTS_VERSION = 3
 # Where the names of the front door live; a module is imported when its name is first asked for.
 HOMES = {
     "dal_core.context": "Context",
-    "dal_core.data": "FeatureBank FeatureData Labelled",
+    "dal_core.data": "Data FeatureBank FeatureData Labelled",
     "dal_core.ensembles.filtering": "progressive_filter",
     "dal_core.experiment": "Experiment Protocol Strategy",
     "dal_core.laplace": "precision_matrix covariance_matrix mean_field_logits predictive_variance second_order_update "
@@ -38,7 +38,7 @@ HOMES = {
     "dal_core.models.learners": "Linear Mlp",
     "dal_core.models.training": "Training train_head",
     "dal_core.pool": "Pool",
-    "dal_core.protocols": "Data Learner Model Outputs Task",
+    "dal_core.protocols": "Learner Model Outputs Task",
     "dal_core.snapshot": "Snapshot Predictions LastLayer Regression WithModel Truth",
     "dal_core.strategies.alfamix": "alfamix_candidates",
     "dal_core.strategies.badge": "badge_embedding_norm badge_select",

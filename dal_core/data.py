@@ -4,14 +4,23 @@ import dataclasses
 import hashlib
 import json
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from dal_core.checks import check_finite, check_labels, check_tensor, one_line, shown
-from dal_core.protocols import Data
+
+
+@runtime_checkable
+class Data(Protocol):
+    """Inputs without labels; they need not be one tensor, as long as `inputs` can read those at some positions."""
+
+    def __len__(self) -> int: ...
+
+    def inputs(self, positions: Tensor) -> Tensor:
+        """Return what a model takes, a row a position."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -7,25 +7,15 @@ Axes: n instances, d features, k classes, e members of an ensemble.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from dal_core.data import Labelled
-    from dal_core.pool import Pool
+from dal_core.data import Data, Labelled
+from dal_core.pool import Pool
 
 Draw = Callable[[str], torch.Generator]  # A new generator for a purpose: what one purpose draws shifts no other.
-
-
-class Data(Protocol):
-    """Inputs without labels; they need not be one tensor, as long as `inputs` can read those at some positions."""
-
-    def __len__(self) -> int: ...
-
-    def inputs(self, positions: Tensor) -> Tensor:
-        """Return what a model takes, a row a position."""
 
 
 class Outputs(NamedTuple):
@@ -38,6 +28,7 @@ class Outputs(NamedTuple):
     members: Tensor | None = None  # [n, e], the predictions that mean and variance are made of
 
 
+@runtime_checkable
 class Model(Protocol):
     """A model that was fitted; all that it has learnt is in here, and nothing of it in the learner."""
 
@@ -49,6 +40,7 @@ class Model(Protocol):
         """Return the outputs on the device of `inputs`."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """What is asked of a model. `needs` is the least view (`snapshot`) by which it can judge, `num_outputs` the number
     of classes, of which labels may lack some, and 1 for a regression.
@@ -60,10 +52,11 @@ class Task(Protocol):
     @property
     def num_outputs(self) -> int: ...
 
-    def evaluate(self, model: Model, test: "Labelled", train: "Labelled", pool: "Pool") -> dict[str, float]:
+    def evaluate(self, model: Model, test: Labelled, train: Labelled, pool: Pool) -> dict[str, float]:
         """Return columns of a run's row; `pool` says what is labelled so far."""
 
 
+@runtime_checkable
 class Learner(Protocol):
     """A frozen dataclass of JSON values; `gives` is the richest view (`snapshot`) that its models can fill."""
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dal_core.checks import check_labels, check_shape, shown
 from dal_core.contracts import Size, check_fields
-from dal_core.data import FeatureData, Labelled
-from dal_core.protocols import Data, Draw, Learner, Model, Outputs, Task
+from dal_core.data import Data, FeatureData, Labelled
+from dal_core.protocols import Draw, Learner, Model, Outputs, Task
 from dal_core.randomness import generator_for
 
 S = TypeVar("S", bound="Snapshot")

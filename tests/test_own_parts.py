@@ -1,4 +1,4 @@
-"""A learner, a task, data and strategies of one's own: each is one class or function, and the package stays as it is."""
+"""A learner, a task, data and strategies of one's own: one class or function each, and the package stays as it is."""
 
 import dataclasses
 from typing import ClassVar
@@ -149,7 +149,7 @@ def test_a_classifiers_strategy_is_refused_on_a_regression():
 
 
 def test_labels_that_are_no_classes_need_a_task():
-    with pytest.raises(ValueError, match="task is None, and labels have dtype torch.float64"):
+    with pytest.raises(ValueError, match=r"task is None, and labels have dtype torch\.float64"):
         dal.run(dal.Experiment(strategy="random", learner=Ridge()), split(*load_diabetes(return_X_y=True)))
 
 

@@ -80,6 +80,7 @@ def oracle_snapshot(size: Size, device: torch.device) -> Truth:
     # Views of one tensor: a million instances are held once.
     return with_model(LastLayer, truth=True)(
         features=features[m:], logits=logits[m:], labelled_features=features[:m], labelled_logits=logits[:m],
-        labels=labels[:m], weight=source.weight, hidden_labels=labels[m:], instances=torch.arange(m, m + n, device=device),
-        data=FeatureData(features), labelled=torch.arange(m, device=device), test=Labelled(FeatureData(test[0]), test[1]),
+        labels=labels[:m], weight=source.weight, hidden_labels=labels[m:], data=FeatureData(features),
+        instances=torch.arange(m, m + n, device=device), labelled=torch.arange(m, device=device),
+        test=Labelled(FeatureData(test[0]), test[1]),
     )  # fmt: skip

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from dal_core.blocks import blocks
 from dal_core.contracts import Count, check_fields, unchecked
+from dal_core.data import Data
 from dal_core.models.heads import HIDDEN_UNITS, Head, Kind
 from dal_core.models.training import Training, train_heads
-from dal_core.protocols import Data, Draw, Learner, Model, Outputs, Task
+from dal_core.protocols import Draw, Learner, Model, Outputs, Task
 from dal_core.snapshot import LastLayer, Snapshot, WithModel
 from dal_core.task import Classification
 

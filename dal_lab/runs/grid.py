@@ -17,8 +17,7 @@ import pandas as pd
 
 from dal_core import strategies
 from dal_core.checks import check_flag, check_whole, shown
-from dal_core.experiment import Experiment
-from dal_core.loop import FailedRunError
+from dal_core.experiment import Experiment, FailedRunError
 from dal_lab.checks import check_folder
 from dal_lab.runs import engine
 from dal_lab.runs.failures import Failure, RunError, error_of

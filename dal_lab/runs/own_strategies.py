@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import joblib
 
-from dal_core.snapshot import OracleSnapshot, Snapshot
+from dal_core import snapshot
 from dal_core.strategies import registry
 
 PROCESS = uuid.uuid4().hex  # A process id may be one of another machine's, too.
@@ -19,7 +19,7 @@ PROCESS = uuid.uuid4().hex  # A process id may be one of another machine's, too.
 class _Packed(NamedTuple):
     name: str
     module: str
-    oracle: bool
+    view: str
     required: bool
     source: str
     pickled: bytes
@@ -52,7 +52,7 @@ class OwnStrategies(NamedTuple):
             # Types that annotations name as text may be missing here.
             function = registry.function_of(strategy)
             function = function.__call__ if inspect.isclass(function) else getattr(function, "__func__", function)
-            function.__annotations__ = {"snapshot": OracleSnapshot if each.oracle else Snapshot}
+            function.__annotations__ = {"snapshot": getattr(snapshot, each.view, snapshot.Snapshot)}
             registry.adopt(each.name, strategy, each.source)
 
 
@@ -67,7 +67,7 @@ def own_strategies(required: Collection[str]) -> OwnStrategies:
     """
     packed = []
     for name, strategy in registry.own().items():
-        module, oracle = registry.function_of(strategy).__module__, registry.needs_oracle(name)
+        module, view = registry.function_of(strategy).__module__, registry.needed_view(name).__name__
         try:
             # joblib pickles functions and classes that no module holds, too.
             pickled = pickle.dumps(joblib.wrap_non_picklable_objects(strategy, keep_wrapper=False))
@@ -75,7 +75,7 @@ def own_strategies(required: Collection[str]) -> OwnStrategies:
             if name in required:
                 raise _stays(name, module, error) from error
             continue
-        packed.append(_Packed(name, module, oracle, name in required, registry.own_source(name), pickled))
+        packed.append(_Packed(name, module, view, name in required, registry.own_source(name), pickled))
     return OwnStrategies(tuple(packed), tuple(place or str(Path.cwd()) for place in sys.path), PROCESS)
 
 

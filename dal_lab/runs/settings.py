@@ -41,10 +41,9 @@ def experiment_of(
     check_choice("head", head, HEADS)
     own = registry.option_names(strategy)
     others = {name: value for name, value in options.items() if name not in own}
-    training, updates, protocol = (
-        {known[name]: others.pop(name) for name in [*others] if name in known}
-        for known in (TRAINING_OPTIONS, UPDATES, dict(zip(RARE, RARE, strict=True)))
-    )
+    training = {name: others.pop(name) for name in [*others] if name in TRAINING_OPTIONS}
+    updates = {UPDATES[name]: others.pop(name) for name in [*others] if name in UPDATES}
+    protocol = {name: others.pop(name) for name in [*others] if name in RARE}
     if updates and "every" not in updates:
         lost = sorted(UPDATES.keys() & options.keys())
         raise ValueError(f"options holds {lost}, which have no effect without update_every")
@@ -57,8 +56,17 @@ def experiment_of(
 
 
 def training_of(optimiser: str, changes: Mapping[str, Any]) -> Training:
-    """Return the papers' training with an optimiser, with changes by field."""
-    return _named("training_", Training, {"optimiser": optimiser, **changes})
+    """Return the papers' training with an optimiser, with changes by the names of options.
+
+    Raises:
+        ValueError: for an option that the training does not have.
+    """
+    for name in changes:
+        check_choice("option of the training", name, sorted(TRAINING_OPTIONS))
+    fields = {TRAINING_OPTIONS[name]: value for name, value in changes.items()}
+    if len(fields) < len(changes):
+        raise ValueError(f"options holds {sorted(changes)}, of which two mean the same; one of them was expected")
+    return _named("training_", Training, {"optimiser": optimiser, **fields})
 
 
 def _named(prefix: str, kind: Any, fields: dict[str, Any]) -> Any:

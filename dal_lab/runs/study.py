@@ -10,11 +10,10 @@ from typing import Any
 import pandas as pd
 import torch
 
+from dal_core import loop
+from dal_core.context import Question
 from dal_core.devices import resolve_device, with_float64
-from dal_core.experiment import Experiment
-from dal_core.loop import check_alike_but_for_seed, learning_curves
-from dal_core.randomness import fixed_threads
-from dal_core.trace import Step
+from dal_core.experiment import Experiment, check_alike_but_for_seed
 from dal_lab.sources import catalogue
 
 
@@ -63,7 +62,7 @@ def run_together(
     experiments: Sequence[Experiment],
     *,
     data_dir: str | Path | None = None,
-    watch: Callable[[Step], None] | None = None,
+    watch: Callable[[Question], None] | None = None,
 ) -> list[pd.DataFrame]:
     """The rows of `run` for each of several experiments that differ in the seed only, which share their trainings.
 
@@ -76,13 +75,11 @@ def run_together(
     """
     check_alike_but_for_seed(experiments)
     first = experiments[0]
-    device = resolve_device(first.device)
-    bank = catalogue.load(first.dataset, encoder=first.encoder, data_dir=data_dir)
-    with fixed_threads():
-        return learning_curves(experiments, bank.to(device), device, watch, bank_name(first))
+    bank = catalogue.load(first.data, encoder=first.encoder, data_dir=data_dir)
+    return loop.run_together(experiments, bank.train, bank.test, watch)
 
 
-def walk(experiment: Experiment, *, data_dir: str | Path | None = None) -> list[Step]:
+def walk(experiment: Experiment, *, data_dir: str | Path | None = None) -> list[Question]:
     """The questions that `run` asks the strategy, in order, with their snapshots and answers.
 
     Picks are those of `run` for the same experiment. Memory: all snapshots, a copy of the pool's features each.
@@ -90,7 +87,7 @@ def walk(experiment: Experiment, *, data_dir: str | Path | None = None) -> list[
     Raises:
         ValueError, DatasetUnavailableError: as `run`.
     """
-    steps: list[Step] = []
+    steps: list[Question] = []
     run_together([experiment], data_dir=data_dir, watch=steps.append)
     return steps
 

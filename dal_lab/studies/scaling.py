@@ -22,8 +22,7 @@ from torch.utils._pytree import tree_leaves
 from dal_core import strategies
 from dal_core.checks import check_choice, check_options
 from dal_core.contracts import AtLeast, Count, Size, check_fields
-from dal_core.devices import DEVICES
-from dal_core.loop import now
+from dal_core.devices import DEVICES, now
 from dal_core.randomness import fixed_threads, generator_for
 from dal_core.snapshot import Snapshot
 from dal_lab.runs.study import device_of, run
@@ -103,10 +102,8 @@ def synthetic_snapshot(study: ScalingStudy, device: torch.device) -> Snapshot:
     weight = (torch.nn.functional.normalize(centres, dim=1) * 4 / math.sqrt(d)).to(
         device
     )  # Predictions are unsure, but no guesses.
-    known, pool = features[: study.num_labelled], features[study.num_labelled :]
-    return Snapshot(
-        pool, pool @ weight.mT, known, known @ weight.mT, labels[: study.num_labelled].to(device), weight, None
-    )
+    known = torch.arange(study.num_labelled)
+    return Snapshot.of(features, labelled=known, labels=labels[known], weight=weight)
 
 
 def peak_bytes(query: Callable[[], object], device: torch.device) -> int:

@@ -24,15 +24,15 @@ from dal_core import laplace
 from dal_core.checks import check_choice, check_columns, check_options, check_text
 from dal_core.contracts import Between, Count, Positive, Size, check_fields, unchecked
 from dal_core.data import FeatureBank
-from dal_core.experiment import training_protocol
-from dal_core.loop import initial_head, now
+from dal_core.devices import now
 from dal_core.metrics import accuracy, nll
 from dal_core.models.heads import Head
 from dal_core.models.training import Training, train_head, train_heads
+from dal_core.pool import Pool
 from dal_core.posterior import fit
 from dal_core.randomness import choose, fixed_threads, generator_for
-from dal_core.snapshot import Pool
 from dal_core.strategies.uncertainty import highest, margin_scores
+from dal_lab.runs.settings import HEADS, training_of
 from dal_lab.runs.study import bank_name, device_of, run
 from dal_lab.sources import catalogue
 
@@ -101,7 +101,7 @@ class UpdateStudy:
 
     @property
     def training(self) -> Training:
-        return training_protocol(self.optimiser, self.options)
+        return training_of(self.optimiser, self.options)
 
 
 def tuned(rows: pd.DataFrame, by: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -206,7 +206,9 @@ def _prepare(study: UpdateStudy, bank: FeatureBank, held_out: int) -> _Setting:
     validation, rest = choose(size, size, draw("validation split")).split([held_out, size - held_out])
     pool = Pool.start(len(rest), study.initial_size, draw("initial labelled set"))
     labelled, validation = rest[pool.labelled].to(device), validation.to(device)
-    initial = initial_head(study, bank, device)
+    initial = HEADS[study.head](study.training).initial(
+        bank.train_features, bank.num_classes, lambda purpose: draw(purpose)
+    )
     base = train_head(initial, bank.train_features, bank.train_labels, labelled, study.training, draw("minibatches", 0))
     posterior = fit(
         base.embed(bank.train_features[labelled]), base.weight, base.bias,
