@@ -7,7 +7,7 @@ import pandas as pd
 from test_strategy_contract import OPTIONS
 
 from dal_core import strategies
-from dal_core.experiment import Experiment
+from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import run
 
 
@@ -21,7 +21,7 @@ def digests() -> dict[str, str]:
     """Of each strategy, oracle and ensemble of the package."""
     tiny = {"cycles": 2, "subset_size": 60, "device": "cpu", "allow_oracle": True}
     return {
-        name: digest(run(Experiment(strategy=name, options={"epochs": 3} | OPTIONS.get(name, {}), **tiny)))
+        name: digest(run(experiment_of(strategy=name, options={"epochs": 3} | OPTIONS.get(name, {}), **tiny)))
         for name in strategies.names()
     }
 

@@ -11,23 +11,23 @@ from pathlib import Path
 import pandas as pd
 
 from dal_core import RESULTS_VERSION
-from dal_core.experiment import Experiment
 from dal_lab.runs.files import write_text
+from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import run
 from dal_lab.studies.updating import UpdateStudy
 
 PINS = Path(__file__).with_name("pinned_results.json")
 TINY = {"cycles": 3, "subset_size": 100, "device": "cpu", "options": {"epochs": 5}}
 RUNS = {
-    "margin, sgd": Experiment(strategy="margin", **TINY),
-    "entropy, radam, mlp": Experiment(strategy="entropy", optimiser="radam", head="mlp", seed=1, **TINY),
-    "random, moons": Experiment(dataset="moons", strategy="random", **TINY),
-    "sequential": Experiment(**TINY | {"options": {"epochs": 5, "update_every": 2}}),
-    "lookahead": Experiment(
+    "margin, sgd": experiment_of(strategy="margin", **TINY),
+    "entropy, radam, mlp": experiment_of(strategy="entropy", optimiser="radam", head="mlp", seed=1, **TINY),
+    "random, moons": experiment_of(dataset="moons", strategy="random", **TINY),
+    "sequential": experiment_of(**TINY | {"options": {"epochs": 5, "update_every": 2}}),
+    "lookahead": experiment_of(
         strategy="lookahead", allow_oracle=True, **TINY | {"options": {"epochs": 5, "num_candidates": 9}}
     ),
-    "bait": Experiment(strategy="bait", **TINY),
-    "boss": Experiment(
+    "bait": experiment_of(strategy="bait", **TINY),
+    "boss": experiment_of(
         strategy="boss",
         allow_oracle=True,
         **TINY | {"options": {"epochs": 5, "num_candidates": 6, "retraining_epochs": 3}},

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import dal_lab.runs.grid
-from dal_core.experiment import Experiment
 from dal_lab.companion.notebooks import Notebook
 from dal_lab.runs.files import is_intact
 from dal_lab.runs.grid import Grid
+from dal_lab.runs.settings import experiment_of
 from dal_lab.sources.bank import load_bank
 
 TIMES = ["query_s", "train_s"]
@@ -22,7 +22,7 @@ STRATEGIES = ("random", "margin")
 
 
 def experiments(seeds, strategies=STRATEGIES):
-    return [Experiment(strategy=name, seed=seed, **SETTINGS) for name in strategies for seed in range(seeds)]
+    return [experiment_of(strategy=name, seed=seed, **SETTINGS) for name in strategies for seed in range(seeds)]
 
 
 def grid_command(folder, seeds, *more, strategies=STRATEGIES, jobs=1):

@@ -21,10 +21,10 @@ from refusals import Bomb, checked, refusal_of
 from safetensors.torch import save, save_file
 
 from dal_core.data import FeatureBank
-from dal_core.experiment import Experiment
 from dal_lab.companion.artefacts import MANIFEST, check_manifest, read_manifest
 from dal_lab.companion.command_line import main
 from dal_lab.runs.grid import Grid
+from dal_lab.runs.settings import experiment_of
 from dal_lab.sources import catalogue, feature_files
 from dal_lab.sources.bank import FORMAT, load_bank
 from dal_lab.sources.catalogue import load, read_features
@@ -230,7 +230,7 @@ def test_nothing_in_a_data_file_is_executed(name, write, tmp_path, capsys):
 @pytest.mark.parametrize("write", [write_pickle, write_torch, write_python_type])
 def test_nothing_in_a_stored_run_is_executed(write, tmp_path):
     """A file of results that is none is told of, and computed anew."""
-    experiment = Experiment(dataset="moons", **SMALL)
+    experiment = experiment_of(dataset="moons", **SMALL)
     expected = Grid(tmp_path / "r", jobs=1).rows([experiment], "runs")
     (stored,) = (tmp_path / "r").glob("*.parquet")
     write(stored, tmp_path / "marker")
@@ -244,7 +244,7 @@ def test_nothing_in_a_stored_run_is_executed(write, tmp_path):
 def stored(tmp_path_factory):
     """A results folder with one run, and its content."""
     folder = tmp_path_factory.mktemp("results")
-    experiment = Experiment(dataset="moons", **SMALL)
+    experiment = experiment_of(dataset="moons", **SMALL)
     grid = Grid(folder, jobs=1)
     grid.rows([experiment], "runs")
     (path,) = folder.glob("*.parquet")
@@ -503,7 +503,7 @@ def test_names_that_would_break_a_line_are_refused_in_one(name, tmp_path, monkey
     assert main(["grid", f"--features={name}.npz", "--seeds=1", "--jobs=1", *SMALL_ARGUMENTS]) == 2
     message = checked(capsys.readouterr().err.rstrip("\n"), "dataset is ")
     assert message.isprintable()
-    refusal_of(lambda: Experiment(dataset=f"{name}.npz"), "dataset is ")
+    refusal_of(lambda: experiment_of(dataset=f"{name}.npz"), "dataset is ")
     assert read_features(tmp_path / f"{name}.npz").num_features == 5  # as data it is fine
 
 

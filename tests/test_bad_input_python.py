@@ -25,6 +25,7 @@ from dal_lab.companion.figures import curves
 from dal_lab.companion.paper_numbers import cell_by_cell, published
 from dal_lab.companion.terminal import Comparison
 from dal_lab.runs.grid import Grid
+from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import canonical, run, run_together
 from dal_lab.sources import catalogue
 from dal_lab.studies.scaling import ScalingStudy
@@ -138,8 +139,8 @@ def test_no_strategy_picks_a_batch_that_is_none(name, bad):
 
 @pytest.mark.parametrize(("wrong", "meant"), [("margn", "margin"), ("typiclus", "typiclust"), ("Bait", "bait")])
 def test_a_near_miss_is_met_with_what_may_be_meant(wrong, meant):
-    refusal_of(lambda: Experiment(strategy=wrong), f"did you mean {meant!r}?")
-    refusal_of(lambda: Experiment(strategy="bait", options={"aproximation": "top"}), "did you mean 'approximation'?")
+    refusal_of(lambda: experiment_of(strategy=wrong), f"did you mean {meant!r}?")
+    refusal_of(lambda: experiment_of(strategy="bait", options={"aproximation": "top"}), "did you mean 'approximation'?")
 
 
 @given(
@@ -148,7 +149,7 @@ def test_a_near_miss_is_met_with_what_may_be_meant(wrong, meant):
 @moderate
 def test_whatever_a_choice_is_it_is_refused_in_one_line(value):
     for name in ("strategy", "head", "optimiser", "device"):
-        refusal_of(lambda name=name: Experiment(**{name: value}), name)
+        refusal_of(lambda name=name: experiment_of(**{name: value}), name)
 
 
 # --- data, pools, heads, snapshots
@@ -258,7 +259,7 @@ def test_training_refuses_each_argument_by_its_name(name, bad):
 
 
 def test_training_that_diverges_names_the_learning_rate():
-    bad = Experiment(
+    bad = experiment_of(
         dataset="moons", cycles=1, batch_size=2, subset_size=20, options={"learning_rate": 1e30, "epochs": 9}
     )
     refusal_of(lambda: run(bad), "learning_rate is 1e+30")
@@ -289,7 +290,7 @@ def test_data_folders_that_are_none_are_refused(data_dir, monkeypatch, tmp_path)
     if data_dir == "":
         pytest.skip("the working directory")
     monkeypatch.chdir(tmp_path)
-    for call in (catalogue.load, lambda name, **more: run(Experiment(dataset=name), **more)):
+    for call in (catalogue.load, lambda name, **more: run(experiment_of(dataset=name), **more)):
         refusal_of(lambda call=call: call("digits", data_dir=data_dir), "data_dir")
 
 
@@ -298,9 +299,9 @@ def test_data_folders_that_are_none_are_refused(data_dir, monkeypatch, tmp_path)
     [
         (lambda: run_together([]), "experiments"),
         (lambda: run_together([1]), "experiments"),
-        (lambda: run_together([Experiment(), Experiment(cycles=3)]), "experiments differ in cycles"),
-        (lambda: run(Experiment(initial_size=2000)), "buys 2200 instances"),
-        (lambda: run(Experiment(strategy="boss", allow_oracle=True, options={"update_every": 1})), "update_every"),
+        (lambda: run_together([experiment_of(), experiment_of(cycles=3)]), "experiments differ in cycles"),
+        (lambda: run(experiment_of(initial_size=2000)), "buys 2200 instances"),
+        (lambda: run(experiment_of(strategy="boss", allow_oracle=True, options={"update_every": 1})), "update_every"),
         (lambda: run(UpdateStudy(initial_size=5000)), "needs 5010 instances"),
         (lambda: catalogue.read_features(3), "path is 3"),
         (lambda: catalogue.read_features("x" * 5000 + ".npz"), "no feature file at"),
@@ -330,7 +331,7 @@ def test_grids_refuse_by_name(arguments, name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("studies", [[], None, Experiment(), [Experiment(), 3], ["digits"]])
+@pytest.mark.parametrize("studies", [[], None, experiment_of(), [experiment_of(), 3], ["digits"]])
 def test_grids_refuse_what_are_no_studies(studies, tmp_path):
     refusal_of(lambda: Grid(tmp_path / "r").rows(studies, "runs"), "studies")
     assert not list(tmp_path.iterdir())
@@ -417,8 +418,10 @@ def test_options_are_json_or_refused(value):
     """An Experiment either refuses an option or has a configuration that can be kept."""
     study = None
     with contextlib.suppress(ValueError):
-        study = Experiment(strategy="boss", allow_oracle=True, options={"strategies": value})
+        study = experiment_of(strategy="boss", allow_oracle=True, options={"strategies": value})
     if study is None:
-        refusal_of(lambda: Experiment(strategy="boss", allow_oracle=True, options={"strategies": value}), "strategies")
+        refusal_of(
+            lambda: experiment_of(strategy="boss", allow_oracle=True, options={"strategies": value}), "strategies"
+        )
     else:
         json.loads(canonical(study))

@@ -3,7 +3,7 @@
 import pytest
 from joblib import Parallel, delayed
 
-from dal_core.experiment import Experiment
+from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import run
 
 
@@ -11,7 +11,7 @@ def test_covering_strategies_lead_on_banking77(shared_data):
     common = {"dataset": "banking77", "encoder": "minilm", "device": "cpu", "seed": 0}
     sizes = {"initial_size": 77, "batch_size": 77, "cycles": 10, "subset_size": 2500}
     names = ["random", "margin", "bait", "typiclust", "unc_herding"]
-    experiments = [Experiment(**common, **sizes, strategy=name) for name in names]
+    experiments = [experiment_of(**common, **sizes, strategy=name) for name in names]
     curves = Parallel(n_jobs=2)(delayed(run)(experiment, data_dir=shared_data) for experiment in experiments)
     means = {name: 100 * curve["accuracy"].mean() for name, curve in zip(names, curves, strict=True)}
     assert means["random"] == pytest.approx(70, abs=1.5)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from dal_core.experiment import Experiment
 from dal_lab.companion.command_line import build_parser, main
+from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import run
 from dal_lab.sources.bank import load_bank
 
@@ -17,7 +18,7 @@ TINY = ["--cycles", "2", "--subset-size", "50", "--option", "epochs=3"]
 def test_run_prints_and_writes_the_rows_that_python_gives(tmp_path, capsys):
     target = tmp_path / "rows.csv"
     assert main(["run", "--strategy", "entropy", "--seed", "1", "--output", str(target), *TINY]) == 0
-    expected = run(Experiment(strategy="entropy", seed=1, cycles=2, subset_size=50, options={"epochs": 3}))
+    expected = run(experiment_of(strategy="entropy", seed=1, cycles=2, subset_size=50, options={"epochs": 3}))
     written = pd.read_csv(target)
     assert written["accuracy"].tolist() == pytest.approx(expected["accuracy"].tolist())
     assert written["acquired"].tolist() == [str(acquired) for acquired in expected["acquired"]]

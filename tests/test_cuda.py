@@ -17,7 +17,6 @@ from test_strategy_contract import ALL, on_device, pick, strategy_of, usual
 
 from benchmarks.gpu import twins
 from dal_core import laplace, metrics, strategies
-from dal_core.experiment import Experiment
 from dal_core.models.heads import KINDS, Head
 from dal_core.models.training import PROTOCOLS, Training, train_heads
 from dal_core.oracles.typiclass import class_balanced_select
@@ -31,6 +30,7 @@ from dal_core.strategies.probcover import probcover_select
 from dal_core.strategies.shared.clustering import k_means
 from dal_core.strategies.uncertainty import least_confident_scores, margin_scores
 from dal_core.updates import Updates, select_sequentially
+from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import run
 from dal_lab.sources.encoders import Encoder, load_encoder
 from dal_lab.studies.updating import UpdateStudy
@@ -262,7 +262,8 @@ def test_encoders_give_the_features_of_the_cpu(model_folders, family):
 def test_runs_learn_as_on_the_cpu(strategy, head):
     """Within rounding: what is picked at random is the same, and other picks differ where two are all but equal."""
     curves = [
-        run(Experiment(strategy=strategy, head=head, cycles=5, device=device))["accuracy"] for device in ("cpu", WHERE)
+        run(experiment_of(strategy=strategy, head=head, cycles=5, device=device))["accuracy"]
+        for device in ("cpu", WHERE)
     ]
     assert (curves[0] - curves[1]).abs().max() <= (0.01 if strategy == "random" else 0.04)
     assert abs(curves[0].mean() - curves[1].mean()) <= 0.015

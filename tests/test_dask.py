@@ -16,19 +16,19 @@ import torch
 from stored_runs import contents, files
 from tasks import failing, killed, sleeping, threads
 
-from dal_core.experiment import Experiment
 from dal_core.strategies import register, registry
 from dal_lab.companion.command_line import main
 from dal_lab.runs import engine
 from dal_lab.runs.engine import FolderNotSharedError, on_dask
 from dal_lab.runs.failures import RunError, RunRefusedError
 from dal_lab.runs.grid import Grid
+from dal_lab.runs.settings import experiment_of
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install dask distributed")
 pytestmark = pytest.mark.faults
 SETTINGS = {"cycles": 2, "subset_size": 50, "device": "cpu"}
 # Long enough that there is a middle.
-RUNS = [Experiment(seed=seed, options={"epochs": 150}, **SETTINGS) for seed in range(8)]
+RUNS = [experiment_of(seed=seed, options={"epochs": 150}, **SETTINGS) for seed in range(8)]
 
 
 class Cluster:
@@ -180,7 +180,7 @@ def test_tasks_that_fail_or_lose_their_workers_are_told_while_the_rest_goes_on(c
 
 
 def test_runs_that_fail_on_the_cluster_are_listed(cluster, tmp_path):
-    bad = Experiment(dataset="moons", cycles=200, device="cpu")
+    bad = experiment_of(dataset="moons", cycles=200, device="cpu")
     grid = Grid(tmp_path, dask=cluster.address)
     with pytest.raises(RunRefusedError, match=r"^1 of 2 runs failed: moons, margin, cycles=200, seed 0: ValueError"):
         grid.rows([bad, RUNS[0]], "runs")
@@ -200,7 +200,7 @@ def test_own_strategies_reach_the_cluster(cluster, tmp_path, monkeypatch):
     )
     names = {"register": register, "torch": torch, "__name__": "__main__"}
     exec(compile(cell.read_text(), str(cell), "exec"), names)
-    runs = [Experiment(strategy="closest", seed=seed, options={"epochs": 3}, **SETTINGS) for seed in range(3)]
+    runs = [experiment_of(strategy="closest", seed=seed, options={"epochs": 3}, **SETTINGS) for seed in range(3)]
     Grid(tmp_path / "cluster", dask=cluster.address).rows(runs, "runs")
     Grid(tmp_path / "alone", jobs=1).rows(runs, "runs")
     assert len(contents(tmp_path / "cluster")) == 3

@@ -12,7 +12,6 @@ from test_strategy_contract import ALL, ORACLES, on_device, strategy_of, usual
 
 from dal_core import laplace, metrics, strategies
 from dal_core.checks import check_memory
-from dal_core.experiment import Experiment
 from dal_core.loop import now
 from dal_core.models.heads import KINDS, Head
 from dal_core.models.training import PROTOCOLS, Training, train_heads
@@ -21,6 +20,7 @@ from dal_core.strategies.probcover import probcover_select
 from dal_core.strategies.shared.clustering import k_means
 from dal_core.updates import Updates, select_sequentially
 from dal_lab.runs import study
+from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import run
 from dal_lab.studies.updating import UpdateStudy
 
@@ -261,7 +261,7 @@ def resolved_to(device, monkeypatch):
     ids=str,
 )
 def test_experiments_have_the_rows_of_the_cpu(device, monkeypatch, changes):
-    study = Experiment(**{"cycles": 2, "subset_size": 60} | changes | {"device": "cpu"})
+    study = experiment_of(**{"cycles": 2, "subset_size": 60} | changes | {"device": "cpu"})
     study = dataclasses.replace(study, options={"epochs": 3} | study.options)
     expected = run(study)
     resolved_to(device, monkeypatch)
@@ -331,7 +331,7 @@ def test_annealing_waits_for_each_step_and_no_more(device):
 @pytest.mark.parametrize("name", ["margin", "bait", "typiclust", "boss"])
 def test_experiments_make_no_float64_on_mps(monkeypatch, head, name):
     options = {"epochs": 3} | ({"num_candidates": 4, "retraining_epochs": 2} if name in ORACLES else {})
-    study = Experiment(
+    study = experiment_of(
         strategy=name, head=head, cycles=2, subset_size=60, device="cpu", allow_oracle=name in ORACLES, options=options
     )
     expected = run(study)
@@ -348,7 +348,7 @@ def test_experiments_make_no_float64_on_mps(monkeypatch, head, name):
 def test_studies_but_for_experiments_leave_mps_to_the_cpu(monkeypatch):
     monkeypatch.setattr(study, "resolve_device", lambda _: torch.device("mps"))
     assert study.device_of(UpdateStudy()) == torch.device("cpu")
-    assert study.device_of(Experiment()) == torch.device("mps")
+    assert study.device_of(experiment_of()) == torch.device("mps")
     assert study.configuration(UpdateStudy())["device"] == "cpu"
 
 

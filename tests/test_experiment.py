@@ -24,6 +24,7 @@ from dal_core.randomness import generator_for
 from dal_core.snapshot import OracleSnapshot, Snapshot, long_tailed
 from dal_core.strategies import registry
 from dal_core.updates import Updates
+from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import canonical, configuration, run, run_together
 from dal_lab.sources import catalogue
 
@@ -35,7 +36,7 @@ SAS = {"steps": 20, "greedy_steps": 10, "retraining_epochs": 2}
 def tiny(strategy: str = "margin", **changes) -> Experiment:
     options = {"epochs": 3} | changes.pop("options", {})
     values = {"batch_size": 4, "initial_size": 10, "cycles": 2, "subset_size": 50, "device": "cpu"} | changes
-    return Experiment(strategy=strategy, options=options, **values)
+    return experiment_of(strategy=strategy, options=options, **values)
 
 
 def acquired(experiment: Experiment) -> list[list[int]]:
@@ -149,7 +150,7 @@ def test_the_options_of_the_training_arrive():
         Training("sgd"), learning_rate=0.5, weight_decay=0.0, batch_size=7, epochs=2, drop_last=False
     )
     assert tiny(options=changes).training == expected
-    assert Experiment(optimiser="radam").training == Training("radam")
+    assert experiment_of(optimiser="radam").training == Training("radam")
     assert run(tiny(cycles=0, options={"learning_rate": 0.5}))["nll"][0] != run(tiny(cycles=0))["nll"][0]
 
 
@@ -639,7 +640,7 @@ def test_devices_have_names_for_readers(monkeypatch):
 )
 def test_configuration_refuses_what_is_unknown_or_out_of_range(changes, message):
     with pytest.raises(ValueError, match=message):
-        Experiment(**changes)
+        experiment_of(**changes)
 
 
 def test_run_refuses_more_cycles_than_the_pool_can_feed():

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from dal_core.experiment import Experiment
 from dal_lab.companion.command_line import main
 from dal_lab.runs.grid import Grid
+from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import run
 from dal_lab.sources import catalogue
 from dal_lab.sources.bank import in_two, save_bank
@@ -173,7 +173,9 @@ def test_a_path_is_a_data_set_whatever_the_file_is_called(tmp_path, monkeypatch,
     write(tmp_path / "in here" / f"{name}.parquet")
     path = f"in here/x/../{name}.parquet"
     experiments = [
-        Experiment(dataset=path, strategy=each, seed=seed, **SMALL) for each in ("random", "margin") for seed in (0, 1)
+        experiment_of(dataset=path, strategy=each, seed=seed, **SMALL)
+        for each in ("random", "margin")
+        for seed in (0, 1)
     ]
     rows = Grid(tmp_path / "results", jobs=1).rows(experiments, "runs")
     assert rows["data"].tolist() == [name] * len(rows)
@@ -194,7 +196,7 @@ def test_key_and_provenance_know_content_and_name_but_not_the_place(tmp_path, mo
 
     def keys(dataset):
         grid = Grid(tmp_path / "results", jobs=1)
-        grid.rows([Experiment(dataset=dataset, **SMALL)], "run")
+        grid.rows([experiment_of(dataset=dataset, **SMALL)], "run")
         return grid.keys
 
     assert keys(str(path)) == keys("../a/my.npz") == keys("my.safetensors") != keys("other.npz")
@@ -207,7 +209,7 @@ def test_key_and_provenance_know_content_and_name_but_not_the_place(tmp_path, mo
 
 def test_workers_find_a_relative_path(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
-    experiments = [Experiment(dataset="my.npz", seed=seed, **SMALL) for seed in (0, 1)]
+    experiments = [experiment_of(dataset="my.npz", seed=seed, **SMALL) for seed in (0, 1)]
     # The second grid meets workers that were started in the first folder.
     for i, place in enumerate((tmp_path, tmp_path / "elsewhere")):
         monkeypatch.chdir(place)
@@ -222,7 +224,7 @@ def test_different_data_of_one_name_are_refused(tmp_path):
     for i, place in enumerate(("a", "b")):
         (tmp_path / place).mkdir()
         write(tmp_path / place / "my.npz", *points(seed=i))
-    experiments = [Experiment(dataset=str(tmp_path / place / "my.npz"), **SMALL) for place in "ab"]
+    experiments = [experiment_of(dataset=str(tmp_path / place / "my.npz"), **SMALL) for place in "ab"]
     with pytest.raises(ValueError, match=r"a/my\.npz' and '.*b/my\.npz' are different data of the same name 'my'; "):
         Grid(tmp_path / "results", jobs=1).rows(experiments, "runs")
 
@@ -231,7 +233,7 @@ def test_run_grid_and_report_take_a_file(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "my data.parquet")
     assert main(["run", "--features", "my data.parquet", *SMALL_ARGUMENTS]) == 0
-    rows = run(Experiment(dataset="my data.parquet", **SMALL))
+    rows = run(experiment_of(dataset="my data.parquet", **SMALL))
     assert f"{rows['accuracy'].iloc[-1]:.4f}" in capsys.readouterr().out
     for command in ("grid", "report"):
         assert main([command, "--features", "my data.parquet", "--seeds", "1", "--jobs", "1", *SMALL_ARGUMENTS]) == 0

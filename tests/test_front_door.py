@@ -12,9 +12,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import dal_core as dal
-from dal_core.experiment import Experiment
 from dal_core.snapshot import AbsentError
 from dal_core.strategies import registry
+from dal_lab.runs.settings import experiment_of
 
 ORDINARY = registry.names(oracle=False)
 LABELLED = [3, 150, 77, 8, 101, 42, 170, 60, 99, 12, 133, 55]
@@ -159,7 +159,7 @@ def test_options_called_like_those_of_the_training_reach_the_strategy():
         return torch.arange(batch_size)
 
     options = {"epochs": 7, "learning_rate": 0.25, "imbalance": 5, "update_every": 9, "weight_decay": 0.5}
-    experiment = Experiment(strategy="noting", options=options | {"training_epochs": 3})
+    experiment = experiment_of(strategy="noting", options=options | {"training_epochs": 3})
     assert experiment.strategy_options == {k: v for k, v in options.items() if k != "weight_decay"}
     training = experiment.training
     assert (training.epochs, training.learning_rate, training.weight_decay) == (3, 0.01, 0.5)
@@ -167,5 +167,5 @@ def test_options_called_like_those_of_the_training_reach_the_strategy():
     assert experiment.imbalance is None
     dal.get("noting", experiment.strategy_options)(None, 2, None)
     assert noted == [(7, 0.25, 5, 9)]
-    assert Experiment(strategy="autoal", options={"learning_rate": 0.1}).strategy_options == {"learning_rate": 0.1}
-    assert Experiment(strategy="margin", options={"learning_rate": 0.1}).training.learning_rate == 0.1
+    assert experiment_of(strategy="autoal", options={"learning_rate": 0.1}).strategy_options == {"learning_rate": 0.1}
+    assert experiment_of(strategy="margin", options={"learning_rate": 0.1}).training.learning_rate == 0.1

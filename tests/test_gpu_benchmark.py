@@ -35,11 +35,11 @@ from benchmarks.gpu.pools import SIZES, oracle_snapshot
 from benchmarks.gpu.protocols import Run, reproducibility, runs_of
 from benchmarks.gpu.sections import SECTIONS, Section
 from benchmarks.gpu.settings import DEVICE_LOST, Item, Results, Settings, Skipped, run_items
-from dal_core.experiment import Experiment
 from dal_core.strategies.badge import badge_select
 from dal_core.strategies.coreset import k_center_greedy
 from dal_core.strategies.herding import herding_select
 from dal_core.strategies.probcover import probcover_select
+from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import run
 from dal_lab.sources.encoders import LoadedEncoder
 
@@ -456,7 +456,7 @@ def test_every_protocol_is_a_valid_experiment_and_the_first_seed_comes_first():
 
 
 def test_a_run_has_the_same_rows_on_the_device_and_lands_in_one_parquet(device, here, monkeypatch):
-    study = Experiment(strategy="badge", cycles=1, subset_size=60, device="cpu", options={"epochs": 3})
+    study = experiment_of(strategy="badge", cycles=1, subset_size=60, device="cpu", options={"epochs": 3})
     expected = run(study)
     monkeypatch.setattr("dal_lab.runs.study.resolve_device", lambda _: device.where)
     for seed in (0, 1):

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.gpu import encoding, figures, inputs, prepare, results, runs
 from benchmarks.gpu.papermilled import PACKAGES
 from benchmarks.gpu.settings import Settings
-from dal_core.experiment import Experiment
+from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import run
 
 
@@ -71,7 +71,7 @@ def test_prepared_inputs_are_found_and_run_on(here, tmp_path, capsys, monkeypatc
     assert any("Letter" in line for line in about["left_out"])
     with_inputs = dataclasses.replace(here, inputs=folder)
     assert inputs.names_of(with_inputs) == ["banking77_minilm"]
-    study = Experiment(dataset="banking77", encoder="minilm", initial_size=5, batch_size=5, cycles=1, device="cpu",
+    study = experiment_of(dataset="banking77", encoder="minilm", initial_size=5, batch_size=5, cycles=1, device="cpu",
                        subset_size=None, options={"epochs": 50})  # fmt: skip
     rows = run(study, data_dir=inputs.data_folder(with_inputs))
     assert rows["n_labeled"].tolist() == [5, 10]

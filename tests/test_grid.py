@@ -20,13 +20,13 @@ from stored_runs import contents, files
 import dal_core.loop
 import dal_lab.runs.grid
 import dal_lab.runs.store
-from dal_core.experiment import Experiment
 from dal_core.strategies import registry
 from dal_lab.runs import engine
 from dal_lab.runs.failures import ERROR_LENGTH, Failure, RunError, RunRefusedError, error_of
 from dal_lab.runs.grid import Grid, attempt, digest_of, groups
 from dal_lab.runs.plan import duration_in_words
 from dal_lab.runs.progress import progress
+from dal_lab.runs.settings import experiment_of
 from dal_lab.studies.scaling import ScalingStudy
 from dal_lab.studies.updating import UpdateStudy
 
@@ -35,7 +35,7 @@ TIMES = ["query_s", "train_s"]
 
 
 def experiments(seeds=2, strategies=("random", "margin")):
-    return [Experiment(strategy=name, seed=seed, **TINY) for name in strategies for seed in range(seeds)]
+    return [experiment_of(strategy=name, seed=seed, **TINY) for name in strategies for seed in range(seeds)]
 
 
 def only_file(grid):
@@ -54,7 +54,7 @@ def test_rows_come_in_the_order_asked_for_with_their_settings(tmp_path):
 
 def test_a_list_among_the_options_is_one_value_in_every_row(tmp_path):
     options = {"epochs": 3, "num_candidates": 2, "retraining_epochs": 2, "strategies": ["random", "margin"]}
-    study = Experiment(strategy="boss", allow_oracle=True, **TINY | {"options": options})
+    study = experiment_of(strategy="boss", allow_oracle=True, **TINY | {"options": options})
     rows = Grid(tmp_path, jobs=1).rows([study, *experiments(seeds=1)], "runs")
     assert rows["n_labeled"].tolist() == [10, 20, 30] * 3
     assert rows["strategies"][:3].map(json.loads).tolist() == [["random", "margin"]] * 3
@@ -101,11 +101,11 @@ def test_jobs_make_no_difference_bit_by_bit(tmp_path):
 
 def test_a_result_is_keyed_by_configuration_data_and_version(tmp_path, monkeypatch):
     store = Grid(tmp_path).store
-    first = Experiment(strategy="margin", **TINY)
+    first = experiment_of(strategy="margin", **TINY)
     key = store.key(first, "data")
-    assert store.key(Experiment(strategy="margin", **TINY), "data") == key
+    assert store.key(experiment_of(strategy="margin", **TINY), "data") == key
     for other in ({"strategy": "entropy"}, {"seed": 1}, {"batch_size": 11}, {"options": {"epochs": 4}}):
-        assert store.key(Experiment(**{"strategy": "margin", **TINY, **other}), "data") != key
+        assert store.key(experiment_of(**{"strategy": "margin", **TINY, **other}), "data") != key
     assert store.key(first, "other data") != key
     monkeypatch.setattr(dal_lab.runs.store, "RESULTS_VERSION", dal_lab.runs.store.RESULTS_VERSION + 1)
     assert store.key(first, "data") != key
@@ -113,7 +113,7 @@ def test_a_result_is_keyed_by_configuration_data_and_version(tmp_path, monkeypat
 
 def test_provenance_says_what_when_and_with_which_versions(tmp_path):
     grid = Grid(tmp_path, jobs=1)
-    grid.rows([Experiment(seed=3, **TINY)], "run")
+    grid.rows([experiment_of(seed=3, **TINY)], "run")
     provenance = grid.store.provenance(only_file(grid))
     assert provenance["configuration"]["strategy"] == "margin"
     assert provenance["configuration"]["options"] == {"epochs": 3}
@@ -172,19 +172,19 @@ def _drop_the_rows(path):
 )
 def test_a_damaged_result_is_reported_and_computed_anew(tmp_path, damage, reason, computed):
     grid = Grid(tmp_path, jobs=1)
-    whole = grid.rows([Experiment(**TINY)], "run")
+    whole = grid.rows([experiment_of(**TINY)], "run")
     damage(only_file(grid))
     with pytest.warns(UserWarning, match=f"is damaged and will be computed anew: .*({reason})"):
-        again = Grid(tmp_path, jobs=1).rows([Experiment(**TINY)], "run")
+        again = Grid(tmp_path, jobs=1).rows([experiment_of(**TINY)], "run")
     assert len(computed) == 2
     pd.testing.assert_frame_equal(whole.drop(columns=TIMES), again.drop(columns=TIMES), check_exact=True)
 
 
 def test_the_result_of_another_run_is_not_taken(tmp_path, computed):
     grid = Grid(tmp_path, jobs=1)
-    grid.rows([Experiment(seed=0, **TINY)], "run")
+    grid.rows([experiment_of(seed=0, **TINY)], "run")
     foreign = only_file(grid)
-    other = Experiment(seed=1, **TINY)
+    other = experiment_of(seed=1, **TINY)
     target = grid.store.path(other, grid.store.key(other, digest_of(other, grid.data_dir)))
     target.write_bytes(foreign.read_bytes())  # whole, as its seal says
     with pytest.warns(UserWarning, match="it holds the run"):
@@ -194,8 +194,8 @@ def test_the_result_of_another_run_is_not_taken(tmp_path, computed):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_failing_runs_are_named_at_the_end_and_the_others_are_kept(tmp_path, jobs):
-    bad = [Experiment(dataset="moons", seed=seed, **TINY | {"cycles": 200}) for seed in (3, 1)]
-    worse = Experiment(dataset="moons", **TINY | {"cycles": 300})
+    bad = [experiment_of(dataset="moons", seed=seed, **TINY | {"cycles": 200}) for seed in (3, 1)]
+    worse = experiment_of(dataset="moons", **TINY | {"cycles": 300})
     grid = Grid(tmp_path, jobs=jobs)
     with pytest.raises(RunRefusedError) as caught:
         grid.rows([bad[0], worse, bad[1], *experiments()], "runs")
@@ -217,7 +217,7 @@ def test_failing_runs_are_named_at_the_end_and_the_others_are_kept(tmp_path, job
 
 def test_a_summary_of_failures_names_a_few_of_many():
     def failure(strategy, seed, error=None):
-        return Failure.of("key", Experiment(strategy=strategy, seed=seed), error or KeyError("lost"))
+        return Failure.of("key", experiment_of(strategy=strategy, seed=seed), error or KeyError("lost"))
 
     names = ["random", "margin", "badge", "bait", "typiclust", "refine", "least_confident"]
     many = [failure(name, seed) for name in names for seed in (1, 0)]
@@ -231,7 +231,7 @@ def test_a_summary_of_failures_names_a_few_of_many():
 
 def test_a_refusal_among_failures_is_no_fault_of_the_caller(tmp_path, monkeypatch):
     monkeypatch.setitem(registry._STRATEGIES, "failing", failing_for_seed(0, KeyError("lost")))
-    asked = [Experiment(strategy="failing", **TINY), Experiment(dataset="moons", **TINY | {"cycles": 200})]
+    asked = [experiment_of(strategy="failing", **TINY), experiment_of(dataset="moons", **TINY | {"cycles": 200})]
     with pytest.raises(RunError, match=r"digits, failing, .*seed 0: KeyError: 'lost'\n") as caught:
         Grid(tmp_path, jobs=1).rows(asked, "runs")
     assert type(caught.value) is RunError
@@ -239,7 +239,7 @@ def test_a_refusal_among_failures_is_no_fault_of_the_caller(tmp_path, monkeypatc
 
 def test_the_traceback_of_a_run_is_gone_when_it_succeeds(tmp_path, monkeypatch):
     monkeypatch.setitem(registry._STRATEGIES, "failing", failing_for_seed(0, KeyError("lost")))
-    asked, grid = [Experiment(strategy="failing", **TINY)], Grid(tmp_path, jobs=1)
+    asked, grid = [experiment_of(strategy="failing", **TINY)], Grid(tmp_path, jobs=1)
     with pytest.raises(RunError):
         grid.rows(asked, "runs")
     assert [path.suffix for path in grid.store.failures.iterdir()] == [".txt"]
@@ -249,7 +249,7 @@ def test_the_traceback_of_a_run_is_gone_when_it_succeeds(tmp_path, monkeypatch):
 
 
 def test_a_worker_with_other_data_is_refused(tmp_path):
-    store, study = Grid(tmp_path).store, Experiment(**TINY)
+    store, study = Grid(tmp_path).store, experiment_of(**TINY)
     (failure,) = attempt({store.key(study, "other data"): study}, store, None)
     assert failure.refused
     assert "has other data for digits, or another version of dal_core" in failure.error
@@ -257,7 +257,7 @@ def test_a_worker_with_other_data_is_refused(tmp_path):
 
 
 def test_a_killed_worker_changes_nothing(tmp_path, monkeypatch):
-    asked = [Experiment(seed=seed, **TINY | {"options": {"epochs": 150}}) for seed in range(8)]
+    asked = [experiment_of(seed=seed, **TINY | {"options": {"epochs": 150}}) for seed in range(8)]
     grid, submit, workers = Grid(tmp_path / "killed", jobs=2), engine._submit, []
 
     def killing(task):
@@ -281,7 +281,7 @@ def test_a_run_that_loses_its_process_each_time_is_reported_and_the_others_are_k
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setitem(registry._STRATEGIES, "deadly", deadly)
-    grid, lost = Grid(tmp_path, jobs=2), Experiment(strategy="deadly", **TINY)
+    grid, lost = Grid(tmp_path, jobs=2), experiment_of(strategy="deadly", **TINY)
     with pytest.raises(RunError, match=r"^1 of 5 runs failed: .* deadly, .*seed 0: LostWorkerError: .* lost 3 times"):
         grid.rows([lost, *experiments()], "runs")
     assert len(files(grid.store.folder)) == 4
@@ -422,7 +422,7 @@ def test_on_a_gpu_runs_go_together_that_differ_in_the_seed_only(monkeypatch):
         {"initial_size": 5}, {"cycles": 3}, {"subset_size": None}, {"head": "mlp"}, {"optimiser": "radam"},
         {"device": "cuda"}, {"allow_oracle": True}, {"options": {"epochs": 4}},
     ]  # fmt: skip
-    studies = [Experiment(seed=seed, **base | change) for seed in (2, 0, 7) for change in changes]
+    studies = [experiment_of(seed=seed, **base | change) for seed in (2, 0, 7) for change in changes]
     found = groups(by_name(studies))
     assert [list(group) for group in found] == [[str(i), str(i + 13), str(i + 26)] for i in range(13)]
     assert all(study is studies[int(name)] for group in found for name, study in group.items())
@@ -433,7 +433,7 @@ def test_on_a_gpu_runs_go_together_that_differ_in_the_seed_only(monkeypatch):
 @pytest.mark.usefixtures("on_gpu")
 def test_what_queries_for_long_and_other_studies_go_alone():
     names = ["boss", "lookahead", "typiclass", "refine", "tailor"]
-    studies = [Experiment(strategy=name, seed=seed, allow_oracle=True) for name in names for seed in range(2)]
+    studies = [experiment_of(strategy=name, seed=seed, allow_oracle=True) for name in names for seed in range(2)]
     studies += [study(seed=seed) for study in (UpdateStudy, ScalingStudy) for seed in range(2)]
     assert [list(group) for group in groups(by_name(studies))] == [[str(i)] for i in range(14)]
 

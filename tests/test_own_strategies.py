@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from dal_core import strategies
-from dal_core.experiment import Experiment
 from dal_core.strategies import registry
 from dal_lab.runs.grid import Grid
 from dal_lab.runs.own_strategies import own_strategies
+from dal_lab.runs.settings import experiment_of
 
 SMALL = {"cycles": 2, "batch_size": 3, "subset_size": 50, "device": "cpu", "options": {"epochs": 2}}
 
@@ -31,12 +31,12 @@ STRATEGY = """
         return torch.argsort(sizes(snapshot.features), stable=True)[:batch_size]
 """
 USE = """
-    from dal_core.experiment import Experiment
+    from dal_lab.runs.settings import experiment_of
     from dal_lab.runs.study import run
     from dal_lab.runs.grid import Grid
 
     SMALL = {"cycles": 2, "batch_size": 3, "subset_size": 50, "device": "cpu", "options": {"epochs": 2}}
-    experiments = [Experiment(strategy="closest_to_origin", seed=seed, **SMALL) for seed in range(3)]
+    experiments = [experiment_of(strategy="closest_to_origin", seed=seed, **SMALL) for seed in range(3)]
     alone = run(experiments[2])
     grid = Grid("results", jobs=2)
     rows = grid.rows(experiments, "runs")
@@ -48,7 +48,7 @@ USE = """
 ORACLE = """
     from __future__ import annotations
     import torch
-    from dal_core.experiment import Experiment
+    from dal_lab.runs.settings import experiment_of
     from dal_lab.runs.study import run
     from dal_lab.runs.grid import Grid
     from dal_core.snapshot import OracleSnapshot as Truth
@@ -59,7 +59,7 @@ ORACLE = """
         return torch.argsort(snapshot.hidden_labels, stable=True)[:batch_size]
 
     SMALL = {"cycles": 2, "batch_size": 3, "subset_size": 50, "device": "cpu", "options": {"epochs": 2}}
-    experiments = [Experiment(strategy="first_class", seed=seed, allow_oracle=True, **SMALL) for seed in range(2)]
+    experiments = [experiment_of(strategy="first_class", seed=seed, allow_oracle=True, **SMALL) for seed in range(2)]
     rows = Grid("results", jobs=2).rows(experiments, "runs")
     assert rows["acquired"].map(list).tolist()[3:] == run(experiments[1])["acquired"].tolist()
     print("well")
@@ -95,12 +95,12 @@ def test_a_module_beside_the_script_registers_a_strategy(tmp_path, root):
 
 
 def test_a_module_that_is_found_later_reaches_workers_that_have_begun(tmp_path, monkeypatch, scratch):
-    experiments = [Experiment(seed=seed, **SMALL) for seed in range(2)]
+    experiments = [experiment_of(seed=seed, **SMALL) for seed in range(2)]
     Grid(tmp_path / "first", jobs=2).rows(experiments, "runs")
     (tmp_path / "found_later.py").write_text(textwrap.dedent(STRATEGY))
     monkeypatch.syspath_prepend(tmp_path)
     importlib.import_module("found_later")
-    experiments = [Experiment(strategy="closest_to_origin", seed=seed, **SMALL) for seed in range(2)]
+    experiments = [experiment_of(strategy="closest_to_origin", seed=seed, **SMALL) for seed in range(2)]
     rows = Grid(tmp_path / "second", jobs=2).rows(experiments, "runs")
     expected = Grid(tmp_path / "third", jobs=1).rows(experiments, "runs")
     times = ["query_s", "train_s"]
@@ -120,7 +120,7 @@ def test_a_strategy_that_changes_is_computed_anew(tmp_path, scratch):
         path.write_text(source)
         names = {"torch": torch, "register": strategies.register, "__name__": "__main__"}
         exec(compile(source, str(path), "exec"), names)
-        experiments = [Experiment(strategy="by_size", seed=seed, **SMALL) for seed in range(2)]
+        experiments = [experiment_of(strategy="by_size", seed=seed, **SMALL) for seed in range(2)]
         rows = Grid(tmp_path / "results", jobs=2).rows(experiments, "runs")
         picked.setdefault(order, rows["acquired"].map(list).tolist())
         assert rows["acquired"].map(list).tolist() == picked[order]
@@ -131,7 +131,7 @@ def test_a_strategy_that_changes_is_computed_anew(tmp_path, scratch):
 
 @pytest.mark.parametrize("name", ["sgd", "linear", "digits", "cpu", "epochs"])
 def test_a_strategy_that_is_called_like_a_setting_is_no_part_of_other_runs(tmp_path, scratch, name):
-    store, study = Grid(tmp_path).store, Experiment(**SMALL)
+    store, study = Grid(tmp_path).store, experiment_of(**SMALL)
     before = store.key(study, "data")
     strategies.register(name)(lambda snapshot, batch_size, generator: torch.arange(batch_size))
     assert store.key(study, "data") == before
@@ -158,7 +158,7 @@ def test_strategies_that_a_run_uses_count_with_their_source_and_no_others(tmp_pa
         registry.adopt(each.__name__, each, "first")
     registry.adopt("other", outer, "first")
     store = Grid(tmp_path).store
-    study = Experiment(strategy=name, allow_oracle=True, **SMALL | {"options": options})
+    study = experiment_of(strategy=name, allow_oracle=True, **SMALL | {"options": options})
     before = store.key(study, "data")
     registry.adopt("other", outer, "second")
     assert store.key(study, "data") == before
@@ -170,7 +170,7 @@ CALLED = """
     import dataclasses
     import functools
     import torch
-    from dal_core.experiment import Experiment
+    from dal_lab.runs.settings import experiment_of
     from dal_core.strategies import register
     from dal_lab.runs.grid import Grid
 
@@ -190,7 +190,7 @@ CALLED = """
         register("object")(Sorted(descending))
         register("partial")(functools.partial(ordered, descending=descending))
         for jobs in (2, 1):
-            experiments = [Experiment(strategy=name, **SMALL) for name in ("object", "partial")]
+            experiments = [experiment_of(strategy=name, **SMALL) for name in ("object", "partial")]
             rows = Grid(f"results {jobs}", jobs=jobs).rows(experiments)
             first, second = (group["acquired"].map(list).tolist() for _, group in rows.groupby("strategy"))
             assert first == second
@@ -232,7 +232,7 @@ def test_types_that_only_checkers_import_are_understood_in_processes_too(tmp_pat
     assert registry.needs_oracle("typed_oracle")
     assert not registry.needs_oracle("typed")
     names = ("typed", "typed_oracle")
-    experiments = [Experiment(strategy=name, allow_oracle=True, **SMALL) for name in names]
+    experiments = [experiment_of(strategy=name, allow_oracle=True, **SMALL) for name in names]
     rows = Grid(tmp_path / "2", jobs=2).rows(experiments)
     expected = Grid(tmp_path / "1", jobs=1).rows(experiments)
     assert rows["acquired"].map(list).tolist() == expected["acquired"].map(list).tolist()
@@ -267,7 +267,7 @@ def test_what_cannot_be_sent_to_workers_is_named_and_stops_nothing_else(tmp_path
         with lock:
             return torch.arange(batch_size)
 
-    experiments = [Experiment(strategy="locked", seed=seed, **SMALL) for seed in range(2)]
+    experiments = [experiment_of(strategy="locked", seed=seed, **SMALL) for seed in range(2)]
     with pytest.raises(
         ValueError, match=r"strategy 'locked' of the module 'test_own_strategies' does not reach "
     ) as error:
@@ -275,7 +275,7 @@ def test_what_cannot_be_sent_to_workers_is_named_and_stops_nothing_else(tmp_path
     assert "put it into a file of its own that can be imported, or compute with jobs=1" in str(error.value)
     assert "\n" not in str(error.value)
     assert len(Grid(tmp_path, jobs=1).rows(experiments, "runs")) == 6
-    Grid(tmp_path, jobs=2).rows([Experiment(seed=seed, **SMALL) for seed in range(2)], "runs")
+    Grid(tmp_path, jobs=2).rows([experiment_of(seed=seed, **SMALL) for seed in range(2)], "runs")
 
 
 def test_a_module_that_workers_do_not_find_is_named(tmp_path, monkeypatch, scratch):
@@ -284,7 +284,7 @@ def test_a_module_that_workers_do_not_find_is_named(tmp_path, monkeypatch, scrat
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "hidden", module)
     spec.loader.exec_module(module)
-    experiments = [Experiment(strategy="closest_to_origin", seed=seed, **SMALL) for seed in range(2)]
+    experiments = [experiment_of(strategy="closest_to_origin", seed=seed, **SMALL) for seed in range(2)]
     with pytest.raises(
         ValueError, match=r"'closest_to_origin' of the module 'hidden' does not reach .*No module named"
     ):
@@ -306,7 +306,7 @@ def test_an_ensemble_of_own_strategies_reaches_workers(tmp_path, scratch):
         return torch.arange(batch_size)
 
     options = {"epochs": 2, "strategies": ["first_ones", "margin"], "final_strategy": "first_ones"}
-    experiments = [Experiment(strategy="refine", seed=seed, **SMALL | {"options": options}) for seed in range(2)]
+    experiments = [experiment_of(strategy="refine", seed=seed, **SMALL | {"options": options}) for seed in range(2)]
     rows = Grid(tmp_path / "2", jobs=2).rows(experiments, "runs")
     expected = Grid(tmp_path / "1", jobs=1).rows(experiments, "runs")
     assert rows["accuracy"].tolist() == expected["accuracy"].tolist()

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from dal_core import strategies
-from dal_core.experiment import Experiment
 from dal_core.models.heads import Head
 from dal_core.models.training import Training
 from dal_core.snapshot import LabelledSet, OracleSnapshot, Snapshot
 from dal_core.updates import Updates, select_sequentially
+from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import run
 from dal_lab.sources import catalogue
 
@@ -199,7 +199,7 @@ def test_true_labels_are_out_of_reach(name, monkeypatch):
 
     monkeypatch.setattr(strategies, "query", spying)
     options = {"epochs": 2} | OPTIONS.get(name, {})
-    experiment = Experiment(strategy=name, cycles=1, subset_size=30, device="cpu", options=options)
+    experiment = experiment_of(strategy=name, cycles=1, subset_size=30, device="cpu", options=options)
     run(experiment)
     (snapshot,) = seen
     assert type(snapshot) is Snapshot
@@ -232,7 +232,7 @@ def test_how_the_head_was_trained_and_in_which_cycle_is_known_within_a_batch():
 def test_true_labels_matter_to_oracles_alone(name, monkeypatch):
     """Other labels for all that is not bought: the picks of an ordinary strategy stay as they are."""
     options = {"epochs": 2} | OPTIONS.get(name, {})
-    experiment = Experiment(
+    experiment = experiment_of(
         strategy=name, cycles=1, subset_size=60, device="cpu", allow_oracle=name in ORACLES, options=options
     )
     initial, picked = run(experiment)["acquired"]

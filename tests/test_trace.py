@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from dal_core import strategies
-from dal_core.experiment import Experiment
 from dal_core.randomness import fixed_threads
 from dal_core.strategies import register
 from dal_core.strategies.registry import forget_own
+from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import run, walk
 from dal_lab.sources import catalogue
 
@@ -31,7 +31,7 @@ def experiment(strategy="margin", options=None, **changes):
                 "batch_size": 4, "cycles": 3, "subset_size": 60, "seed": 2}  # fmt: skip
     allowed = strategies.needs_oracle(strategy)
     options = {"epochs": 7} | (options or {})
-    return Experiment(strategy=strategy, allow_oracle=allowed, options=options, **settings | changes)
+    return experiment_of(strategy=strategy, allow_oracle=allowed, options=options, **settings | changes)
 
 
 @pytest.mark.parametrize(("strategy", "options"), RUNS)

@@ -7,6 +7,7 @@ from typing import Any
 from dal_core import strategies
 from dal_core.ensembles.members import STRATEGIES as MEMBERS
 from dal_core.experiment import Experiment
+from dal_lab.runs.settings import experiment_of
 from dal_lab.studies.updating import UpdateStudy
 
 Study = Experiment | UpdateStudy
@@ -115,7 +116,7 @@ def _experiment(
     strategy: str, seed: int, device: str, data: dict[str, Any], options: dict[str, Any], **changes: Any
 ) -> Experiment:
     allowed = strategies.needs_oracle(strategy)
-    return Experiment(
+    return experiment_of(
         strategy=strategy, seed=seed, device=device, allow_oracle=allowed, options=options, **data | changes
     )
 

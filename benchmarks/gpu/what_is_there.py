@@ -103,14 +103,14 @@ def _trained(device: torch.device, optimiser: str) -> Head:
 
 def without_fixed_order(settings: Settings) -> Result:
     """What torch warns about in a run of each kind: operations whose sums come in no fixed order on the card."""
-    from dal_core.experiment import Experiment
+    from dal_lab.runs.settings import experiment_of
     from dal_lab.runs.study import run
 
     found: dict[str, list[str]] = {}
     for name in ("badge", "typiclust", "bait", "unc_herding", "probcover", "alfamix", "boss"):
         options: dict[str, Any] = {"epochs": 3}
         options |= {"num_candidates": 3, "retraining_epochs": 2} if name == "boss" else {}
-        study = Experiment(
+        study = experiment_of(
             strategy=name,
             cycles=1,
             subset_size=100,

@@ -22,11 +22,11 @@ from small_grid import (
     write_notebook,
 )
 
-from dal_core.experiment import Experiment
 from dal_lab.companion.artefacts import check_manifest
 from dal_lab.companion.command_line import main
 from dal_lab.companion.notebooks import execute, run_all
 from dal_lab.runs.files import check_writable, write_atomically
+from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import run
 
 pytestmark = pytest.mark.faults
@@ -110,7 +110,7 @@ def test_the_output_of_a_run_on_a_full_disk(disk, capsys, name):
     filler.unlink()
     assert main(command) == 0
     written = pd.read_csv(target) if target.suffix == ".csv" else pd.read_parquet(target)
-    expected = run(Experiment(**SETTINGS))
+    expected = run(experiment_of(**SETTINGS))
     assert written["accuracy"].tolist() == pytest.approx(expected["accuracy"].tolist())
 
 
