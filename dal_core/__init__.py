@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from dal_core.snapshot import Snapshot
 
-__version__ = "0.7.0"
+__version__ = "0.8.0"
 
 # Part of every stored result's key: raise it whenever numbers change, and older results are computed anew.
 RESULTS_VERSION = 3
