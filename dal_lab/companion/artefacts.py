@@ -84,7 +84,8 @@ class Report:
         with write_atomically(png) as temporary:
             figure.savefig(temporary, metadata={"Description": origin, "Software": None})
         figure.set_layout_engine("none")  # the next drawings leave all where it is, and need no layout of their own
-        if not (self._is_as_before(png) and self._is_as_before(pdf)):
+        kept = {path: self._earlier.get(path.name, {}).get("digest") for path in (png, pdf) if path.is_file()}
+        if len(kept) < 2 or any(_digest(path.read_bytes()) != digest for path, digest in kept.items()):
             undated = dict.fromkeys(("CreationDate", "Producer", "Creator"))
             with write_atomically(pdf) as temporary:
                 figure.savefig(temporary, metadata={"Subject": origin, **undated})
@@ -106,15 +107,11 @@ class Report:
         times = [column for column in map(str, table.columns) if column.endswith("_s") or column.startswith("speedup")]
         if times and "time" not in name:
             raise ValueError(f"table {name!r} has the measured times {times}; its name has to contain 'time'")
-        text = {"csv": table.to_csv(index=False, lineterminator="\n"), "md": markdown(table)}
-        for ending, content in text.items():
-            write_text(self._path(name, ending), content)
-            self._enter(self._path(name, ending), cell, keys)
-        return ReadableTable(text["md"])
-
-    def _is_as_before(self, path: Path) -> bool:
-        """Whether a file is the one that an earlier run left."""
-        return path.is_file() and self._earlier.get(path.name, {}).get("digest") == _digest(path.read_bytes())
+        text = markdown(table)
+        for ending, content in {"csv": table.to_csv(index=False, lineterminator="\n"), "md": text}.items():
+            write_text(path := self._path(name, ending), content)
+            self._enter(path, cell, keys)
+        return ReadableTable(text)
 
     def _path(self, name: str, ending: str) -> Path:
         check_file_name("name", name)
@@ -128,7 +125,7 @@ class Report:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Entries of the manifest by file name; empty if there is none.
+    """Return the entries of the manifest by file name; empty if there is none.
 
     Raises:
         ManifestError: if the file is not what `Report` wrote.
@@ -138,11 +135,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         return {}
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        complete = all({"notebook", "cell", "keys", "digest"} <= set(entry) for entry in manifest.values())
+        if not all({"notebook", "cell", "keys", "digest"} <= set(entry) for entry in manifest.values()):
+            raise ValueError("an entry is incomplete")
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ManifestError(f"{path} is damaged: {error}; delete it and run the notebooks again") from error
-    if not complete:
-        raise ManifestError(f"{path} holds incomplete entries; delete it and run the notebooks again")
     return manifest
 
 

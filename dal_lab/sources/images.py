@@ -129,20 +129,22 @@ class ImageFolder(Source):
     def _unpack(self, name: str, places: Places) -> None:
         folder = places.cache / name
         if all((folder / split).is_dir() for split in self.archives):
-            return  # without the lock: the cache may be read-only
+            return  # The cache may be read-only, and have no place for the lock.
         places.cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(places.cache / f"{name}.lock"):  # another process may be at it
+        with FileLock(places.cache / f"{name}.lock"):  # Another process may be unpacking.
             for split, url in self.archives.items():
-                if not (folder / split).is_dir():
-                    _unpack_one(fetch(name, f"{name}_{split}.zip", url, places), folder / split)
-
-
-def _unpack_one(path: Path, target: Path) -> None:
-    partial = target.with_name(f".{target.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)  # what an interrupted call has left
-    with restated(zipfile.BadZipFile, f"{path} is not a whole zip archive: "), zipfile.ZipFile(path) as archive:
-        archive.extractall(partial)  # keeps members below the folder, whatever their names
-    # Many archives hold a single folder with everything in it.
-    inner = [each for each in partial.iterdir() if not each.name.startswith((".", "__"))]
-    (inner[0] if len(inner) == 1 and inner[0].is_dir() else partial).replace(target)
-    shutil.rmtree(partial, ignore_errors=True)
+                if (target := folder / split).is_dir():
+                    continue
+                path, partial = fetch(name, f"{name}_{split}.zip", url, places), folder / f".{split}.part"
+                shutil.rmtree(partial, ignore_errors=True)  # An interrupted call may have left it.
+                with (
+                    restated(zipfile.BadZipFile, f"{path} is not a whole zip archive: "),
+                    zipfile.ZipFile(path) as archive,
+                ):
+                    archive.extractall(
+                        partial
+                    )  # It keeps members below the folder, even those with names that lead out of it.
+                # Many archives hold a single folder with everything in it.
+                inner = [each for each in partial.iterdir() if not each.name.startswith((".", "__"))]
+                (inner[0] if len(inner) == 1 and inner[0].is_dir() else partial).replace(target)
+                shutil.rmtree(partial, ignore_errors=True)
