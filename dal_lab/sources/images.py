@@ -30,16 +30,12 @@ class _Images(ConcatDataset, Sequence[Any]):
         return super().__getitem__(i)[0]
 
 
-def _first_of(thing: Any, attributes: Sequence[str]) -> Any:
-    return next((getattr(thing, name) for name in attributes if hasattr(thing, name)), None)
-
-
 def _split(parts: Sequence[Any]) -> Split:
     labels, names = [], []
     for part in parts:
-        found = _first_of(part, LABELS)
-        labels.append(np.asarray([label for _, label in part] if found is None else found, dtype=np.int64))
-        files = _first_of(part, FILES) or (f"image {i} of {type(part).__name__}" for i in range(len(part)))
+        found, files = ([getattr(part, each) for each in known if hasattr(part, each)] for known in (LABELS, FILES))
+        labels.append(np.asarray(found[0] if found else [label for _, label in part], dtype=np.int64))
+        files = files[0] if files else [f"image {i} of {type(part).__name__}" for i in range(len(part))]
         names += [file[0] if isinstance(file, tuple) else file for file in files]
     return Split(_Images(parts), np.concatenate(labels), lambda i: str(names[i]))
 

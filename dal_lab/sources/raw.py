@@ -36,13 +36,11 @@ class Places:
 
     def find(self, name: str) -> Path | None:
         """Return the first file or folder of that name, `folder` before `cache`."""
-        return next((path for place in self._all() if (path := place / name).exists()), None)
+        places = filter(None, (self.folder, self.cache))
+        return next((path for place in places if (path := place / name).exists()), None)
 
     def __str__(self) -> str:
-        return " and ".join(map(str, self._all()))
-
-    def _all(self) -> list[Path]:
-        return [place for place in (self.folder, self.cache) if place is not None]
+        return " and ".join(map(str, filter(None, (self.folder, self.cache))))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
