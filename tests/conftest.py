@@ -77,6 +77,19 @@ def model_folders(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def fresh_cache(monkeypatch, tmp_path):
+    """An empty cache folder, and nothing kept from other tests."""
+    from dal_lab.sources import catalogue, feature_files
+
+    monkeypatch.setenv("DAL_CACHE", str(tmp_path / "cache"))
+    for kept in (catalogue._load, feature_files._cached):
+        kept.cache_clear()
+    yield
+    for kept in (catalogue._load, feature_files._cached):
+        kept.cache_clear()
+
+
+@pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 

@@ -20,7 +20,6 @@ from dal_lab.companion.command_line import main
 from dal_lab.companion.notebooks import (
     LocalKernelManager,
     Notebook,
-    UsageError,
     check_parameters,
     choose,
     execute,
@@ -153,9 +152,9 @@ def test_every_cell_runs_and_the_tables_depend_on_the_settings_alone(notebooks, 
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_misspelt_parameter_is_refused_with_what_exists(notebooks, number, tmp_path):
-    with pytest.raises(UsageError, match=r"has no parameter sedes; it has preset, seeds, datasets"):
+    with pytest.raises(ValueError, match=r"has no parameter sedes; it has preset, seeds, datasets"):
         check_parameters(notebooks[number], {"sedes": 3})
-    with pytest.raises(UsageError, match="sedes"):
+    with pytest.raises(ValueError, match="sedes"):
         execute(notebooks[number], tmp_path / "executed.ipynb", {"sedes": 3})
     assert not list(tmp_path.iterdir())
 

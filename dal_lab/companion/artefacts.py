@@ -47,7 +47,6 @@ class ManifestError(ValueError):
     """Files and manifest of a figures folder disagree."""
 
 
-@dataclasses.dataclass
 class Report:
     """Writes the figures and tables of one notebook into `folder` and keeps the folder's manifest.
 
@@ -56,16 +55,11 @@ class Report:
     makes any more should not be taken for a result.
     """
 
-    folder: Path | str
-    notebook: str
-    _entries: dict[str, Any] = dataclasses.field(default_factory=dict, init=False)
-    _earlier: dict[str, Any] = dataclasses.field(init=False)  # the manifest before
-
-    def __post_init__(self) -> None:
-        check_folder("folder", self.folder)
-        check_file_name("notebook", self.notebook)
-        self.folder = Path(self.folder).expanduser().resolve()
-        self._earlier = read_manifest(self.folder)
+    def __init__(self, folder: Path | str, notebook: str) -> None:
+        check_folder("folder", folder)
+        check_file_name("notebook", notebook)
+        self.folder, self.notebook = Path(folder).expanduser().resolve(), notebook
+        self._earlier, self._entries = read_manifest(self.folder), dict[str, Any]()
 
     def figure(self, figure: Figure, name: str, *, cell: str, keys: Sequence[str]) -> ReadableFigure:
         """Save `figure` as PNG and PDF, close it, and return it for display, with what its labels say as its text.
@@ -84,7 +78,8 @@ class Report:
         with write_atomically(png) as temporary:
             figure.savefig(temporary, metadata={"Description": origin, "Software": None})
         figure.set_layout_engine("none")  # the next drawings leave all where it is, and need no layout of their own
-        if not (self._is_as_before(png) and self._is_as_before(pdf)):
+        kept = {path: self._earlier.get(path.name, {}).get("digest") for path in (png, pdf) if path.is_file()}
+        if len(kept) < 2 or any(_digest(path.read_bytes()) != digest for path, digest in kept.items()):
             undated = dict.fromkeys(("CreationDate", "Producer", "Creator"))
             with write_atomically(pdf) as temporary:
                 figure.savefig(temporary, metadata={"Subject": origin, **undated})
@@ -106,29 +101,25 @@ class Report:
         times = [column for column in map(str, table.columns) if column.endswith("_s") or column.startswith("speedup")]
         if times and "time" not in name:
             raise ValueError(f"table {name!r} has the measured times {times}; its name has to contain 'time'")
-        text = {"csv": table.to_csv(index=False, lineterminator="\n"), "md": markdown(table)}
-        for ending, content in text.items():
-            write_text(self._path(name, ending), content)
-            self._enter(self._path(name, ending), cell, keys)
-        return ReadableTable(text["md"])
-
-    def _is_as_before(self, path: Path) -> bool:
-        """Whether a file is the one that an earlier run left."""
-        return path.is_file() and self._earlier.get(path.name, {}).get("digest") == _digest(path.read_bytes())
+        text = markdown(table)
+        for ending, content in {"csv": table.to_csv(index=False, lineterminator="\n"), "md": text}.items():
+            write_text(path := self._path(name, ending), content)
+            self._enter(path, cell, keys)
+        return ReadableTable(text)
 
     def _path(self, name: str, ending: str) -> Path:
         check_file_name("name", name)
-        return Path(self.folder) / f"{self.notebook.split('_')[0]}_{name}.{ending}"
+        return self.folder / f"{self.notebook.split('_')[0]}_{name}.{ending}"
 
     def _enter(self, path: Path, cell: str, keys: Sequence[str], **more: str) -> None:
-        folder, entry = Path(self.folder), {"notebook": self.notebook, "cell": cell, "keys": sorted(keys)}
-        self._entries[path.name] = {**entry, "digest": _digest(path.read_bytes()), **more}
-        others = {name: each for name, each in read_manifest(folder).items() if each["notebook"] != self.notebook}
-        write_text(folder / MANIFEST, json.dumps(others | self._entries, indent=1, sort_keys=True) + "\n")
+        entry = {"notebook": self.notebook, "cell": cell, "keys": sorted(keys), "digest": _digest(path.read_bytes())}
+        self._entries[path.name] = entry | more
+        others = {file: each for file, each in read_manifest(self.folder).items() if each["notebook"] != self.notebook}
+        write_text(self.folder / MANIFEST, json.dumps(others | self._entries, indent=1, sort_keys=True) + "\n")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Entries of the manifest by file name; empty if there is none.
+    """Return the entries of the manifest by file name; empty if there is none.
 
     Raises:
         ManifestError: if the file is not what `Report` wrote.
@@ -138,11 +129,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         return {}
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        complete = all({"notebook", "cell", "keys", "digest"} <= set(entry) for entry in manifest.values())
+        if not all({"notebook", "cell", "keys", "digest"} <= set(entry) for entry in manifest.values()):
+            raise ValueError("an entry is incomplete")
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ManifestError(f"{path} is damaged: {error}; delete it and run the notebooks again") from error
-    if not complete:
-        raise ManifestError(f"{path} holds incomplete entries; delete it and run the notebooks again")
     return manifest
 
 
@@ -154,17 +144,16 @@ def check_manifest(folder: Path) -> None:
     """
     entries = {name: entry["digest"] for name, entry in read_manifest(folder).items()}
     # Hidden files, which a system, an editor or a process that writes leaves, and pages of the site are no results.
-    found = [path for path in (folder.iterdir() if folder.is_dir() else ()) if not path.name.startswith(".")]
-    files = {path.name: path for path in found if path.name != MANIFEST and path.suffix != PAGES}
+    places = [path for path in folder.glob("*") if path.suffix != PAGES and not path.name.startswith(".")]
+    files = {path.name: path for path in places if path.name != MANIFEST}
     changed = {name for name in files.keys() & entries.keys() if _digest(files[name].read_bytes()) != entries[name]}
     faults = {
         "files without an entry (delete them, or make a cell write them)": files.keys() - entries.keys(),
         "entries without a file": entries.keys() - files.keys(),
         "files that were changed after they were written": changed,
     }
-    if any(faults.values()):
-        complaints = "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in faults.items() if names)
-        raise ManifestError(f"{folder / MANIFEST} and its folder disagree; {complaints}")
+    if found := "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in faults.items() if names):
+        raise ManifestError(f"{folder / MANIFEST} and its folder disagree; {found}")
 
 
 def _digest(content: bytes) -> str:

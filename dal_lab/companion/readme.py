@@ -57,7 +57,7 @@ def publish_notebooks(folder: Path, executed: Path) -> list[Path]:
 
 
 def rendered(readme: str, root: Path) -> str:
-    """The README's text with each quoted table as it stands in its file now.
+    """Return the README's text with each quoted table as it stands in its file now.
 
     Raises:
         ValueError: if a table is quoted that does not exist.

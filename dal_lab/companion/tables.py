@@ -23,7 +23,7 @@ class Cell(NamedTuple):
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The table as Markdown: headings with units, `±` for the half width of the 95 % interval of what is before."""
+    """Return the table as Markdown: headings with units, `±` for half the width of the 95 % interval before it."""
     columns = [str(column) for column in table.columns]
     cells = table.astype(object).where(table.notna(), None).to_numpy().tolist()
     cells = [[cell.replace("|", "\\|") if isinstance(cell, str) else cell for cell in row] for row in cells]
@@ -33,7 +33,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def table_of(path: Path) -> tuple[list[tuple[str, bool]], list[list[Cell]]]:
-    """Headings, each with whether its column has numbers, and rows of a CSV as `markdown` writes them."""
+    """Return headings, each with whether its column has numbers, and rows of a CSV as `markdown` writes them."""
     try:
         table = pd.read_csv(path, keep_default_na=False, na_values=[""]).rename(columns=str)
     except pd.errors.EmptyDataError:  # a table without columns
@@ -44,7 +44,7 @@ def table_of(path: Path) -> tuple[list[tuple[str, bool]], list[list[Cell]]]:
 
 
 def _heading(column: str) -> str:
-    """A column's name for readers."""
+    """Return a column's name for readers."""
     if column.endswith("_ci"):
         return "±"
     plain = f"{column.removesuffix('_s')} (s)" if column.endswith("_s") else column
@@ -52,7 +52,7 @@ def _heading(column: str) -> str:
 
 
 def _format(column: str) -> str:
-    """How numbers with decimals in a column are written for readers."""
+    """Return how numbers with decimals in a column are written for readers."""
     return COLUMNS.get(column, {}).get("format") or (".3g" if column.endswith("_s") else ".2f")
 
 
