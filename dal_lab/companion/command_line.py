@@ -21,6 +21,7 @@ from dal_core import __version__
 
 RUN_FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 ENTRY = re.compile(r"^    ([\w, ]+): (.*(?:\n {8}.*)*)", re.MULTILINE)  # names and text in the Args of a docstring
+SETTINGS = ("encoder", "batch_size", "initial_size", "cycles", "head", "optimiser", "device", "allow_oracle")
 TYPES = {"int": int, "Count": int, "Size": int, "Path": Path}  # of options, by annotation; others are texts
 
 
@@ -80,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     table = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
     fields = _fields("dal_lab.runs.grid", "Grid") | _fields("dal_core.experiment", "Experiment")
+    fields |= _fields("dal_core.experiment", "Protocol")
     extraction = fields | _fields("dal_lab.sources.extraction", "Extraction")
     program = os.environ.get("DAL_PROGRAM")
     for name, entries in table["commands"].items():
@@ -278,7 +280,7 @@ def publish(_: argparse.Namespace) -> None:
 
 def _experiments(options: argparse.Namespace, seeds: Iterable[int]) -> list[Any]:
     """Return an Experiment for each data set, strategy and seed."""
-    from dal_core.experiment import Experiment
+    from dal_lab.runs.settings import experiment_of
     from dal_lab.sources.catalogue import read_features
 
     for path in options.features:
@@ -286,14 +288,10 @@ def _experiments(options: argparse.Namespace, seeds: Iterable[int]) -> list[Any]
     data, subset = [*options.dataset, *map(str, options.features)] or ["digits"], options.subset_size
     if subset != "all" and (not subset.isdecimal() or len(subset) > 18):
         raise ValueError(f"--subset-size is {subset[:20]!r}; a whole number or 'all' was expected")
-    given: dict[str, Any] = {
-        each.name: getattr(options, each.name, each.default) for each in dataclasses.fields(Experiment)
-    }
+    given: dict[str, Any] = {name: getattr(options, name) for name in SETTINGS}
     given |= {"subset_size": None if subset == "all" else int(subset), "options": _named(options.option)}
     runs = itertools.product(data, options.strategy, seeds)
-    return [
-        Experiment(**given | {"dataset": name, "strategy": strategy, "seed": seed}) for name, strategy, seed in runs
-    ]
+    return [experiment_of(name, strategy=strategy, seed=seed, **given) for name, strategy, seed in runs]
 
 
 def _named(texts: Sequence[str], argument: str = "--option") -> dict[str, Any]:
