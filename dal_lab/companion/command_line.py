@@ -184,7 +184,8 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"--dataset and --features name {named}; one of the two was expected")
     (experiment,) = _experiments(options, [options.seed])
     rows = study.run(experiment, data_dir=options.data_dir)
-    print(rows.drop(columns="acquired").to_string(index=False, float_format="{:.4f}".format))
+    untold = ["record"] if (rows["record"] == "{}").all() else []
+    print(rows.drop(columns=["acquired", *untold]).to_string(index=False, float_format="{:.4f}".format))
     if options.output is not None:
         with write_atomically(options.output) as temporary:
             rows.to_csv(temporary, index=False) if options.output.suffix == ".csv" else rows.to_parquet(temporary)
