@@ -89,7 +89,7 @@ from dal_lab.companion.paper_numbers import SOURCES, cell_by_cell, published
 from dal_lab.companion.parameters import check_values
 from dal_lab.companion.statistics import difference_to, in_percent, mean_over_seeds, verdict
 from dal_lab.runs.grid import Grid
-from dal_lab.sources.catalogue import available, data_sets
+from dal_lab.sources.catalogue import data_sets
 from dal_lab.studies.scaling import ScalingStudy, slope
 
 # %%
@@ -144,13 +144,13 @@ for name in strategies:
     check_choice("strategies", name, known_strategies())
 data = [each for each in setting["data"] if datasets is None or each["dataset"] in datasets]
 
-data, absent = available(data, data_dir)  # extracts features, once
+home = Path("..") if Path("../pyproject.toml").exists() else Path()
+grid = Grid(results_dir or home / "results", jobs=jobs, data_dir=data_dir, fresh=fresh)
+data, absent = grid.available(data)  # extracts features, once
 for reason, names in absent.items():
     print(f"left out: {', '.join(names)}: {reason}", file=sys.stderr)
 
-home = Path("..") if Path("../pyproject.toml").exists() else Path()
 use_style()
-grid = Grid(results_dir or home / "results", jobs=jobs, data_dir=data_dir, fresh=fresh)
 report = Report(Path(output_dir or home / "figures") / preset, "02_fast_fishing")
 print(f"preset {preset}: {', '.join(each['dataset'] for each in data)}; seeds: {setting['seeds']}")
 

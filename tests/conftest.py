@@ -55,7 +55,7 @@ def computed(monkeypatch):
     calls, compute = [], dal_lab.runs.grid.compute
 
     def counting(group, *arguments):
-        calls.extend((study.strategy, study.seed) for study in group.values())
+        calls.extend((getattr(study, "strategy", type(study).__name__), study.seed) for study in group.values())
         return compute(group, *arguments)
 
     monkeypatch.setattr(dal_lab.runs.grid, "compute", counting)

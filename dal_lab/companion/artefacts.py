@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from dal_lab.checks import check_file_name, check_folder
 from dal_lab.companion.description import describe
 from dal_lab.companion.tables import markdown
+from dal_lab.runs.committed import ENDING
 from dal_lab.runs.files import write_atomically, write_text
 from dal_lab.runs.provenance import git_commit
 
@@ -144,8 +145,9 @@ def check_manifest(folder: Path) -> None:
     """
     entries = {name: entry["digest"] for name, entry in read_manifest(folder).items()}
     # Hidden files, which a system, an editor or a process that writes leaves, and pages of the site are no results.
-    places = [path for path in folder.glob("*") if path.suffix != PAGES and not path.name.startswith(".")]
-    files = {path.name: path for path in places if path.name != MANIFEST}
+    # Committed runs know themselves whether they were changed.
+    places = [path for path in folder.glob("*") if not path.name.startswith(".")]
+    files = {path.name: path for path in places if not path.name.endswith((MANIFEST, PAGES, ENDING))}
     changed = {name for name in files.keys() & entries.keys() if _digest(files[name].read_bytes()) != entries[name]}
     faults = {
         "files without an entry (delete them, or make a cell write them)": files.keys() - entries.keys(),

@@ -201,10 +201,11 @@ def grid(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Draw learning curves and write a table of the runs that `grid` would compute."""
+    """Draw learning curves and write a table of the runs that `grid` would compute, and the runs beside them."""
     from dal_lab.companion.artefacts import Report
     from dal_lab.companion.figures.curves import learning_curves
     from dal_lab.companion.figures.style import use_style
+    from dal_lab.runs.committed import ENDING, commit
 
     stored, rows = _learning_curves(options)
     if rows is not None:
@@ -212,6 +213,7 @@ def report(options: argparse.Namespace) -> None:
         written, about = Report(options.output_dir, "report"), {"cell": "learning curves", "keys": stored.keys}
         written.figure(learning_curves(rows), "learning_curves", **about)
         written.table(_summary(rows), "accuracy", **about)
+        commit(stored.keys, stored.store, options.output_dir / f"report{ENDING}")
         print(f"figures and tables:  {options.output_dir.resolve()}")
 
 
@@ -326,7 +328,8 @@ def _learning_curves(options: argparse.Namespace) -> tuple[Any, Any]:
     experiments = _experiments(options, range(options.seeds))
     slurm = None if options.slurm is None else _named(options.slurm.split(","), "--slurm")
     where = {"data_dir": options.data_dir, "jobs": options.jobs, "dask": options.dask, "slurm": slurm}
-    stored = Grid(options.results_dir, fresh=options.fresh, **where)
+    written = [options.output_dir] if "output_dir" in options else []  # A report's runs lie beside its figures.
+    stored = Grid(options.results_dir, fresh=options.fresh, committed=written, **where)
     if options.dry_run:
         print(*stored.plan(experiments).lines(), sep="\n")
         return stored, None

@@ -17,13 +17,16 @@ from jupyter_client.manager import AsyncKernelManager
 
 from dal_core.checks import printable
 from dal_core.devices import device_in_words
-from dal_lab.companion.artefacts import ManifestError, check_manifest
+from dal_lab.companion.artefacts import ManifestError, check_manifest, read_manifest
 from dal_lab.companion.parameters import check_values
 from dal_lab.companion.site.index import ABOUT, PROVENANCE, title_of, write_site
+from dal_lab.runs.committed import ENDING, commit
 from dal_lab.runs.files import remove_leftovers, write_atomically
 from dal_lab.runs.provenance import git_commit, versions
+from dal_lab.runs.store import Store
 
 PRESETS: dict[str, str] = ABOUT["presets"]
+COMMITTED = ("quick", "real", "paper")  # presets whose figures have their runs beside them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +127,18 @@ def execute(notebook: Notebook, executed: Path, parameters: dict[str, Any]) -> O
     return Outcome(failed if error else executed, seconds, error)
 
 
+def _with_its_runs(outcome: Outcome, figures: Path, results: str | None) -> Outcome:
+    """Write the runs that a notebook's figures and tables rest on beside them; an error counts as the notebook's."""
+    notebook, home = outcome.notebook, outcome.notebook.path.parent.parent
+    try:
+        entries = [each for each in read_manifest(figures).values() if each["notebook"] == notebook.path.stem]
+        keys = {key for entry in entries for key in entry["keys"]}
+        commit(keys, Store(Path(results or home / "results")), figures / f"{notebook.number}{ENDING}")
+    except (OSError, ValueError) as error:
+        return dataclasses.replace(outcome, error=f"its runs are not committed: {error}")
+    return outcome
+
+
 class LocalKernelManager(AsyncKernelManager):
     """Talks to its kernel through sockets in a folder instead of network ports, which nobody else can listen on."""
 
@@ -167,6 +182,8 @@ def run_all(
     for notebook in notebooks:
         print(f"{notebook.number}  {notebook.title}", flush=True)
         outcome = execute(notebook, executed / preset / notebook.path.name, parameters)
+        if outcome.error is None and preset in COMMITTED:
+            outcome = _with_its_runs(outcome, figures / preset, parameters.get("results_dir"))
         if outcome.error is None:
             print(f"    done in {outcome.seconds:.0f} s", flush=True)
         else:

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +132,12 @@ def file_stem(name: str, encoder: str | None) -> str:
 
 
 def available(
-    wanted: Sequence[dict[str, Any]], data_dir: str | Path | None = None
+    wanted: Sequence[dict[str, Any]], data_dir: str | Path | None = None, known: Container[str] = ()
 ) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
     """Return those settings (with entries `dataset` and `encoder`) whose data are available, and why others are not.
 
-    Features are extracted on the way. The second result maps a reason to the data sets and encoders it concerns.
+    Features are extracted on the way. The second result maps a reason to the data sets and encoders it concerns. What
+    is named in `known`, as "letter" or "banking77 (minilm)", counts as to be had.
 
     Raises:
         DatasetUnavailableError: if none is available.
@@ -148,7 +149,8 @@ def available(
             load(name, encoder, data_dir)
             there.append(each)
         except (DatasetUnavailableError, EncoderUnavailableError) as error:
-            absent[str(error)].append(name if encoder is None else f"{name} ({encoder})")
+            words = name if encoder is None else f"{name} ({encoder})"
+            there.append(each) if words in known else absent[str(error)].append(words)
     if not there:
         raise DatasetUnavailableError(f"none of the data sets is to be had: {'; '.join(absent)}")
     return there, dict(absent)
