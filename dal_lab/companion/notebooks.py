@@ -127,15 +127,15 @@ def execute(notebook: Notebook, executed: Path, parameters: dict[str, Any]) -> O
     return Outcome(failed if error else executed, seconds, error)
 
 
-def _with_its_runs(outcome: Outcome, figures: Path, results: str | None) -> Outcome:
+def _with_its_runs(notebook: Notebook, outcome: Outcome, figures: Path, results: str | None) -> Outcome:
     """Write the runs that a notebook's figures and tables rest on beside them; an error counts as the notebook's."""
-    notebook, home = outcome.notebook, outcome.notebook.path.parent.parent
+    home = notebook.path.parent.parent
     try:
         entries = [each for each in read_manifest(figures).values() if each["notebook"] == notebook.path.stem]
         keys = {key for entry in entries for key in entry["keys"]}
         commit(keys, Store(Path(results or home / "results")), figures / f"{notebook.number}{ENDING}")
     except (OSError, ValueError) as error:
-        return dataclasses.replace(outcome, error=f"its runs are not committed: {error}")
+        return outcome._replace(error=f"its runs are not committed: {error}")
     return outcome
 
 
@@ -183,7 +183,7 @@ def run_all(
         print(f"{notebook.number}  {notebook.title}", flush=True)
         outcome = execute(notebook, executed / preset / notebook.path.name, parameters)
         if outcome.error is None and preset in COMMITTED:
-            outcome = _with_its_runs(outcome, figures / preset, parameters.get("results_dir"))
+            outcome = _with_its_runs(notebook, outcome, figures / preset, parameters.get("results_dir"))
         if outcome.error is None:
             print(f"    done in {outcome.seconds:.0f} s", flush=True)
         else:
