@@ -54,6 +54,7 @@ class Grid:
     dask: str | None = None
     slurm: Mapping[str, Any] | None = None
     keys: list[str] = dataclasses.field(default_factory=list, init=False)  # of all runs asked for so far
+    digests: dict[str, str] = dataclasses.field(default_factory=dict, init=False)  # of their data, by name
 
     def __post_init__(self) -> None:
         if self.jobs is not None:
@@ -108,6 +109,7 @@ class Grid:
             raise ValueError(f"studies is {shown(studies)}; a list of Experiments or other studies was expected")
         digests = {(s.dataset, s.encoder): digest_of(s, self.data_dir) for s in studies}
         _check_names(studies, digests)
+        self.digests |= {bank_name(s): digests[s.dataset, s.encoder] for s in studies if s.dataset is not None}
         keyed = {self.store.key(study, digests[study.dataset, study.encoder]): study for study in studies}
         redo = keyed.keys() - set(self.keys) if self.fresh else set()
         rows = {key: self.store.read(study, key) for key, study in keyed.items() if key not in redo}

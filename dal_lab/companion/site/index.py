@@ -1,6 +1,6 @@
 """The site over a preset's figures, tables and executed notebooks: pages that need neither a server nor a network.
 
-`<folder>/index.html` has of each notebook the headline figure and table, and links to everything;
+`<folder>/index.html` has the verdicts, of each notebook the headline figure and table, and links to everything;
 `<folder>/<notebook>.html` is the executed notebook. Styles and the script that sorts tables are in the pages.
 """
 
@@ -17,7 +17,8 @@ from pygments.formatters import HtmlFormatter
 
 from dal_lab.companion.artefacts import PAGES, read_manifest
 from dal_lab.companion.site.notebook_page import body_of, read_notebook
-from dal_lab.companion.tables import table_of
+from dal_lab.companion.tables import cells_of, table_of
+from dal_lab.companion.verdicts import all_verdicts, counted
 from dal_lab.runs.files import write_text
 
 PROVENANCE = "dal_core"  # key of an executed notebook's metadata: device, versions, commit
@@ -54,7 +55,8 @@ def write_site(folder: Path, executed: Path, sources: Sequence[Path], *, preset:
     for page in {path.name for path in folder.glob(f"[0-9][0-9]_*{PAGES}")} - {each["page"] for each in chapters}:
         (folder / page).unlink()
     front = folder / f"index{PAGES}"
-    write_text(front, _page("front", chapters=chapters, facts=_facts(chapters, preset, about), preset=preset))
+    facts, verdicts = _facts(chapters, preset, about), _verdicts(folder)
+    write_text(front, _page("front", chapters=chapters, facts=facts, verdicts=verdicts, preset=preset))
     return front
 
 
@@ -132,6 +134,13 @@ def _table(csv: str, entries: Mapping[str, Any], folder: Path) -> dict[str, Any]
     """A table; its headings are (text, whether the column has numbers)."""
     headings, rows = table_of(folder / csv)
     return {"name": _readable(csv), "cell": entries[csv]["cell"], "csv": csv, "headings": headings, "rows": rows}
+
+
+def _verdicts(folder: Path) -> dict[str, Any] | None:
+    """The verdicts of all notebooks, and a sentence that counts them; None where there are none."""
+    table = all_verdicts(folder)
+    headings, rows = cells_of(table)
+    return {"counted": counted(table), "headings": headings, "rows": rows} if len(table) else None
 
 
 def _facts(chapters: Sequence[Mapping[str, Any]], preset: str, about: str) -> dict[str, list[str]]:
