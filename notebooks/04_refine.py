@@ -593,7 +593,7 @@ claims = [
           lead_over(-change.assign(nothing=0.0), "nothing", members), above=0),
     Claim("The filter, not the final strategy alone, makes REFINE good", "ablations, depth",
           "the nine − no filter (points)", lead_over(of_filters, "the nine", ["no filter"]), above=0),
-    Claim("Strategies that are bad by themselves do no harm in the ensemble", "ablations, ensemble",
+    Claim("Strategies that are bad by themselves do no harm in REFINE's ensemble", "ablations, ensemble",
           "with core-set and entropy − the nine (points)",
           lead_over(of_filters, "with core-set and entropy", ["the nine"]), above=-MARGIN),
     Claim("REFINE is no worse than its best strategy when classes are rare", "long-tailed pools",

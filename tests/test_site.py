@@ -272,8 +272,8 @@ def test_the_front_page_lists_the_verdicts_of_all_notebooks(project):
     page = Page(write_site(folder, executed, sources, preset="quick"))
     text = html.unescape(" ".join(re.sub(r"<[^>]+>", " ", page.text).split()))
     assert "Claims that hold: 1 of 2; contradicted: 1; open: 0." in text
-    assert f"01 {ODD} 01 table 1 gain (points), above 0 1 1.00 1.00 2 holds" in text
-    assert f"02 {ODD} 02 table 1 gain (points), above 2 1 1.00 1.00 2 contradicted" in text
+    assert f"01 {ODD} 01 holds 1 1.000 1.000 2 gain (points), above 0 table 1" in text
+    assert f"02 {ODD} 02 contradicted 1 1.000 1.000 2 gain (points), above 2 table 1" in text
     assert "verdicts" in page.anchors
 
 
