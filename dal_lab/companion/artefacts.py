@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from dal_lab.checks import check_file_name, check_folder
 from dal_lab.companion.description import describe
+from dal_lab.companion.origins import changes, origins, project_root
 from dal_lab.companion.tables import markdown
 from dal_lab.runs.committed import ENDING
 from dal_lab.runs.files import write_atomically, write_text
@@ -53,14 +54,17 @@ class Report:
 
     Entries that an earlier run of the same notebook left are dropped when the first file is written. Files that it
     left stay, without an entry, and make `check_manifest` fail until somebody deletes them: a figure that no cell
-    makes any more should not be taken for a result.
+    makes any more should not be taken for a result. `data` are digests of the data by name, as `Grid.digests` has them:
+    they may grow as long as the notebook runs.
     """
 
-    def __init__(self, folder: Path | str, notebook: str) -> None:
+    def __init__(self, folder: Path | str, notebook: str, data: Mapping[str, str] | None = None) -> None:
         check_folder("folder", folder)
         check_file_name("notebook", notebook)
         self.folder, self.notebook = Path(folder).expanduser().resolve(), notebook
+        self.data = {} if data is None else data
         self._earlier, self._entries = read_manifest(self.folder), dict[str, Any]()
+        self._origins = origins(notebook, self.folder.name)  # as it is when it begins, not as it is edited later
 
     def figure(self, figure: Figure, name: str, *, cell: str, keys: Sequence[str]) -> ReadableFigure:
         """Save `figure` as PNG and PDF, close it, and return it for display, with what its labels say as its text.
@@ -115,8 +119,10 @@ class Report:
     def _enter(self, path: Path, cell: str, keys: Sequence[str], **more: str) -> None:
         entry = {"notebook": self.notebook, "cell": cell, "keys": sorted(keys), "digest": _digest(path.read_bytes())}
         self._entries[path.name] = entry | more
+        sources = {**self._origins, "data": dict(self.data)}
+        entries = {name: {**each, "origins": sources} for name, each in self._entries.items()}
         others = {file: each for file, each in read_manifest(self.folder).items() if each["notebook"] != self.notebook}
-        write_text(self.folder / MANIFEST, json.dumps(others | self._entries, indent=1, sort_keys=True) + "\n")
+        write_text(self.folder / MANIFEST, json.dumps(others | entries, indent=1, sort_keys=True) + "\n")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -156,6 +162,27 @@ def check_manifest(folder: Path) -> None:
     }
     if found := "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in faults.items() if names):
         raise ManifestError(f"{folder / MANIFEST} and its folder disagree; {found}")
+
+
+def stale(folder: Path, data: Mapping[str, str] | None = None) -> dict[str, list[str]]:
+    """Return the project's notebooks whose figures and tables in `folder` are not those of now, with the reasons.
+
+    Nothing is executed, and no data are read: `data` are digests of those that the caller knows, by their names in the
+    manifest, such as `Grid.digests`; others are not compared. The folder is called like the preset.
+
+    Raises:
+        ManifestError: if the manifest is damaged.
+    """
+    entries, found = read_manifest(folder).values(), {}
+    for path in sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.py")):
+        before = [entry.get("origins") for entry in entries if entry["notebook"] == path.stem]
+        if not before:
+            found[path.stem] = ["it has no figures and tables here"]
+        elif before[0] is None:
+            found[path.stem] = ["its entries do not say what they rest on: an earlier version wrote them"]
+        elif reasons := changes(before[0], {**origins(path.stem, folder.name), "data": data or {}}):
+            found[path.stem] = reasons
+    return found
 
 
 def _digest(content: bytes) -> str:

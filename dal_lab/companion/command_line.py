@@ -347,7 +347,9 @@ def _summary(rows: Any) -> Any:
 
 
 def _project_root() -> Path:
-    root = Path(os.environ.get("DAL_ROOT") or Path(__file__).resolve().parents[2])
+    from dal_lab.companion.origins import project_root
+
+    root = project_root()
     if not (root / "notebooks").is_dir():
         raise FileNotFoundError(f"no notebooks in {root}; run this from a clone of the project, or set DAL_ROOT to one")
     return root

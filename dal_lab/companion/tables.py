@@ -12,7 +12,7 @@ from tabulate import tabulate
 # Headings and formats for readers; other columns keep their name and get two decimals.
 with resources.files("dal_lab.companion").joinpath("columns.csv").open(encoding="utf-8") as _file:
     COLUMNS = {row["column"]: row for row in csv.DictReader(_file)}
-NAMES = ("data", "strategy")
+NAMES = ("data", "strategy", "notebook")
 
 
 class Cell(NamedTuple):
@@ -38,6 +38,11 @@ def table_of(path: Path) -> tuple[list[tuple[str, bool]], list[list[Cell]]]:
         table = pd.read_csv(path, keep_default_na=False, na_values=[""]).rename(columns=str)
     except pd.errors.EmptyDataError:  # a table without columns
         return [], []
+    return cells_of(table)
+
+
+def cells_of(table: pd.DataFrame) -> tuple[list[tuple[str, bool]], list[list[Cell]]]:
+    """Headings, each with whether its column has numbers, and rows of a table as `markdown` writes them."""
     formats = list(map(_format, table.columns))
     rows = [list(map(_cell, row, formats)) for row in table.astype(object).to_numpy().tolist()]
     return [(_heading(str(name)), kind.kind in "iuf") for name, kind in table.dtypes.items()], rows

@@ -72,6 +72,7 @@ class Grid:
     slurm: Mapping[str, Any] | None = None
     committed: Sequence[Path] = ()
     keys: list[str] = dataclasses.field(default_factory=list, init=False)  # of all runs asked for so far
+    digests: dict[str, str] = dataclasses.field(default_factory=dict, init=False)  # of their data, by name
 
     def __post_init__(self) -> None:
         if self.jobs is not None:
@@ -135,6 +136,7 @@ class Grid:
         some = {data_of(study): study for study in studies}
         digests = {data: self._digests(study, committed) for data, study in some.items()}
         _check_names(some, digests)
+        self.digests |= {bank_name(some[data]): digests[data][0] for data in filter(None, some)}
         for study in studies:
             keys = [self.store.key(study, digest) for digest in digests[data_of(study)]]
             keyed[next((key for key in keys if key in committed), keys[0])] = study

@@ -1,6 +1,6 @@
 """The site over a preset's figures, tables and executed notebooks: pages that need neither a server nor a network.
 
-`<folder>/index.html` has of each notebook the headline figure and table, and links to everything;
+`<folder>/index.html` has the verdicts, of each notebook the headline figure and table, and links to everything;
 `<folder>/<notebook>.html` is the executed notebook. Styles and the script that sorts tables are in the pages.
 """
 
@@ -19,7 +19,8 @@ from pygments.formatters import HtmlFormatter
 
 from dal_lab.companion.artefacts import PAGES, read_manifest
 from dal_lab.companion.site.notebook_page import body_of, read_notebook
-from dal_lab.companion.tables import table_of
+from dal_lab.companion.tables import cells_of, table_of
+from dal_lab.companion.verdicts import all_verdicts, counted
 from dal_lab.runs.files import write_text
 
 PROVENANCE = "dal_core"  # key of an executed notebook's metadata: device, versions, commit
@@ -50,7 +51,8 @@ def write_site(folder: Path, executed: Path, sources: Sequence[Path], *, preset:
     for page in {path.name for path in folder.glob(f"[0-9][0-9]_*{PAGES}")} - {each["page"] for each in chapters}:
         (folder / page).unlink()
     front, runs = folder / f"index{PAGES}", frozenset().union(*(chapter["runs"] for chapter in chapters))
-    write_text(front, _page("front", chapters=chapters, runs=runs, preset=preset, about=about))
+    page = _page("front", chapters=chapters, runs=runs, verdicts=_verdicts(folder), preset=preset, about=about)
+    write_text(front, page)
     return front
 
 
@@ -122,6 +124,14 @@ def _about(metadata: Mapping[str, Any]) -> dict[str, str]:
         "Seeds": str(metadata.get("papermill", {}).get("parameters", {}).get("seeds") or ""),
     }
     return {name: text for name, text in about.items() if text}
+
+
+def _verdicts(folder: Path) -> dict[str, Any] | None:
+    """The verdicts of all notebooks, and a sentence that counts them; None where there are none."""
+    table = all_verdicts(folder)
+    first = ["notebook", "claim", "verdict"]  # which a narrow window shows
+    headings, rows = cells_of(table[[*first, "value", "low", "high", "seeds", "measure", "source"]])
+    return {"counted": counted(table), "headings": headings, "rows": rows} if len(table) else None
 
 
 def duration(seconds: float) -> str:
