@@ -16,7 +16,6 @@ import torch
 
 from dal_core import RESULTS_VERSION
 from dal_core.data import FeatureBank
-from dal_core.experiment import Experiment
 from dal_core.strategies import registry
 from dal_lab.companion.artefacts import check_manifest
 from dal_lab.companion.command_line import main
@@ -24,6 +23,7 @@ from dal_lab.runs import committed
 from dal_lab.runs.committed import LARGEST, commit, committed_runs
 from dal_lab.runs.failures import RunRefusedError
 from dal_lab.runs.grid import Grid
+from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import bank_name, digest_of
 from dal_lab.sources import catalogue
 from dal_lab.sources.bank import save_bank
@@ -50,7 +50,7 @@ class Odd:
 
 
 def experiments(seeds=2, strategies=("random", "margin")):
-    return [Experiment(strategy=name, seed=seed, **TINY) for name in strategies for seed in range(seeds)]
+    return [experiment_of(strategy=name, seed=seed, **TINY) for name in strategies for seed in range(seeds)]
 
 
 def studies():
@@ -58,7 +58,7 @@ def studies():
     with_record = TINY | {"options": {"epochs": 3, "num_candidates": 2, "retraining_epochs": 2}}
     return [
         *experiments(),
-        Experiment(strategy="boss", allow_oracle=True, **with_record),
+        experiment_of(strategy="boss", allow_oracle=True, **with_record),
         UpdateStudy(**updating, options={"epochs": 3}),
         UpdateStudy(**updating, gradient_steps=(1,), options={"epochs": 3}),
         ScalingStudy(num_unlabelled=50, num_labelled=9, num_features=5, batch_size=5, device="cpu"),
@@ -126,7 +126,7 @@ def test_kinds_whose_columns_have_one_name_and_types_that_exclude_each_other_are
 def test_the_file_reads_well_in_pandas(path, rows):
     table = pd.read_parquet(path)
     assert len(table) == len(rows) == 12
-    assert list(table.columns[-10:]) == list(Experiment().columns)
+    assert list(table.columns[-10:]) == list(experiment_of().columns)
     assert sorted(table["run_key"].unique()) == sorted(rows["run"].unique())
     first = table.iloc[0]
     about = json.loads(first["run_configuration"])
@@ -219,7 +219,7 @@ def test_a_file_that_would_be_too_large_is_not_kept(tmp_path, path, rows, monkey
 
 def test_a_few_hundred_runs_stay_small(tmp_path, path, rows):
     """A notebook of the quick preset has up to 150 runs of 21 rows; of those columns, six have random bits."""
-    grid, study, draw = Grid(tmp_path / "many"), Experiment(**TINY), np.random.default_rng(0)
+    grid, study, draw = Grid(tmp_path / "many"), experiment_of(**TINY), np.random.default_rng(0)
     keys, digest = [], digest_of(study, None)
     for seed in range(150):
         each = dataclasses.replace(study, seed=seed)
@@ -275,7 +275,7 @@ def data(tmp_path):
 
 
 def on_made(**changes):
-    return Experiment(**TINY | {"dataset": "made", "encoder": "mine", "subset_size": None} | changes)
+    return experiment_of(**TINY | {"dataset": "made", "encoder": "mine", "subset_size": None} | changes)
 
 
 def forget(folder):
@@ -338,15 +338,15 @@ def test_data_of_committed_runs_are_to_be_had(tmp_path, path, data):
 CELL = """
 import pandas as pd
 from pathlib import Path
-from dal_core.experiment import Experiment
+from dal_lab.runs.settings import experiment_of
 from dal_lab.companion.artefacts import Report
 from dal_lab.runs.grid import Grid
 
 grid = Grid(results_dir, jobs=1, fresh=fresh)
 study = {"dataset": "blobs", "cycles": 2, "device": "cpu", "options": {"epochs": 3}}
-grid.rows([Experiment(strategy="badge", **study)])  # of which no figure is drawn
+grid.rows([experiment_of(strategy="badge", **study)])  # of which no figure is drawn
 keys = len(grid.keys)
-rows = grid.rows([Experiment(seed=seed, **study) for seed in range(2)])
+rows = grid.rows([experiment_of(seed=seed, **study) for seed in range(2)])
 table = rows[["run", "cycle", "accuracy", "nll"]]
 Report(Path(output_dir) / preset, "01_made").table(table, "table", cell="(a)", keys=grid.keys[keys:])
 """

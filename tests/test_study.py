@@ -10,9 +10,9 @@ import pytest
 
 import dal_lab
 from dal_core import RESULTS_VERSION
-from dal_core.experiment import Experiment
 from dal_core.strategies import register, registry
 from dal_lab.runs.grid import Grid
+from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import Study, canonical, is_study, run, settings
 from dal_lab.sources import catalogue
 from dal_lab.studies.scaling import ScalingStudy
@@ -44,7 +44,7 @@ class Failing(Sizes):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_study_of_ones_own_is_computed_once_and_comes_with_its_settings(tmp_path, jobs):
-    asked = [Sizes(), Sizes(most=2, seed=1), Experiment(cycles=0, device="cpu")]
+    asked = [Sizes(), Sizes(most=2, seed=1), experiment_of(cycles=0, device="cpu")]
     rows = Grid(tmp_path, jobs=jobs).rows(asked)
     assert rows["data"].tolist() == ["digits"] * 11
     assert rows["most"][:10].tolist() == [3] * 6 + [2] * 4
@@ -98,7 +98,7 @@ def test_the_text_of_a_study_of_ones_own_is_part_of_its_key(tmp_path, monkeypatc
 
 def test_what_is_a_study():
     assert isinstance(Sizes(), Study)
-    for each in (Sizes(), Experiment(), UpdateStudy(), ScalingStudy()):
+    for each in (Sizes(), experiment_of(), UpdateStudy(), ScalingStudy()):
         assert is_study(each)
     without_run = dataclasses.make_dataclass("WithoutRun", [("seed", int, 0)], namespace={"columns": ()})
     for each in (Sizes, None, "digits", {"run": 1}, without_run()):
@@ -111,15 +111,15 @@ def test_what_is_a_study():
 
 TRAINED = {"device": "cpu", "options": {"epochs": 3}}
 STUDIES = {
-    "bait": Experiment(strategy="bait", **TRAINED),
-    "margin": Experiment(strategy="margin", **TRAINED),
-    "refine with bait": Experiment(
+    "bait": experiment_of(strategy="bait", **TRAINED),
+    "margin": experiment_of(strategy="margin", **TRAINED),
+    "refine with bait": experiment_of(
         strategy="refine", device="cpu", options={"strategies": ["bait", "margin"], "final_strategy": "random"}
     ),
-    "refine without": Experiment(
+    "refine without": experiment_of(
         strategy="refine", device="cpu", options={"strategies": ["random", "margin"], "final_strategy": "random"}
     ),
-    "boss with bait": Experiment(strategy="boss", allow_oracle=True, device="cpu", options={"strategies": ["bait"]}),
+    "boss with bait": experiment_of(strategy="boss", allow_oracle=True, device="cpu", options={"strategies": ["bait"]}),
     "updating": UpdateStudy(device="cpu"),
     "scaling bait": ScalingStudy(strategy="bait", device="cpu"),
     "scaling margin": ScalingStudy(strategy="margin", device="cpu"),
