@@ -149,7 +149,7 @@ for reason, names in absent.items():
     print(f"left out: {', '.join(names)}: {reason}", file=sys.stderr)
 
 use_style()
-report = Report(Path(output_dir or home / "figures") / preset, "03_boss", grid.digests)
+report = Report(Path(output_dir or home / "figures") / preset, "03_boss", grid.digests, grid.strategies)
 print(f"preset {preset}: {', '.join(each['dataset'] for each in data)}; seeds: {setting['seeds']}, T = {candidates}")
 
 # %% [markdown]

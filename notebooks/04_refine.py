@@ -159,7 +159,7 @@ for reason, names in absent.items():
     print(f"left out: {', '.join(names)}: {reason}", file=sys.stderr)
 
 use_style()
-report = Report(Path(output_dir or home / "figures") / preset, "04_refine", grid.digests)
+report = Report(Path(output_dir or home / "figures") / preset, "04_refine", grid.digests, grid.strategies)
 print(f"preset {preset}: {', '.join(each['dataset'] for each in data)}; seeds: {setting['seeds']}")
 for part, options in {"(c)": setting["filtering"], "(d) and (e)": setting["cheaper"]}.items():
     changes = ", ".join(f"{name} = {value}" for name, value in options.items()) or "as in the paper"

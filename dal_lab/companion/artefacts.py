@@ -54,15 +54,18 @@ class Report:
 
     Entries that an earlier run of the same notebook left are dropped when the first file is written. Files that it
     left stay, without an entry, and make `check_manifest` fail until somebody deletes them: a figure that no cell
-    makes any more should not be taken for a result. `data` are digests of the data by name, as `Grid.digests` has them:
-    they may grow as long as the notebook runs.
+    makes any more should not be taken for a result. `data` are digests of the data by name, and `strategies`
+    versions by name, as a Grid has them: they may grow as long as the notebook runs.
     """
 
-    def __init__(self, folder: Path | str, notebook: str, data: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path | str, notebook: str, data: Mapping[str, str] | None = None,
+        strategies: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
         check_folder("folder", folder)
         check_file_name("notebook", notebook)
         self.folder, self.notebook = Path(folder).expanduser().resolve(), notebook
-        self.data = {} if data is None else data
+        self.data, self.strategies = {} if data is None else data, {} if strategies is None else strategies
         self._earlier, self._entries = read_manifest(self.folder), dict[str, Any]()
         self._origins = origins(notebook, self.folder.name)  # as it is when it begins, not as it is edited later
 
@@ -119,7 +122,7 @@ class Report:
     def _enter(self, path: Path, cell: str, keys: Sequence[str], **more: str) -> None:
         entry = {"notebook": self.notebook, "cell": cell, "keys": sorted(keys), "digest": _digest(path.read_bytes())}
         self._entries[path.name] = entry | more
-        sources = {**self._origins, "data": dict(self.data)}
+        sources = {**self._origins, "data": dict(self.data), "strategies": dict(self.strategies)}
         entries = {name: {**each, "origins": sources} for name, each in self._entries.items()}
         others = {file: each for file, each in read_manifest(self.folder).items() if each["notebook"] != self.notebook}
         write_text(self.folder / MANIFEST, json.dumps(others | entries, indent=1, sort_keys=True) + "\n")
@@ -173,14 +176,17 @@ def stale(folder: Path, data: Mapping[str, str] | None = None) -> dict[str, list
     Raises:
         ManifestError: if the manifest is damaged.
     """
+    from dal_core.strategies import registry
+
     entries, found = read_manifest(folder).values(), {}
+    now = {"data": data or {}, "strategies": {name: registry.version(name) for name in registry.names()}}
     for path in sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.py")):
         before = [entry.get("origins") for entry in entries if entry["notebook"] == path.stem]
         if not before:
             found[path.stem] = ["it has no figures and tables here"]
         elif before[0] is None:
             found[path.stem] = ["its entries do not say what they rest on: an earlier version wrote them"]
-        elif reasons := changes(before[0], {**origins(path.stem, folder.name), "data": data or {}}):
+        elif reasons := changes(before[0], origins(path.stem, folder.name) | now):
             found[path.stem] = reasons
     return found
 

@@ -47,11 +47,13 @@ def digest(text: str) -> str:
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return what differs between two origins, in words; data that one of them lacks are not compared."""
+    """Return what differs between two origins, in words; data and strategies that one of them lacks do not count."""
     words = {"text": "its text", "settings": "its preset's settings", "lock": LOCK, "version": "RESULTS_VERSION"}
     changed = [f"{words[name]} changed" for name in words if before.get(name) != now.get(name)]
-    data, other = before.get("data", {}), now.get("data", {})
-    return changed + [f"the data {name} changed" for name in sorted(data.keys() & other) if data[name] != other[name]]
+    for what, part in (("the data", "data"), ("the strategy", "strategies")):
+        old, new = before.get(part, {}), now.get(part, {})
+        changed += [f"{what} {name} changed" for name in sorted(old.keys() & new) if old[name] != new[name]]
+    return changed
 
 
 def _of_preset(cell: str, preset: str) -> str:

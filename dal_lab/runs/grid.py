@@ -73,6 +73,7 @@ class Grid:
     committed: Sequence[Path] = ()
     keys: list[str] = dataclasses.field(default_factory=list, init=False)  # of all runs asked for so far
     digests: dict[str, str] = dataclasses.field(default_factory=dict, init=False)  # of their data, by name
+    strategies: dict[str, int] = dataclasses.field(default_factory=dict, init=False)  # with their versions
 
     def __post_init__(self) -> None:
         if self.jobs is not None:
@@ -138,6 +139,7 @@ class Grid:
         _check_names(some, digests)
         self.digests |= {bank_name(some[data]): digests[data][0] for data in filter(None, some)}
         for study in studies:
+            self.strategies |= strategies_of(study)
             keys = [self.store.key(study, digest) for digest in digests[data_of(study)]]
             keyed[next((key for key in keys if key in committed), keys[0])] = study
         redo = keyed.keys() - set(self.keys) if self.fresh else set()
