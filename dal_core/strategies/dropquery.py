@@ -8,10 +8,10 @@ from torch import Tensor
 
 from dal_core.blocks import blocks
 from dal_core.contracts import BatchSize, Between, Count, checked
-from dal_core.snapshot import Snapshot
+from dal_core.snapshot import LastLayer
 from dal_core.strategies.alfamix import diverse_picks
 from dal_core.strategies.registry import register
-from dal_core.strategies.uncertainty import Predictions
+from dal_core.strategies.uncertainty import ClassScores
 
 CANDIDATES_A_PICK = 25  # So many make the threshold of disagreement stay as high as it is.
 Dropout = Annotated[float, Between(0, 1, "low")]
@@ -20,7 +20,7 @@ Dropout = Annotated[float, Between(0, 1, "low")]
 @register("dropquery")
 @checked
 def dropquery(
-    snapshot: Snapshot,
+    snapshot: LastLayer,
     batch_size: BatchSize,
     generator: torch.Generator,
     *,
@@ -35,7 +35,7 @@ def dropquery(
 
 @checked
 def dropquery_candidates(
-    snapshot: Snapshot, enough: Count, generator: torch.Generator, *, num_passes: Count = 3, dropout: Dropout = 0.75
+    snapshot: LastLayer, enough: Count, generator: torch.Generator, *, num_passes: Count = 3, dropout: Dropout = 0.75
 ) -> Int[Tensor, " c"]:
     """Return the positions, ascending, that disagree with their prediction in more than half of the passes.
 
@@ -55,7 +55,7 @@ def dropquery_candidates(
 @checked
 def dropout_disagreements(
     features: Float[Tensor, "n d"],
-    logits: Predictions,
+    logits: ClassScores,
     weight: Float[Tensor, "k d"],
     bias: Float[Tensor, " k"] | None,
     generator: torch.Generator,

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dal_core.context import Context
 from dal_core.contracts import BatchSize, Count, checked, unchecked
 from dal_core.snapshot import Snapshot
 from dal_core.strategies.registry import register
@@ -22,12 +23,14 @@ def typiclust(
     num_neighbours: Count = 20,
     max_clusters: Count = 500,
     min_cluster_size: Count = 5,
+    context: Context | None = None,
 ) -> Int[Tensor, " b"]:
     """Pick the most typical instance of each cluster without labels, largest first (`typiclust_select`)."""
-    return typiclust_select(
-        snapshot.features, snapshot.labelled_features, batch_size, generator,
-        num_neighbours=num_neighbours, max_clusters=max_clusters, min_cluster_size=min_cluster_size,
-    )  # fmt: skip
+    num_clusters = min(len(snapshot.labelled_features) + batch_size, max_clusters)
+    clusters = _clusters(snapshot.features, snapshot.labelled_features, num_clusters, generator)
+    if context is not None:
+        context.trace["clusters"] = clusters
+    return _typical(snapshot.features, *clusters, batch_size, num_neighbours, min_cluster_size)
 
 
 @checked
@@ -54,8 +57,23 @@ def typiclust_select(
     tensor([2])
     """
     num_clusters = min(len(features_l) + batch_size, max_clusters)
+    clusters = _clusters(features_u, features_l, num_clusters, generator)
+    return _typical(features_u, *clusters, batch_size, num_neighbours, min_cluster_size)
+
+
+def _clusters(
+    features_u: Tensor, features_l: Tensor, num_clusters: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The clusters of the unlabelled and of the labelled instances.  [n], [m]"""
     assignment = k_means(torch.cat((features_u, features_l)), num_clusters, generator)
-    of_unlabelled, of_labelled = assignment[: len(features_u)], assignment[len(features_u) :]
+    return assignment[: len(features_u)], assignment[len(features_u) :]
+
+
+def _typical(
+    features_u: Tensor, of_unlabelled: Tensor, of_labelled: Tensor, batch_size: int, num_neighbours: int, smallest: int
+) -> Tensor:
+    """Typical instances, cluster after cluster; those of fewer than `smallest` instances last.  [b]"""
+    assignment = torch.cat((of_unlabelled, of_labelled))
     num_clusters = int(assignment.max()) + 1
     unlabelled = torch.bincount(of_unlabelled, minlength=num_clusters).tolist()
     labelled = torch.bincount(of_labelled, minlength=num_clusters).tolist()
@@ -64,7 +82,7 @@ def typiclust_select(
     queue: list[tuple[bool, int, int, int]] = []  # smallest first
     for cluster, size in enumerate(torch.bincount(assignment).tolist()):
         if unlabelled[cluster]:
-            heapq.heappush(queue, (size < min_cluster_size, labelled[cluster], -size, cluster))
+            heapq.heappush(queue, (size < smallest, labelled[cluster], -size, cluster))
     picked = torch.empty(batch_size, dtype=torch.int64, device=features_u.device)
     for i in range(batch_size):
         small, labels, order, cluster = heapq.heappop(queue)
