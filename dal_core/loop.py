@@ -41,9 +41,10 @@ def run(
     Raises:
         ValueError: if the pool is too small for the experiment, or training diverges.
 
+    >>> import dal_core as dal
     >>> draw = torch.Generator().manual_seed(0)
     >>> x, y = torch.randn(60, 4, generator=draw), torch.arange(60) % 2
-    >>> rows = run(Experiment(protocol=experiment.Protocol(cycles=2)), (x[:40], y[:40], x[40:], y[40:]))
+    >>> rows = dal.run(dal.Experiment(protocol=dal.Protocol(cycles=2)), (x[:40], y[:40], x[40:], y[40:]))
     >>> rows["n_labeled"].tolist()
     [10, 20, 30]
     """

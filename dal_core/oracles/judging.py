@@ -132,6 +132,7 @@ def judged_by(
     return (model_of(snapshot).outputs(inputs).features if last_layer else inputs), held.labels
 
 
+@checked
 def on_last_layer(snapshot: Truth) -> Truth:
     """Return the snapshot for models that are linear heads on what its last layer sees."""
     m = len(snapshot.labels)

@@ -25,8 +25,9 @@ from dal_lab.runs.files import check_writable, remove_leftovers, write_text
 from dal_lab.runs.own_strategies import OwnStrategies, own_strategies
 from dal_lab.runs.plan import Plan
 from dal_lab.runs.progress import progress
+from dal_lab.runs.settings import settings_of
 from dal_lab.runs.store import Store, Study, but_for_seed, own_of
-from dal_lab.runs.study import bank_name, configuration, device_of, run, run_together
+from dal_lab.runs.study import bank_name, configuration, data_field, data_of, device_of, run, run_together
 from dal_lab.sources import catalogue
 
 
@@ -105,9 +106,9 @@ class Grid:
         """The studies by key, the rows of those that the store holds, and the others."""
         if not isinstance(studies, Sequence) or not studies or not all(isinstance(each, Study) for each in studies):
             raise ValueError(f"studies is {shown(studies)}; a list of Experiments or other studies was expected")
-        digests = {(s.dataset, s.encoder): digest_of(s, self.data_dir) for s in studies}
+        digests = {(data_of(each), each.encoder): digest_of(each, self.data_dir) for each in studies}
         _check_names(studies, digests)
-        keyed = {self.store.key(study, digests[study.dataset, study.encoder]): study for study in studies}
+        keyed = {self.store.key(study, digests[data_of(study), study.encoder]): study for study in studies}
         redo = keyed.keys() - set(self.keys) if self.fresh else set()
         rows = {key: self.store.read(study, key) for key, study in keyed.items() if key not in redo}
         return keyed, rows, {key: study for key, study in keyed.items() if rows.get(key) is None}
@@ -169,10 +170,14 @@ class Grid:
 def _with_settings(key: str, study: Study, rows: pd.DataFrame | None) -> pd.DataFrame:
     """The rows behind columns with the run's key, its data and its settings."""
     assert rows is not None, "a run that was computed is in the store"
-    fields = {name: value for name, value in dataclasses.asdict(study).items() if not isinstance(value, (dict, tuple))}
+    if isinstance(study, Experiment):
+        fields = settings_of(study)
+    else:
+        fields = {k: v for k, v in dataclasses.asdict(study).items() if not isinstance(v, (dict, tuple))}
+        fields |= study.options
     # Options that set two curves of one strategy apart become columns of their own.
-    options = {n: v if isinstance(v, str | int | float | None) else json.dumps(v) for n, v in study.options.items()}
-    settings = {"run": key, "data": bank_name(study), **fields, **options}
+    fields = {n: v if isinstance(v, str | int | float | None) else json.dumps(v) for n, v in fields.items()}
+    settings = {"run": key, "data": bank_name(study), **fields}
     settings = {name: value for name, value in settings.items() if name not in rows.columns}
     return pd.concat([pd.DataFrame(settings, index=rows.index), rows], axis=1)
 
@@ -181,13 +186,13 @@ def _check_names(studies: Sequence[Study], digests: Mapping[Any, str]) -> None:
     """Raise ValueError if two data sets are called the same: their rows would be taken for those of one."""
     first: dict[str, tuple[str, str]] = {}
     for study in studies:
-        if study.dataset is None:
+        if (data := data_of(study)) is None:
             continue
-        digest, name = digests[study.dataset, study.encoder], bank_name(study)
-        other, of_other = first.setdefault(name, (study.dataset, digest))
+        digest, name = digests[data, study.encoder], bank_name(study)
+        other, of_other = first.setdefault(name, (data, digest))
         if of_other != digest:
             raise ValueError(
-                f"{other!r} and {study.dataset!r} are different data of the same name {name!r}; "
+                f"{other!r} and {data!r} are different data of the same name {name!r}; "
                 "different names were expected: rename a file"
             )
 
@@ -196,8 +201,8 @@ def _absolute(group: Mapping[str, Study]) -> dict[str, Study]:
     """The runs with full paths of their data, since a worker may have another working directory; keys do not change."""
     return {
         key: study
-        if study.dataset is None
-        else dataclasses.replace(study, dataset=catalogue.absolute_name(study.dataset))
+        if (name := data_of(study)) is None
+        else dataclasses.replace(study, **{data_field(study): catalogue.absolute_name(name)})
         for key, study in group.items()
     }
 
@@ -212,16 +217,16 @@ def groups(missing: Mapping[str, Study]) -> list[dict[str, Study]]:
     quick = set(strategies.members())
     found: dict[Any, dict[str, Study]] = {}
     for key, study in missing.items():
-        joins = isinstance(study, Experiment) and study.strategy in quick and device_of(study).type == "cuda"
+        joins = isinstance(study, Experiment) and study.strategy.name in quick and device_of(study).type == "cuda"
         found.setdefault(dataclasses.replace(study, seed=0) if joins else key, {})[key] = study
     return list(found.values())
 
 
 def digest_of(study: Study, data_dir: Path | str | None) -> str:
     """Digest of the data that a study computes on."""
-    if study.dataset is None:
+    if (name := data_of(study)) is None:
         return "no data"
-    return catalogue.load(study.dataset, encoder=study.encoder, data_dir=data_dir).digest
+    return catalogue.load(name, encoder=study.encoder, data_dir=data_dir).digest
 
 
 def attempt(

@@ -18,7 +18,7 @@ TRAINING_OPTIONS = {f"training_{field}": field for field in CHANGES} | {
     field: field for field in CHANGES if field != "batch_size"
 }
 UPDATES = {f"update_{field.name}": field.name for field in dataclasses.fields(Updates)}
-BUYING = ("initial_size", "batch_size", "cycles", "subset_size")  # of a Protocol, with a column for each run
+BUYING = ("batch_size", "initial_size", "cycles", "subset_size")  # of a Protocol, with a column for each run
 RARE = {"initial": "random", "validation_size": 0, "share": 1.0, "imbalance": 1.0}  # with one where they are set
 
 

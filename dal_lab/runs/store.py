@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dal_core import RESULTS_VERSION
-from dal_core.experiment import Experiment
+from dal_core.experiment import COLUMNS, Experiment, Strategy
 from dal_core.strategies import registry
 from dal_lab.runs.files import UNSEALED, is_intact, sealed, write_atomically
 from dal_lab.runs.provenance import git_commit, versions
@@ -95,8 +95,8 @@ class Store:
             provenance = json.loads((table.schema.metadata or {})[PROVENANCE])
             if provenance["key"] != key:
                 raise ValueError(f"it holds the run {provenance['key']}")
-            if (found := table.column_names) != list(study.columns):
-                raise ValueError(f"it has the columns {found}; {list(study.columns)} were expected")
+            if (found := table.column_names) != (expected := [*getattr(study, "columns", COLUMNS)]):
+                raise ValueError(f"it has the columns {found}; {expected} were expected")
             if table.num_rows == 0:
                 raise ValueError("it has no rows")
             return table.to_pandas()
@@ -121,8 +121,10 @@ class Store:
 
 def own_of(study: Study) -> set[str]:
     """Names of the user's own strategies that a study runs, itself or as parts of another strategy."""
-    name = getattr(study, "strategy", None)
-    return set() if name is None else registry.used(name, study.options) & registry.own().keys()
+    if isinstance(study, UpdateStudy):
+        return set()
+    strategy = study.strategy if isinstance(study, Experiment) else Strategy(study.strategy, **study.options)
+    return registry.used(strategy.name, strategy.options) & registry.own().keys()
 
 
 def but_for_seed(configuration: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from dal_core import loop
 from dal_core.context import Question
 from dal_core.devices import resolve_device, with_float64
 from dal_core.experiment import Experiment, check_alike_but_for_seed
+from dal_lab.runs.settings import experiment_of, settings_of
 from dal_lab.sources import catalogue
 
 
@@ -25,10 +26,30 @@ def device_of(study: Any) -> torch.device:
 
 def configuration(study: Any) -> dict[str, Any]:
     """The full configuration of a study (an Experiment, or another dataclass that `run` knows) as JSON values."""
-    values = dataclasses.asdict(study) | {"device": device_of(study).type}
-    if study.dataset is not None:  # A file counts by its name and its content, in any folder.
-        values["dataset"] = catalogue.short_name(study.dataset)
-    return {"kind": type(study).__name__, **json.loads(json.dumps(values))}
+    values = _as_json(study) | {"device": device_of(study).type}
+    if (name := data_of(study)) is not None:  # A file counts by its name and its content, in any folder.
+        values[data_field(study)] = catalogue.short_name(name)
+    return values
+
+
+def _as_json(value: Any) -> Any:
+    """The value for JSON; a dataclass as its fields after the name of its class."""
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: _as_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"kind": type(value).__name__, **fields}
+    if isinstance(value, Mapping):
+        return {name: _as_json(each) for name, each in value.items()}
+    return [_as_json(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def data_field(study: Any) -> str:
+    """Return which field has the name of a study's data."""
+    return "data" if isinstance(study, Experiment) else "dataset"
+
+
+def data_of(study: Any) -> str | None:
+    """Return the name of a study's data; None if it makes its own."""
+    return getattr(study, data_field(study))
 
 
 def canonical(study: Any) -> str:
@@ -94,24 +115,24 @@ def walk(experiment: Experiment, *, data_dir: str | Path | None = None) -> list[
 
 def bank_name(study: Any) -> str:
     """The data of a study in words."""
-    if study.dataset is None:
+    if (name := data_of(study)) is None:
         return "synthetic"
-    name = catalogue.short_name(study.dataset)
+    name = catalogue.short_name(name)
     return name if study.encoder is None else f"{name} ({study.encoder})"
 
 
 def described(study: Any) -> str:
     """The data, the strategy, and the settings that are not the defaults, but for the seed."""
-    words = (
-        [bank_name(study), study.strategy]
-        if isinstance(study, Experiment)
-        else [type(study).__name__, bank_name(study)]
-    )
-    for field in dataclasses.fields(study):
-        value = getattr(study, field.name)
-        if field.name not in ("dataset", "encoder", "strategy", "seed", "device", "options") and value != field.default:
-            words.append(f"{field.name}={value}")
-    return ", ".join([*words, *(f"{name}={value}" for name, value in study.options.items())])
+    if isinstance(study, Experiment):
+        words, found, plain = [bank_name(study), study.strategy.name], settings_of(study), settings_of(experiment_of())
+    else:
+        words, plain = [type(study).__name__, bank_name(study)], {f.name: f.default for f in dataclasses.fields(study)}
+        found = {name: getattr(study, name) for name in plain if name != "options"} | study.options
+    left_out = ("dataset", "encoder", "strategy", "seed", "device")
+    changed = {
+        name: value for name, value in found.items() if name not in left_out and (name, value) not in plain.items()
+    }
+    return ", ".join([*words, *(f"{name}={value}" for name, value in changed.items())])
 
 
 def described_by_seed(studies: Iterable[Any]) -> dict[str, str]:
