@@ -128,7 +128,7 @@ class _Run:
     def advance(self, cycle: int, model: Model, train_seconds: float) -> None:
         """Record the row of a model trained on what is labelled, and buy the next batch if there is one."""
         check_converged(model, self.experiment.learner)
-        row = {"cycle": cycle, "n_labeled": len(self.pool.labelled)}
+        row: dict[str, Any] = {"cycle": cycle, "n_labeled": len(self.pool.labelled)}
         row |= self.task.evaluate(model, self.test, self.train, self.pool)
         row |= {"query_s": self.query_seconds, "train_s": train_seconds, "acquired": self.acquired.tolist()}
         self.rows.append(row | {"record": json.dumps(self.context.record)})

@@ -623,7 +623,7 @@ def test_devices_have_names_for_readers(monkeypatch):
         ),
         (
             {"strategy": "lookahead", "allow_oracle": True, "options": {"update_every": 1}},
-            "update_every is given, but the oracle 'lookahead' picks whole batches",
+            "updates is given, but the oracle 'lookahead' picks whole batches",
         ),
     ],
     ids=str,

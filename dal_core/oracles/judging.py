@@ -185,8 +185,8 @@ def _assumed_labels(
     if judgement.look_ahead == "true":
         return snapshot.hidden_labels[candidates].unsqueeze(1)
     if judgement.look_ahead == "pseudo":
-        return snapshot.logits.argmax(dim=1)[candidates].unsqueeze(1)  # type: ignore[attr-defined]
-    probabilities = snapshot.probabilities[candidates].flatten(0, 1).cpu()  # type: ignore[attr-defined]  # [t b, k]
+        return snapshot.logits.argmax(dim=1)[candidates].unsqueeze(1)
+    probabilities = snapshot.probabilities[candidates].flatten(0, 1).cpu()  # [t b, k]
     drawn = torch.multinomial(probabilities, judgement.label_draws, replacement=True, generator=generator)
     return drawn.view(*candidates.shape, -1).movedim(2, 1).to(candidates.device)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dal_core.blocks import blocks
 from dal_core.contracts import BatchSize, Between, Count, checked
-from dal_core.snapshot import LastLayer
+from dal_core.snapshot import LastLayer, Snapshot
 from dal_core.strategies.alfamix import diverse_picks
 from dal_core.strategies.registry import register
 from dal_core.strategies.uncertainty import ClassScores
@@ -35,7 +35,7 @@ def dropquery(
 
 @checked
 def dropquery_candidates(
-    snapshot: LastLayer, enough: Count, generator: torch.Generator, *, num_passes: Count = 3, dropout: Dropout = 0.75
+    snapshot: Snapshot, enough: Count, generator: torch.Generator, *, num_passes: Count = 3, dropout: Dropout = 0.75
 ) -> Int[Tensor, " c"]:
     """Return the positions, ascending, that disagree with their prediction in more than half of the passes.
 

@@ -199,12 +199,12 @@ def _check_names(studies: Sequence[Study], digests: Mapping[Any, str]) -> None:
 
 def _absolute(group: Mapping[str, Study]) -> dict[str, Study]:
     """The runs with full paths of their data, since a worker may have another working directory; keys do not change."""
-    return {
-        key: study
-        if (name := data_of(study)) is None
-        else dataclasses.replace(study, **{data_field(study): catalogue.absolute_name(name)})
-        for key, study in group.items()
-    }
+    changed = dict(group)
+    for key, study in group.items():
+        if (name := data_of(study)) is not None:
+            place: dict[str, Any] = {data_field(study): catalogue.absolute_name(name)}
+            changed[key] = dataclasses.replace(study, **place)
+    return changed
 
 
 def groups(missing: Mapping[str, Study]) -> list[dict[str, Study]]:
