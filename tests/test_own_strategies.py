@@ -112,7 +112,7 @@ def test_a_strategy_that_changes_is_computed_anew(tmp_path, scratch):
     picked = {}
     for order in (False, True, False):
         source = textwrap.dedent(f"""
-            @register("by_size")
+            @register("by_size", version=2)
             def by_size(snapshot, batch_size, generator):
                 return torch.argsort(snapshot.features.norm(dim=1), stable=True, descending={order})[:batch_size]
         """)

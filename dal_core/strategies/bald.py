@@ -17,19 +17,12 @@ from dal_core.strategies.uncertainty import ClassScores, highest
 @register("bald")
 @checked
 def bald(
-    snapshot: Predictions,
-    batch_size: BatchSize,
-    generator: torch.Generator,
-    *,
-    draws: Count = 100,
-    likelihood: Literal["gaussian", "categorical"] = "gaussian",
-    prior_precision: Positive = 1.0,
-) -> Int[Tensor, " b"]:
+    snapshot: Predictions, batch_size: BatchSize, generator: torch.Generator,
+    *, draws: Count = 100, likelihood: Literal["gaussian", "categorical"] = "gaussian", prior_precision: Positive = 1.0,
+) -> Int[Tensor, " b"]:  # fmt: skip
     """Pick the instances whose labels tell most about the last layer, each taken by itself (`mutual_information`).
 
-    Args:
-        draws: samples from the posterior.
-        likelihood, prior_precision: of the Laplace approximation.
+    `draws` is the number of samples from the posterior, the other options are the Laplace approximation's.
     """
     precision = precision_matrix(
         snapshot.labelled_features, snapshot.labelled_logits, likelihood=likelihood, prior_precision=prior_precision

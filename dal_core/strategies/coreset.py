@@ -29,17 +29,13 @@ def coreset(snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generato
 
 @checked
 def k_center_greedy(
-    features_u: Float[Tensor, "n d"],
-    features_l: Annotated[Float[Tensor, "m d"], Fewest("m", 1, "labelled instances")],
+    features_u: Float[Tensor, "n d"], features_l: Annotated[Float[Tensor, "m d"], Fewest("m", 1, "labelled instances")],
     batch_size: BatchSize,
-) -> Int[Tensor, " b"]:
+) -> Int[Tensor, " b"]:  # fmt: skip
     """Pick, one after another, the instance farthest from all centres; what is picked becomes a centre (algorithm 1).
 
-    O(n (m + b) d) time; O(n) memory beside a block of distances. Ties go to the lower position.
-
-    Args:
-        features_u: what to pick from.
-        features_l: the initial centres.
+    The first centres are `features_l`. O(n (m + b) d) time; O(n) memory beside a block of distances. Ties go to the
+    lower position.
 
     >>> k_center_greedy(torch.tensor([[1.0], [9.0], [4.0]]), torch.tensor([[0.0]]), 2)
     tensor([1, 2])

@@ -101,9 +101,9 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
             if (value := getattr(training, field)) != getattr(plain, field):
                 taken = field == "batch_size" or field in strategy.options
                 found[f"training_{field}" if taken else field] = value
-    for part in dataclasses.fields(learner):  # type: ignore[arg-type]
-        if part.name != "training" and (value := getattr(learner, part.name)) != part.default:
-            found[part.name] = value
+    for each in dataclasses.fields(learner):  # type: ignore[arg-type]
+        if each.name != "training" and (value := getattr(learner, each.name)) != each.default:
+            found[each.name] = value
     if (updates := experiment.updates) is not None:
         changed = {n: v for n, v in dataclasses.asdict(updates).items() if v != getattr(Updates(), n)}
         found |= {f"update_{name}": value for name, value in {"every": updates.every, **changed}.items()}
