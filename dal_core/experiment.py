@@ -154,7 +154,8 @@ class Experiment:
                 raise ValueError(f"updates is given, but the oracle {name!r} picks whole batches")
         offered = with_model(gives, truth=True)
         needs = {
-            f"strategy {each!r}": registry.needed_view(each) for each in registry.used(name, self.strategy.options)
+            f"strategy {each!r}": registry.needed_view(each)
+            for each in sorted(registry.used(name, self.strategy.options))
         }
         needs |= {"task": self.task.needs} if self.task is not None else {}
         needs |= {"updates": LastLayer} if self.updates is not None else {}

@@ -9,10 +9,10 @@ from torch import Tensor
 from dal_core.blocks import blocks
 from dal_core.contracts import BatchSize, Between, Count, checked
 from dal_core.laplace import last_layer
-from dal_core.snapshot import Snapshot
+from dal_core.snapshot import LastLayer, Snapshot
 from dal_core.strategies.alfamix import diverse_picks
 from dal_core.strategies.registry import register
-from dal_core.strategies.uncertainty import Predictions
+from dal_core.strategies.uncertainty import ClassScores
 
 CANDIDATES_A_PICK = 25  # So many make the threshold of disagreement stay as high as it is.
 Dropout = Annotated[float, Between(0, 1, "low")]
@@ -21,7 +21,7 @@ Dropout = Annotated[float, Between(0, 1, "low")]
 @register("dropquery")
 @checked
 def dropquery(
-    snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator,
+    snapshot: LastLayer, batch_size: BatchSize, generator: torch.Generator,
     *, num_passes: Count = 3, dropout: Dropout = 0.75,
 ) -> Int[Tensor, " b"]:  # fmt: skip
     """Pick diverse instances (`diverse_picks`) whose prediction changes under dropout (`dropquery_candidates`)."""
@@ -50,7 +50,7 @@ def dropquery_candidates(
 
 @checked
 def dropout_disagreements(
-    features: Float[Tensor, "n d"], logits: Predictions, weight: Float[Tensor, "k d"],
+    features: Float[Tensor, "n d"], logits: ClassScores, weight: Float[Tensor, "k d"],
     bias: Float[Tensor, " k"] | None, generator: torch.Generator,
     *, num_passes: Count = 3, dropout: Dropout = 0.75,
 ) -> Int[Tensor, " n"]:  # fmt: skip

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from dal_core.blocks import blocks
 from dal_core.contracts import BatchSize, Positive, checked
-from dal_core.snapshot import Snapshot
+from dal_core.snapshot import Predictions, Snapshot
 from dal_core.strategies.registry import register
 from dal_core.strategies.shared.greedy import lazy_argmax
 from dal_core.strategies.shared.temperature import held_out_temperature
@@ -34,7 +34,7 @@ def max_herding(
 @register("unc_herding")
 @checked
 def unc_herding(
-    snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator,
+    snapshot: Predictions, batch_size: BatchSize, generator: torch.Generator,
     *, form: Form = "rowwise", temperature: Positive | None = None, gamma: Positive | None = None,
 ) -> Int[Tensor, " b"]:  # fmt: skip
     """Pick by `herding_select`, weighted by the margin uncertainty of calibrated predictions (Bae et al. 2025).

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dal_core.contracts import BatchSize, Count, Positive, checked
-from dal_core.snapshot import Snapshot
+from dal_core.snapshot import Predictions
 from dal_core.strategies.bait.diagonal import DiagonalProblem
 from dal_core.strategies.bait.factors import factors
 from dal_core.strategies.bait.spaces import Space, Weights, cheaper_space
@@ -46,7 +46,7 @@ class Options(NamedTuple):
 @register("bait")
 @checked
 def bait(
-    snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator, *,  # noqa: ARG001
+    snapshot: Predictions, batch_size: BatchSize, generator: torch.Generator, *,  # noqa: ARG001
     approximation: Approximation = "binary", top_classes: int | None = None, renormalise: bool = True,
     fisher: Fisher = "sum", prior_precision: Positive = 1.0, selection: Selection = "forward_backward",
 ) -> Int[Tensor, " b"]:  # fmt: skip
