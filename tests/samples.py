@@ -31,6 +31,7 @@ def snapshot_from(
 ):
     """The richest view of these parts; in the data the labelled instances come first."""
     learner = others.pop("learner", None) or Linear(training or Training())
+    others = {name: value for name, value in others.items() if value is not None}
     both = None if logits is None else torch.cat((labelled_logits, logits))
     return Snapshot.of(
         torch.cat((labelled_features, features)), both, labelled=range(len(labels)), labels=labels, weight=weight,
