@@ -17,7 +17,7 @@ from dal_core.data import FeatureBank
 from dal_core.experiment import Experiment
 from dal_core.models.heads import Head
 from dal_core.models.training import Training, train_heads
-from dal_core.snapshot import Pool
+from dal_core.pool import Pool
 from dal_core.strategies import registry
 from dal_lab.companion import budgets, statistics
 from dal_lab.companion.artefacts import Report

@@ -8,17 +8,15 @@ import pytest
 import torch
 
 from dal_core import textbook
-from dal_core.data import Labelled
 from dal_core.laplace import covariance_matrix, precision_matrix, second_order_update
 from dal_core.models.heads import Head
-from dal_core.models.learners import HeadModel, Mlp
+from dal_core.models.learners import HeadModel
 from dal_core.models.training import Training
 from dal_core.oracles import judging
 from dal_core.oracles.judging import Judgement, LookAhead, Loss, PerformanceOn, Retraining, best_of, judge
-from dal_core.randomness import generator_for, integer_seed
-from dal_core.snapshot import Truth, take_snapshot
-from dal_core.task import Classification
-from tests.samples import seeded, snapshot_from
+from dal_core.randomness import integer_seed
+from dal_core.snapshot import Truth
+from tests.samples import seeded, snapshot_from, with_hidden_layer
 
 N, M, T, B, K, D, H = 23, 13, 7, 4, 3, 5, 6
 N_TEST, N_VALIDATION, DRAWS = 17, 19, 8
@@ -185,17 +183,6 @@ def test_no_more_logits_are_held_at_a_time_than_a_block_has(monkeypatch):
 # --- a head with a hidden layer
 
 
-def mlp_snapshot() -> Truth:
-    """With a hidden layer's units as features, no last bias, and a head that is not what training starts from."""
-    plain, learner = snapshot(), Mlp(TRAINING, hidden=H)
-    train = Labelled(plain.data, torch.cat((plain.labels, plain.hidden_labels)))
-    head = learner.initial(plain.features, K, lambda _: generator_for(11))
-    return take_snapshot(
-        train, plain.labelled, plain.instances, learner, HeadModel(Head.stack([head])),
-        {"test": plain.test, "validation": None}, task=Classification(K), cycle=0, draw=plain.draw,
-    )  # fmt: skip
-
-
 def trained_mlp(initial: Head, features: torch.Tensor, labels: torch.Tensor, seed: int) -> torch.nn.Module:
     """The whole head, with torch's modules."""
     hidden, last = torch.nn.Linear(D, H).double(), torch.nn.Linear(H, K, bias=False).double()
@@ -217,7 +204,7 @@ def trained_mlp(initial: Head, features: torch.Tensor, labels: torch.Tensor, see
 @pytest.mark.parametrize("performance_on", ["test", "unlabelled"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_head_with_a_hidden_layer_is_retrained_as_a_whole(loss, performance_on):
-    taken, candidates = mlp_snapshot(), candidate_batches()
+    taken, candidates = with_hidden_layer(snapshot(), H), candidate_batches()
     found = judge(taken, candidates, judgement_of(loss=loss, performance_on=performance_on), seeded())
     seed, expected = integer_seed(seeded()), []
     for batch in candidates:
@@ -234,7 +221,7 @@ def test_a_head_with_a_hidden_layer_is_retrained_as_a_whole(loss, performance_on
 @pytest.mark.parametrize("performance_on", ["test", "unlabelled"])
 @pytest.mark.parametrize("retraining", ["last_layer", "laplace_update"])
 def test_a_last_layer_is_judged_as_a_linear_head_on_what_it_sees(retraining, performance_on):
-    taken, candidates = mlp_snapshot(), candidate_batches()
+    taken, candidates = with_hidden_layer(snapshot(), H), candidate_batches()
     seen = snapshot_from(
         taken.features, taken.logits, taken.labelled_features, taken.labelled_logits, taken.labels, taken.weight,
         training=TRAINING, hidden_labels=taken.hidden_labels,
@@ -270,7 +257,7 @@ def test_the_current_loss_is_that_of_the_head_as_it_is(loss, performance_on):
 
 
 def test_the_current_loss_of_a_head_with_a_hidden_layer():
-    taken = mlp_snapshot()
+    taken = with_hidden_layer(snapshot(), H)
     logits = taken.model.outputs(taken.test.inputs()).features @ taken.weight.T
     expected = float(textbook.mean_loss(logits, taken.test.labels, "brier"))
     assert judging.current_loss(taken, judgement_of(loss="brier")) == pytest.approx(expected, abs=1e-12)
