@@ -10,7 +10,7 @@ from pretend_device import TO_CPU, TO_DEVICE, WAIT, DeviceTensor, PretendedDevic
 from samples import points, seeded, snapshot_of, unit_points
 from test_strategy_contract import ALL, ORACLES, on_device, strategy_of, usual
 
-from dal_core import laplace, metrics, strategies
+from dal_core import laplace, loop, metrics, strategies
 from dal_core.checks import check_memory
 from dal_core.context import Context
 from dal_core.devices import now
@@ -247,7 +247,8 @@ def without_times(rows):
 
 
 def resolved_to(device, monkeypatch):
-    monkeypatch.setattr(study, "resolve_device", lambda _: device.where)
+    for module in (study, loop):
+        monkeypatch.setattr(module, "resolve_device", lambda _: device.where)
 
 
 @pytest.mark.parametrize(

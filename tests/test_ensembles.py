@@ -219,9 +219,8 @@ def test_a_bandit_with_one_strategy_returns_its_batch(name):
     integer_seed(replay)
     (own,) = generators_from(replay, 1)
     record: dict = {}
-    assert tailor(taken(), B, seeded(), strategies=[name], context=Context(record=record)).tolist() == batch_of(
-        name, taken(), own
-    )
+    found = tailor(taken(), B, seeded(), strategies=[name], context=Context(record=record))
+    assert found.tolist() == batch_of(name, taken(), own)
     assert record == {name: B}
 
 
@@ -247,11 +246,8 @@ def test_thompson_sampling_draws_the_strategy_of_each_pick():
         values = [draws.dirichlet(row) @ rewards for row in counts]
         suppliers.append(int(np.argmax(values)))
         expected.append(next(place for place in queues[suppliers[-1]] if place not in expected))
-    record: dict = {}
-    assert (
-        tailor(snapshot, 7, seeded(4), strategies=FEW, context=Context(memory=memory, record=record)).tolist()
-        == expected
-    )
+    context = Context(memory=memory)
+    assert tailor(snapshot, 7, seeded(4), strategies=FEW, context=context).tolist() == expected
     assert memory["suppliers"] == suppliers
     assert memory["counts"].numpy() == pytest.approx(counts)
     assert context.record == {name: suppliers.count(i) for i, name in enumerate(FEW)}
