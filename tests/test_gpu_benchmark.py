@@ -448,19 +448,9 @@ def test_every_protocol_is_a_valid_experiment_and_the_first_seed_comes_first():
     assert {each.grid for each in whole} == {"boss", "refine", "fast_fishing", "laplace_updates"}
     assert len({each.title for each in whole}) == len(whole)
     boss = whole[0].study
-    assert (boss.strategy.name, boss.protocol.batch_size, boss.protocol.cycles, boss.protocol.subset_size) == (
-        "boss",
-        77,
-        10,
-        None,
-    )
+    assert (boss.strategy.name, boss.protocol) == ("boss", Protocol(77, 77, 10, None))
     exact = next(each.study for each in whole if each.name == "bait_exact")
-    assert (exact.learner.kind, exact.learner.training.optimiser, exact.protocol.batch_size, exact.protocol.cycles) == (
-        "mlp",
-        "radam",
-        30,
-        20,
-    )
+    assert (exact.learner, exact.protocol.batch_size, exact.protocol.cycles) == (Mlp(Training("radam")), 30, 20)
     smaller = list(runs_of(3, "cpu", images, scaled_down=True))
     assert len(smaller) == len(whole) - 2 * 4  # two initial sizes of the updating study less
     assert max(each.study.protocol.cycles for each in smaller if isinstance(each.study, Experiment)) == 1
