@@ -44,6 +44,14 @@ class Result:
         return self.judged and not self.case.goal.met(self.timing, self.case.memory)
 
 
+@dataclasses.dataclass(frozen=True)
+class Failed:
+    """A case that was not measured, and why."""
+
+    name: str
+    line: str
+
+
 def machine(cores: int, threads: int, load: str, repeats: int, bandwidth: float) -> str:
     """What the numbers were measured on and with."""
     versions = [f"Python {platform.python_version()}", *filter(None, map(_version, PACKAGES))]
@@ -70,7 +78,7 @@ def _version(package: str) -> str:
         return ""
 
 
-def section(title: str, results: Sequence[Result], bandwidth: float) -> str:
+def section(title: str, results: Sequence[Result | Failed], bandwidth: float) -> str:
     """A family's heading and both of its tables."""
     numbers = tabulate.tabulate([_numbers(each, bandwidth) for each in results], NUMBERS, **_STYLE)
     words = tabulate.tabulate([_words(each) for each in results], WORDS, **_STYLE)
@@ -80,7 +88,9 @@ def section(title: str, results: Sequence[Result], bandwidth: float) -> str:
 _STYLE = {"tablefmt": "github", "disable_numparse": True}
 
 
-def _numbers(result: Result, bandwidth: float) -> tuple[str, ...]:
+def _numbers(result: Result | Failed, bandwidth: float) -> tuple[str, ...]:
+    if isinstance(result, Failed):
+        return (result.name, "failed", *["-"] * (len(NUMBERS) - 3), "NO")
     case, timing = result.case, result.timing
     memory = case.own if case.own is not None else timing.memory
     floor = sum(case.read().values()) / bandwidth
@@ -103,7 +113,9 @@ def _multiple(number: float) -> str:
     return f"{number:.3g}" if number < 100 else f"{number:,.0f}"
 
 
-def _words(result: Result) -> tuple[str, ...]:
+def _words(result: Result | Failed) -> tuple[str, ...]:
+    if isinstance(result, Failed):
+        return result.name, f"failed: {result.line}", "-", "-"
     case = result.case
     process = f"; {gigabytes(case.memory)} of memory, all of a process" if case.memory is not None else ""
     yardstick = "-" if case.textbook is None and not case.note else case.note or "textbook"

@@ -91,6 +91,20 @@ def check_agreement(what: str, ours: Sequence[Tensor], textbook: Sequence[Tensor
             )
 
 
+def check_picks_but_for_ties(what: str, ours: Tensor, theirs: Tensor, utilities: Tensor) -> str:
+    """Say that both pick the same, up to a first tie; `utilities` [b, n] are theirs before each of their picks.
+
+    Raises:
+        RuntimeError: if the first pick that differs is worth less to them by more than rounding.
+    """
+    for i, (found, expected) in enumerate(zip(ours.tolist(), theirs.tolist(), strict=True)):
+        if found != expected:
+            if not torch.isclose(utilities[i, found], utilities[i, expected], rtol=1e-12, atol=0):
+                check_picks(what, ours, theirs)
+            return f"same picks up to pick {i + 1}, where two are worth the same up to rounding"
+    return "same picks"
+
+
 def check_picks(what: str, ours: Tensor, textbook: Tensor) -> None:
     """Raise RuntimeError unless both pick the same in the same order."""
     if ours.tolist() != textbook.tolist():

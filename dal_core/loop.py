@@ -80,7 +80,7 @@ def run_together(
             labelled, aside = [run.pool.labelled for run in runs], [run.validation for run in runs]
             fitted = first.learner.fit(
                 task, to_fit.data, labelled, [to_fit.labels_at(each) for each in labelled],
-                [functools.partial(run.draw_in, cycle) for run in runs], previous=models,
+                [functools.partial(draw_in, each.seed, cycle) for each in experiments], previous=models,
                 validation=[(each, to_fit.labels_at(each)) for each in aside] if any(map(len, aside)) else None,
                 virtual=virtual if any(virtual) else None,
             )  # fmt: skip
@@ -90,6 +90,11 @@ def run_together(
                 with naming(run.experiment, experiments):
                     run.advance(cycle, model, seconds)
     return [pd.DataFrame(run.rows) for run in runs]
+
+
+def draw_in(seed: int, cycle: int, purpose: str) -> torch.Generator:
+    """Initial weights depend on the seed alone, all else on seed and cycle; no way leads from here to the run."""
+    return generator_for(seed, purpose) if purpose == "initial weights" else generator_for(seed, purpose, cycle)
 
 
 class _Run:
@@ -109,10 +114,6 @@ class _Run:
 
     def draw(self, *purpose: str | int) -> torch.Generator:
         return generator_for(self.experiment.seed, *purpose)
-
-    def draw_in(self, cycle: int, purpose: str) -> torch.Generator:
-        """Initial weights depend on the seed alone, all else on seed and cycle."""
-        return self.draw(purpose) if purpose == "initial weights" else self.draw(purpose, cycle)
 
     def initial_set(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Positions in the data of what is labelled first, in the order of buying."""
@@ -158,7 +159,7 @@ class _Run:
             truth = {"test": self.test, "validation": self.train.part(self.validation)}
         snapshot = take_snapshot(
             self.train, self.pool.labelled, visible, self.experiment.learner, model, truth, task=self.task,
-            cycle=context.cycle, draw=functools.partial(self.draw_in, context.cycle),
+            cycle=context.cycle, draw=functools.partial(draw_in, self.experiment.seed, context.cycle),
         )  # fmt: skip
         function, size, updates = strategy.function, context.remaining[0], self.experiment.updates
         if updates is None or model is None:

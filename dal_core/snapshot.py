@@ -232,7 +232,7 @@ OF_VIEWS = {"probabilities"} | {
 
 
 def _way_out(name: str) -> str:
-    argument = name.removeprefix("labelled_")
+    argument = "logits" if name == "probabilities" else name.removeprefix("labelled_")
     return f": Snapshot.of(..., {argument}=...)" if argument in ("logits", "weight") else ""
 
 

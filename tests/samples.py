@@ -5,10 +5,13 @@ import functools
 import torch
 
 from dal_core.blocks import blocks
-from dal_core.models.learners import Linear
+from dal_core.data import Labelled
+from dal_core.models.heads import Head
+from dal_core.models.learners import HeadModel, Linear, Mlp
 from dal_core.models.training import Training
 from dal_core.randomness import generator_for
-from dal_core.snapshot import Snapshot
+from dal_core.snapshot import Snapshot, Truth, take_snapshot
+from dal_core.task import Classification
 
 
 def points(n=23, m=4, d=5, seed=0, dtype=torch.float64):
@@ -31,6 +34,7 @@ def snapshot_from(
 ):
     """The richest view of these parts; in the data the labelled instances come first."""
     learner = others.pop("learner", None) or Linear(training or Training())
+    others = {name: value for name, value in others.items() if value is not None}
     both = None if logits is None else torch.cat((labelled_logits, logits))
     return Snapshot.of(
         torch.cat((labelled_features, features)), both, labelled=range(len(labels)), labels=labels, weight=weight,
@@ -48,6 +52,18 @@ def snapshot_of(n=31, m=13, k=3, d=5, **changes):
     values = {"features": features, "logits": features @ weight.T, "labelled_features": labelled}
     values |= {"labelled_logits": labelled @ weight.T, "labels": labels, "weight": weight, "bias": None}
     return snapshot_from(**(values | changes))
+
+
+def with_hidden_layer(plain, hidden=6):
+    """The same cycle of a head with a hidden layer, whose units are the features; training starts from another."""
+    learner, k = Mlp(plain.learner.training, hidden=hidden), plain.num_classes
+    model = HeadModel(Head.stack([learner.initial(plain.features, k, lambda _: seeded(11))]))
+    others = vars(plain).get("hidden_labels", torch.zeros(len(plain.features), dtype=torch.int64))
+    truth = {"test": plain.test, "validation": plain.validation} if isinstance(plain, Truth) else None
+    return take_snapshot(
+        Labelled(plain.data, torch.cat((plain.labels, others))), plain.labelled, plain.instances, learner, model, truth,
+        task=Classification(k), cycle=plain.cycle, draw=plain.draw,
+    )  # fmt: skip
 
 
 def oracle_snapshot_of(n, m, k, d, n_test, n_validation, **changes):

@@ -2,20 +2,15 @@ import dataclasses
 
 import pytest
 import torch
-from samples import work_in_blocks
+from samples import seeded, snapshot_from, work_in_blocks
 
 from dal_core import strategies, textbook
-from dal_core.snapshot import Snapshot
 from dal_core.strategies import alfamix, dropquery
 from dal_core.strategies.alfamix import alfamix_candidates, diverse_picks
 from dal_core.strategies.dropquery import dropout_disagreements, dropquery_candidates
 from dal_core.strategies.shared.clustering import k_means, nearest_to_means
 
 N, M, K, D = 41, 9, 3, 5
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def snapshot_of(seed=0, *, sparse=False, with_bias=True, n=N, scale=1.0):
@@ -28,7 +23,7 @@ def snapshot_of(seed=0, *, sparse=False, with_bias=True, n=N, scale=1.0):
     weight *= scale
     offset = 0 if bias is None else bias
     labels = torch.arange(M) % K
-    return Snapshot(
+    return snapshot_from(
         features, features @ weight.T + offset, labelled, labelled @ weight.T + offset, labels, weight, bias
     )
 

@@ -2,19 +2,14 @@ import dataclasses
 
 import pytest
 import torch
-from samples import work_in_blocks
+from samples import seeded, snapshot_from, work_in_blocks
 
 from dal_core import strategies, textbook
 from dal_core.laplace import covariance_matrix, precision_matrix, predictive_variance, sample_weights
-from dal_core.snapshot import Snapshot
 from dal_core.strategies import bald
 from dal_core.strategies.bald import mutual_information
 
 N, M, K, D, E = 29, 11, 3, 5, 7
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def snapshot_of(bias=None):
@@ -22,7 +17,7 @@ def snapshot_of(bias=None):
     features, labelled, weight = (torch.randn(size, D, generator=draw, dtype=torch.float64) for size in (N, M, K))
     offset = 0 if bias is None else bias
     labels = torch.arange(M) % K
-    return Snapshot(
+    return snapshot_from(
         features, features @ weight.T + offset, labelled, labelled @ weight.T + offset, labels, weight, bias
     )
 

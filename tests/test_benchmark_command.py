@@ -14,7 +14,7 @@ from benchmarks import __main__ as command
 from benchmarks import scaling, scaling_figures, tables
 from benchmarks.case import Case, Goal
 from benchmarks.cases import CASES, Family
-from benchmarks.timing import compare
+from benchmarks.timing import check_picks, check_picks_but_for_ties, compare
 from dal_core import strategies
 from dal_core.experiment import Experiment  # noqa: F401 - registers all strategies
 
@@ -123,9 +123,31 @@ def test_a_missed_goal_is_told(run, families):
     families(Family("Few", {"met": small(abs_of_one, goal=met), "missed": small(abs_of_one, abs_of_one, goal=missed)}))
     code, text, messages = run("--repeats", 1, "--only", "met", "--only", "missed", "--threads", 2)
     assert code == 1
-    assert "goal missed: missed\n" in messages
+    assert "goal missed, or failed: missed\n" in messages
     assert [row["met"] for row in rows(text, "time / floor").values()] == ["yes", "NO"]
     assert run("--repeats", 1, "--only", "missed", "--threads", 1)[0] == 0  # goals are for two threads
+
+
+def test_a_case_that_fails_its_check_leaves_the_others(run, families):
+    def differing(*, small):
+        check_picks("these", torch.tensor([1, 2]), torch.tensor([1, 3]))
+
+    families(Family("Few", {"differing": differing, "quick": small(abs_of_one)}))
+    code, text, messages = run("--small", "--part", "tables")
+    assert code == 1
+    assert "failed: RuntimeError: these: picked [1, 2], but the textbook picks [1, 3]" in messages
+    numbers = rows(text, "time / floor")
+    assert (numbers["differing"]["time"], numbers["differing"]["met"], numbers["quick"]["met"]) == ("failed", "NO", "-")
+    assert rows(text, "floor reads")["differing"]["size"].startswith("failed: RuntimeError: these")
+
+
+def test_picks_may_differ_at_a_tie_up_to_rounding_alone():
+    ours, theirs = torch.tensor([1, 2, 0]), torch.tensor([1, 3, 2])
+    utilities = torch.rand(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="these: picked"):
+        check_picks_but_for_ties("these", ours, theirs, utilities)
+    utilities[1, 2] = utilities[1, 3] * (1 + 1e-15)
+    assert check_picks_but_for_ties("these", ours, theirs, utilities).startswith("same picks up to pick 2")
 
 
 def abs_of_one():

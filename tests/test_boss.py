@@ -8,47 +8,29 @@ import pytest
 import torch
 
 from dal_core import strategies
-from dal_core.models.heads import Head
+from dal_core.context import Context
 from dal_core.models.training import Training
 from dal_core.oracles import boss as module
 from dal_core.oracles.boss import CLASS_AWARE, STRATEGIES, boss, draw_candidates
 from dal_core.oracles.judging import Judgement, current_loss, judge
-from dal_core.snapshot import LabelledSet, OracleSnapshot, Snapshot
+from dal_core.snapshot import LastLayer, Truth
 from dal_core.strategies import registry
-from tests.samples import seeded
+from tests.samples import oracle_snapshot_of, seeded
 
 N, M, B, K, D, N_TEST = 41, 7, 4, 3, 5, 13
 CHEAP = ("random", "margin", "typiclass")
 BRIEF = {"retraining_epochs": 3, "loss": "cross_entropy"}
 
 
-def snapshot(n: int = N, **changes) -> OracleSnapshot:
-    draw = seeded(7)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=draw, dtype=torch.float64)
-
-    labelled, weight, bias, truth, test, features = (
-        normal(*shape) for shape in ((M, D), (K, D), (K,), (D, K), (N_TEST, D), (n, D))
-    )
-    values = {
-        "features": features,
-        "logits": features @ weight.mT + bias,
-        "labelled_features": labelled,
-        "labelled_logits": labelled @ weight.mT + bias,
-        "labels": (labelled @ truth).argmax(dim=1),
-        "weight": weight,
-        "bias": bias,
-        "hidden_labels": (features @ truth).argmax(dim=1),
-        "test": LabelledSet(test, (test @ truth).argmax(dim=1)),
-        "training": Training("sgd", learning_rate=0.1, weight_decay=0.01, batch_size=4),
-        "initial": Head(normal(K, D), normal(K)),
-    }
-    return OracleSnapshot(**(values | changes))
+def snapshot(n: int = N, **changes) -> Truth:
+    training = Training("sgd", learning_rate=0.1, weight_decay=0.01, batch_size=4)
+    return oracle_snapshot_of(n, M, K, D, N_TEST, 0, **{"training": training, "validation": None} | changes)
 
 
-def bought(taken: OracleSnapshot, seed: int = 0, batch_size: int = B, **options) -> list[int]:
-    return strategies.query(functools.partial(boss, **(BRIEF | options)), taken, batch_size, seeded(seed)).tolist()
+def bought(taken: Truth, seed: int = 0, batch_size: int = B, record: dict | None = None, **options) -> list[int]:
+    context = None if record is None else Context(record=record)
+    strategy = functools.partial(boss, **(BRIEF | options))
+    return strategies.query(strategy, taken, batch_size, seeded(seed), context).tolist()
 
 
 @pytest.fixture
@@ -59,8 +41,6 @@ def add(monkeypatch):
 
 def test_options_and_what_it_asks_for():
     assert strategies.needs_oracle("boss")
-    assert strategies.records("boss")
-    assert not strategies.plans_ahead("boss")
     assert strategies.option_names("boss") == [
         "num_candidates", "strategies", "loss", "look_ahead", "retraining", "performance_on", "retraining_epochs",
         "label_draws", "gamma", "prior_precision",
@@ -115,7 +95,7 @@ def test_options_of_the_judgement_arrive(monkeypatch):
 # --- candidates
 
 
-def proposed(taken: OracleSnapshot, names: Sequence[str], batch_size: int = B) -> torch.Tensor:
+def proposed(taken: Truth, names: Sequence[str], batch_size: int = B) -> torch.Tensor:
     """A batch of each.  [t, b]"""
     return draw_candidates(taken, batch_size, seeded(), None, names)[0].batches
 
@@ -204,7 +184,7 @@ def test_ordinary_strategies_see_no_truth_and_class_aware_ones_do(add):
         seen["spy"] = snapshot
         return torch.arange(batch_size)
 
-    def clairvoyant(snapshot: OracleSnapshot, batch_size, generator):
+    def clairvoyant(snapshot: Truth, batch_size, generator):
         seen["typiclass"] = snapshot
         return torch.arange(batch_size)
 
@@ -212,9 +192,10 @@ def test_ordinary_strategies_see_no_truth_and_class_aware_ones_do(add):
     add("typiclass", clairvoyant)
     taken = snapshot()
     batches = proposed(taken, ["spy", "typiclass"])
-    assert type(seen["spy"]) is Snapshot
+    assert isinstance(seen["spy"], LastLayer)
+    assert not isinstance(seen["spy"], Truth)
     assert not {"hidden_labels", "test", "validation"} & set(vars(seen["spy"]))
-    assert type(seen["typiclass"]) is OracleSnapshot
+    assert isinstance(seen["typiclass"], Truth)
     assert torch.equal(seen["typiclass"].hidden_labels[:B], taken.hidden_labels[batches[1]])
     for name, batch in zip(("spy", "typiclass"), batches, strict=True):
         assert torch.equal(seen[name].features[:B], taken.features[batch])
@@ -301,7 +282,7 @@ def test_all_strategies_failing_names_them(add):
         ({"strategies": "margin"}, "strategies is 'margin'; a list was expected"),
         ({"strategies": []}, r"strategies is \[\]; a list of at least one name was expected"),
         ({"loss": "hinge"}, "loss is 'hinge'; it has to be one of 'zero_one', 'cross_entropy', 'brier'"),
-        ({"performance_on": "validation"}, "snapshot.validation is None; instances to judge heads by were expected"),
+        ({"performance_on": "validation"}, "snapshot.validation is None; instances to judge models by were expected"),
     ],
     ids=str,
 )
@@ -311,11 +292,11 @@ def test_bad_options_are_refused_before_any_candidate_is_computed(monkeypatch, o
         boss(snapshot(), B, seeded(), **options)
 
 
-@pytest.mark.parametrize("test", [None, LabelledSet(torch.empty(0, D).double(), torch.empty(0, dtype=torch.int64))])
+@pytest.mark.parametrize("test", [None, (torch.empty(0, D).double(), torch.empty(0).long())])
 def test_a_missing_test_set_is_named_before_any_candidate_is_computed(monkeypatch, test):
     monkeypatch.setattr(module, "draw_candidates", lambda *_: pytest.fail("candidates were computed"))
     found = "None" if test is None else "empty"
-    with pytest.raises(ValueError, match=f"^snapshot.test is {found}; instances to judge heads by were expected"):
+    with pytest.raises(ValueError, match=f"^snapshot.test is {found}; instances to judge models by were expected"):
         boss(snapshot(test=test), B, seeded())
 
 

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from dal_core import strategies, textbook
-from dal_core.models.heads import Head
+from dal_core.context import Context
+from dal_core.data import FeatureData
+from dal_core.models.learners import Mlp
 from dal_core.models.training import Training
 from dal_core.oracles.cdo import cdo
 from dal_core.randomness import integer_seed
-from dal_core.snapshot import LabelledSet, OracleSnapshot
+from dal_core.snapshot import Truth
 from tests.samples import oracle_snapshot_of, seeded
 
 N, M, B, K, D, N_TEST, N_VALIDATION = 29, 7, 6, 3, 5, 17, 19
@@ -21,18 +23,18 @@ TRAINING = Training("sgd", learning_rate=0.2, weight_decay=0.01, batch_size=4, e
 BRIEF = {"num_candidates": CANDIDATES, "retraining_epochs": EPOCHS}
 
 
-def snapshot(**changes) -> OracleSnapshot:
+def snapshot(**changes) -> Truth:
     return oracle_snapshot_of(N, M, K, D, N_TEST, N_VALIDATION, **{"training": TRAINING} | changes)
 
 
-def bought(taken: OracleSnapshot, seed: int = 0, batch_size: int = B, **options) -> list[int]:
-    return strategies.query(functools.partial(cdo, **(BRIEF | options)), taken, batch_size, seeded(seed)).tolist()
+def bought(taken: Truth, seed: int = 0, batch_size: int = B, record: dict | None = None, **options) -> list[int]:
+    context = None if record is None else Context(record=record)
+    strategy = functools.partial(cdo, **(BRIEF | options))
+    return strategies.query(strategy, taken, batch_size, seeded(seed), context).tolist()
 
 
 def test_options_and_what_it_asks_for():
     assert strategies.needs_oracle("cdo")
-    assert strategies.records("cdo")
-    assert not strategies.plans_ahead("cdo")
     assert strategies.option_names("cdo") == ["num_candidates", "retraining_epochs", "performance_on"]
 
 
@@ -58,15 +60,13 @@ def test_improving_picks_and_those_of_the_margin_strategy_both_occur():
 
 def test_where_everything_improves_no_pick_is_the_margin_strategys():
     # One class is left to learn, and everything teaches it.
-    zeros = torch.zeros(K, D, dtype=torch.float64)
     ones = torch.ones(N_TEST, D, dtype=torch.float64)
     taken = snapshot(
         features=torch.rand(N, D, generator=seeded(), dtype=torch.float64) + 0.5,
         labelled_features=torch.zeros(M, D, dtype=torch.float64),
         labels=torch.arange(M) % K,
         hidden_labels=torch.full((N,), 2),
-        test=LabelledSet(ones, torch.full((N_TEST,), 2)),
-        initial=Head(zeros, zeros[:, 0]),
+        test=(ones, torch.full((N_TEST,), 2)),
         training=dataclasses.replace(TRAINING, batch_size=100, weight_decay=0.0),
     )
     record: dict = {}
@@ -78,7 +78,8 @@ def test_where_everything_improves_no_pick_is_the_margin_strategys():
 def test_where_nothing_improves_all_picks_are_the_margin_strategys():
     # No epochs: the head stays what it was at the start, and so does its loss.
     taken, record = snapshot(), {}
-    top = taken.initial.logits(taken.features).softmax(dim=1).topk(2).values
+    start = taken.learner.initial(taken.features, K, taken.draw)
+    top = start.logits(taken.features).softmax(dim=1).topk(2).values
     by_margin = (top[:, 0] - top[:, 1]).argsort()
     assert bought(taken, retraining_epochs=0, record=record) == by_margin[:B].tolist()
     assert record["improvements"] == 0
@@ -93,7 +94,7 @@ def test_where_fewer_remain_than_candidates_all_of_them_are_candidates():
     losses = []
     for i in range(N):
         weight, bias = textbook.retrain(taken, [i], 8, seed)
-        logits = taken.test.features @ weight.T + bias
+        logits = taken.test.inputs() @ weight.T + bias
         losses.append(float(textbook.mean_loss(logits, taken.test.labels, "cross_entropy")))
     assert first == {losses.index(min(losses))}
 
@@ -103,22 +104,14 @@ def test_the_whole_pool_can_be_bought():
 
 
 def test_a_head_with_a_hidden_layer_sees_the_inputs_alone():
-    draw = seeded(11)
-    hidden = Head(*(torch.randn(K, 4, generator=draw).double(), None), *(torch.randn(4, D, generator=draw).double(),),
-                  torch.randn(4, generator=draw).double())  # fmt: skip
-    taken = snapshot()
+    taken = snapshot(learner=Mlp(TRAINING, hidden=4))
 
-    def with_features(features: torch.Tensor, labelled: torch.Tensor, test: torch.Tensor) -> OracleSnapshot:
-        return OracleSnapshot(
-            features, features @ hidden.weight.T, labelled, labelled @ hidden.weight.T, taken.labels, hidden.weight,
-            None, taken.hidden_labels, LabelledSet(test, taken.test.labels, taken.test.features), training=TRAINING,
-            initial=hidden, inputs=taken.features, labelled_inputs=taken.labelled_features,
-        )  # fmt: skip
+    def with_features(value: float) -> Truth:
+        features, labelled, weight = (torch.full((n, 4), value, dtype=torch.float64) for n in (N, M, K))
+        return dataclasses.replace(taken, features=features, labelled_features=labelled, weight=weight)
 
-    one = with_features(*(hidden.embed(x) for x in (taken.features, taken.labelled_features, taken.test.features)))
-    other = with_features(*(torch.zeros(n, 4, dtype=torch.float64) for n in (N, M, N_TEST)))
-    assert bought(one) == bought(other)
-    assert bought(one) != bought(dataclasses.replace(one, inputs=one.inputs.flip(0)))
+    assert bought(with_features(0.0)) == bought(with_features(1.0)) == bought(taken)
+    assert bought(taken) != bought(dataclasses.replace(taken, data=FeatureData(taken.data.features.flip(0))))
 
 
 # --- bad input
@@ -144,8 +137,8 @@ def test_a_batch_that_the_pool_cannot_give_is_refused(batch_size):
 
 
 @pytest.mark.parametrize("name", ["test", "validation"])
-@pytest.mark.parametrize("nothing", [None, LabelledSet(torch.empty(0, D).double(), torch.empty(0).long())])
+@pytest.mark.parametrize("nothing", [None, (torch.empty(0, D).double(), torch.empty(0).long())])
 def test_a_set_that_is_not_there_is_named(name, nothing):
     found = "None" if nothing is None else "empty"
-    with pytest.raises(ValueError, match=f"^snapshot.{name} is {found}; instances to judge heads by were expected"):
+    with pytest.raises(ValueError, match=f"^snapshot.{name} is {found}; instances to judge models by were expected"):
         cdo(snapshot(**{name: nothing}), B, seeded(), performance_on=name)

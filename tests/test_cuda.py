@@ -180,7 +180,7 @@ def test_sequential_batches_are_those_of_the_cpu(name):
     snapshot, truth = snapshot_of(), torch.arange(31) % 3
 
     def batch(snapshot, truth):
-        return select_sequentially(strategies.get(name), snapshot, 7, seeded(), truth.__getitem__, Updates(every=2))
+        return select_sequentially(strategies.get(name), snapshot, 7, seeded(), truth, Updates(every=2))
 
     assert batch(on_device(snapshot, WHERE), truth.to(WHERE)).tolist() == batch(snapshot, truth).tolist()
 

@@ -10,9 +10,10 @@ from pretend_device import TO_CPU, TO_DEVICE, WAIT, DeviceTensor, PretendedDevic
 from samples import points, seeded, snapshot_of, unit_points
 from test_strategy_contract import ALL, ORACLES, on_device, strategy_of, usual
 
-from dal_core import laplace, metrics, strategies
+from dal_core import laplace, loop, metrics, strategies
 from dal_core.checks import check_memory
-from dal_core.loop import now
+from dal_core.context import Context
+from dal_core.devices import now
 from dal_core.models.heads import KINDS, Head
 from dal_core.models.training import PROTOCOLS, Training, train_heads
 from dal_core.strategies.bait import bait_select
@@ -175,7 +176,7 @@ def test_sequential_batches_are_those_of_the_cpu(device, name):
     snapshot, truth = snapshot_of(), torch.arange(31) % 3
 
     def batch(snapshot, truth):
-        return select_sequentially(strategies.get(name), snapshot, 7, seeded(), truth.__getitem__, Updates(every=2))
+        return select_sequentially(strategies.get(name), snapshot, 7, seeded(), truth, Updates(every=2))
 
     found = batch(on_device(snapshot, device.where), truth.to(device.where))
     assert isinstance(found, DeviceTensor)
@@ -246,7 +247,8 @@ def without_times(rows):
 
 
 def resolved_to(device, monkeypatch):
-    monkeypatch.setattr(study, "resolve_device", lambda _: device.where)
+    for module in (study, loop):
+        monkeypatch.setattr(module, "resolve_device", lambda _: device.where)
 
 
 @pytest.mark.parametrize(
@@ -261,8 +263,8 @@ def resolved_to(device, monkeypatch):
     ids=str,
 )
 def test_experiments_have_the_rows_of_the_cpu(device, monkeypatch, changes):
-    study = experiment_of(**{"cycles": 2, "subset_size": 60} | changes | {"device": "cpu"})
-    study = dataclasses.replace(study, options={"epochs": 3} | study.options)
+    options = {"epochs": 3} | changes.get("options", {})
+    study = experiment_of(**{"cycles": 2, "subset_size": 60} | changes | {"device": "cpu", "options": options})
     expected = run(study)
     resolved_to(device, monkeypatch)
     pd.testing.assert_frame_equal(without_times(run(study)), without_times(expected), check_exact=True)
@@ -319,7 +321,7 @@ def test_annealing_waits_for_each_step_and_no_more(device):
     for steps in (4, 24):
         device.log.clear()
         options = {"steps": steps, "greedy_steps": 0, "retraining_epochs": 3}
-        strategies.get("sas", options)(snapshot, 6, seeded(), acquisition_size=3)
+        strategies.get("sas", options)(snapshot, 3, seeded(), context=Context(remaining=(3, 3)))
         counts.append(device.count())
     assert counts[1] - counts[0] <= 20 * 20, device.report()
 

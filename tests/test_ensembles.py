@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dal_core import strategies
+from dal_core.context import Context
 from dal_core.ensembles import autoal as autoal_module
 from dal_core.ensembles import selectal as selectal_module
 from dal_core.ensembles.autoal import autoal, simulated_cycle, train_search_net
@@ -21,7 +22,7 @@ from dal_core.randomness import choose, generators_from, integer_seed
 from dal_core.snapshot import Snapshot
 from dal_core.strategies import registry
 from dal_core.strategies.shared.clustering import typicality
-from tests.samples import seeded, snapshot_of
+from tests.samples import seeded, snapshot_of, with_hidden_layer
 
 N, M, B, K, D = 31, 13, 4, 3, 5
 FEW = ("margin", "typiclust", "random")
@@ -37,18 +38,8 @@ def with_labels(*labels: int, k: int = K) -> Snapshot:
     return taken(m=len(labels), k=k, labels=torch.tensor(labels, dtype=torch.int64))
 
 
-def with_linear_initial() -> Snapshot:
-    return taken(initial=Head.initial("linear", D, K, seeded(3), dtype=torch.float64))
-
-
-def with_hidden_layer() -> Snapshot:
-    """Features are the hidden units of a head with 7 inputs."""
-    draw = seeded(2)
-    inputs, labelled_inputs = (torch.randn(size, 7, generator=draw, dtype=torch.float64) for size in (N, M))
-    head = Head.initial("mlp", 7, K, draw, dtype=torch.float64)
-    values = {"inputs": inputs, "labelled_inputs": labelled_inputs, "initial": head, "weight": head.weight}
-    values |= {"features": head.embed(inputs), "labelled_features": head.embed(labelled_inputs)}
-    return taken(**values, logits=head.logits(inputs), labelled_logits=head.logits(labelled_inputs))
+def hidden_layer() -> Snapshot:
+    return with_hidden_layer(taken())
 
 
 def drawn_layer(snapshot: Snapshot, generator: torch.Generator) -> Head:
@@ -63,10 +54,6 @@ def batch_of(name: str, snapshot: Snapshot, generator: torch.Generator, batch_si
 def add(monkeypatch):
     """Registers a strategy for the length of a test."""
     return functools.partial(monkeypatch.setitem, registry._STRATEGIES)
-
-
-def test_tailor_alone_has_a_memory():
-    assert [name for name in strategies.names() if strategies.remembers(name)] == ["tailor"]
 
 
 @pytest.mark.parametrize("ensemble", [selectal, tailor, autoal])
@@ -156,12 +143,12 @@ def test_every_regime_takes_equally_many_from_each_class():
     assert len(left) > 3  # which of equally large classes come first is random
 
 
-@pytest.mark.parametrize("make", [taken, with_linear_initial, with_hidden_layer])
+@pytest.mark.parametrize("make", [taken, hidden_layer])
 def test_accuracies_are_those_of_heads_trained_one_by_one(make):
     snapshot, replay = make(), seeded(1)
     splits = generators_from(replay, 2)
-    initial = snapshot.initial or drawn_layer(snapshot, replay)
-    inputs = snapshot.labelled_features if snapshot.labelled_inputs is None else snapshot.labelled_inputs
+    inputs = snapshot.data.inputs(snapshot.labelled)
+    initial = snapshot.learner.initial(inputs, K, snapshot.draw)
     hits = dict.fromkeys(REGIMES, 0)
     for own in splits:
         order = choose(M, M, own)
@@ -188,7 +175,7 @@ def test_selectal_is_the_strategy_of_the_regime_whose_removal_hurts_most(regime,
     record, replay = {}, seeded()
     torch.randint(1, (), generator=replay)  # between equal accuracies
     expected = batch_of({"random": "random", "low": "typiclust", "high": "badge"}[regime], taken(), replay)
-    assert selectal(taken(), B, seeded(), record=record).tolist() == expected
+    assert selectal(taken(), B, seeded(), context=Context(record=record)).tolist() == expected
     assert record == {"regime": regime, "accuracies": dict(zip(REGIMES, accuracies.tolist(), strict=True))}
 
 
@@ -197,7 +184,7 @@ def test_the_generator_decides_between_equal_accuracies(monkeypatch):
     chosen = []
     for seed in range(30):
         record: dict = {}
-        selectal(taken(), B, seeded(seed), record=record)
+        selectal(taken(), B, seeded(seed), context=Context(record=record))
         chosen.append(record["regime"])
     assert set(chosen) == {"random", "high"}
     assert min(chosen.count("random"), chosen.count("high")) > 5
@@ -232,13 +219,14 @@ def test_a_bandit_with_one_strategy_returns_its_batch(name):
     integer_seed(replay)
     (own,) = generators_from(replay, 1)
     record: dict = {}
-    assert tailor(taken(), B, seeded(), strategies=[name], record=record).tolist() == batch_of(name, taken(), own)
+    found = tailor(taken(), B, seeded(), strategies=[name], context=Context(record=record))
+    assert found.tolist() == batch_of(name, taken(), own)
     assert record == {name: B}
 
 
 def test_what_was_picked_is_passed_over():
     record: dict = {}
-    found = tailor(taken(), B, seeded(), strategies=["margin", "margin"], record=record).tolist()
+    found = tailor(taken(), B, seeded(), strategies=["margin", "margin"], context=Context(record=record)).tolist()
     assert found == batch_of("margin", taken(), seeded())
     assert record == {"margin": B}
     whole = tailor(taken(), N, seeded(), strategies=FEW).tolist()
@@ -258,11 +246,11 @@ def test_thompson_sampling_draws_the_strategy_of_each_pick():
         values = [draws.dirichlet(row) @ rewards for row in counts]
         suppliers.append(int(np.argmax(values)))
         expected.append(next(place for place in queues[suppliers[-1]] if place not in expected))
-    record: dict = {}
-    assert tailor(snapshot, 7, seeded(4), strategies=FEW, memory=memory, record=record).tolist() == expected
+    context = Context(memory=memory)
+    assert tailor(snapshot, 7, seeded(4), strategies=FEW, context=context).tolist() == expected
     assert memory["suppliers"] == suppliers
     assert memory["counts"].numpy() == pytest.approx(counts)
-    assert record == {name: suppliers.count(i) for i, name in enumerate(FEW)}
+    assert context.record == {name: suppliers.count(i) for i, name in enumerate(FEW)}
     assert len(set(suppliers)) > 1
 
 
@@ -270,7 +258,7 @@ def test_counts_of_labels_decay_from_acquisition_to_acquisition():
     memory: dict = {}
     known, expected = [0, 1, 2, 0], np.ones((3, K))
     for bought in ([1, 1, 2, 0], [2, 2, 1, 2], [0, 1, 0, 0]):
-        tailor(with_labels(*known), B, seeded(len(known)), strategies=FEW, decay=0.7, memory=memory)
+        tailor(with_labels(*known), B, seeded(len(known)), strategies=FEW, decay=0.7, context=Context(memory=memory))
         assert memory["counts"].numpy() == pytest.approx(expected)
         expected = 1 + 0.7 * (expected - 1)
         for supplier, label in zip(memory["suppliers"], bought, strict=True):
@@ -284,7 +272,7 @@ def test_who_brought_the_rare_class_is_asked_more_often():
         counts = torch.tensor([[30.0, 1, 1]] * 3).double()
         counts[rare] = torch.tensor([1.0, 20, 20])
         memory, record = {"counts": counts, "suppliers": [rare]}, {}
-        tailor(snapshot, 20, seeded(rare), strategies=FEW, memory=memory, record=record)
+        tailor(snapshot, 20, seeded(rare), strategies=FEW, context=Context(memory=memory, record=record))
         shares.append(record[FEW[rare]] / 20)
     assert min(shares) > 0.9
 
@@ -292,7 +280,7 @@ def test_who_brought_the_rare_class_is_asked_more_often():
 # --- AutoAL
 
 
-@pytest.mark.parametrize("make", [taken, with_linear_initial, with_hidden_layer])
+@pytest.mark.parametrize("make", [taken, hidden_layer])
 def test_a_simulated_cycle_hides_a_random_half(make):
     snapshot, replay = dataclasses.replace(make(), cycle=2), seeded(5)
     cycle, labels = simulated_cycle(snapshot, seeded(5))
@@ -302,13 +290,13 @@ def test_a_simulated_cycle_hides_a_random_half(make):
     assert torch.equal(labels, snapshot.labels[hidden])
     assert torch.equal(cycle.labelled_features, snapshot.labelled_features[seen])
     assert torch.equal(cycle.labels, snapshot.labels[seen])
-    initial = snapshot.initial if make is with_linear_initial else drawn_layer(snapshot, replay)
+    start = snapshot.learner.initial(snapshot.labelled_features, K, snapshot.draw)
+    initial = start if make is taken else drawn_layer(snapshot, replay)
     head = train_head(initial, cycle.labelled_features, cycle.labels, torch.arange(7), BRIEF, replay)
     for found, features in ((cycle.logits, cycle.features), (cycle.labelled_logits, cycle.labelled_features)):
         torch.testing.assert_close(found, head.logits(features), rtol=0, atol=1e-12)
     torch.testing.assert_close(cycle.weight, head.weight, rtol=0, atol=1e-12)
-    torch.testing.assert_close(cycle.initial.weight, initial.weight, rtol=0, atol=0)
-    assert cycle.training == snapshot.training
+    assert cycle.learner.training == snapshot.learner.training
     assert cycle.cycle == 2
 
 
@@ -417,7 +405,7 @@ def test_the_batch_has_the_highest_scores_of_the_union(monkeypatch):
     weights = {i: search_net.logits((snapshot.features[i : i + 1] - mean) / scale).softmax(dim=1)[0] for i in union}
     scores = {i: sum(float(weights[i][a]) for a in range(3) if i in batches[a]) for i in union}
     expected = sorted(union, key=lambda i: -scores[i])[:B]
-    assert autoal(snapshot, B, seeded(), strategies=FEW, record=record).tolist() == expected
+    assert autoal(snapshot, B, seeded(), strategies=FEW, context=Context(record=record)).tolist() == expected
     means = torch.stack([weights[i] for i in expected]).mean(dim=0)
     assert list(record) == list(FEW)
     assert list(record.values()) == pytest.approx(means.tolist(), abs=1e-12)
@@ -437,13 +425,13 @@ def test_with_few_labels_all_strategies_count_the_same(monkeypatch):
     votes = {i: sum(i in batch for batch in batches) for i in range(N)}
     assert set(votes.values()) == {0, 1, 2}
     expected = sorted(range(N), key=lambda i: (-votes[i], i))[:9]
-    assert autoal(snapshot, 9, seeded(), strategies=FEW, record=record).tolist() == expected
+    assert autoal(snapshot, 9, seeded(), strategies=FEW, context=Context(record=record)).tolist() == expected
     assert record == pytest.approx(dict.fromkeys(FEW, 1 / 3))
 
 
 def test_four_labels_are_enough_for_all_strategies():
     snapshot, record = with_labels(2, 0, 0, 1), {}
-    assert len(set(autoal(snapshot, B, seeded(), steps=20, record=record).tolist())) == B
+    assert len(set(autoal(snapshot, B, seeded(), steps=20, context=Context(record=record)).tolist())) == B
     assert sum(record.values()) == pytest.approx(1)
     assert len(set(record.values())) == 9
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dal_core import strategies, textbook
+from dal_core.context import Context
 from dal_core.ensembles import filtering
 from dal_core.ensembles.filtering import progressive_filter, shared_options
 from dal_core.ensembles.members import STRATEGIES
@@ -146,18 +147,19 @@ def test_a_batch_larger_than_the_pool():
 # --- REFINE
 
 
-def refined(generator=None, record=None, **options):
-    return refine(pool(), B, generator or seeded(), **FEW | {"depth": 2} | options, record=record)
+def refined(generator=None, context=None, **options):
+    return refine(pool(), B, generator or seeded(), **FEW | {"depth": 2} | options, context=context)
 
 
 def test_refine_is_the_final_strategy_on_what_the_filter_leaves():
-    generator, snapshot, record = seeded(), pool(), {}
+    generator, snapshot, context = seeded(), pool(), Context()
     options = shared_options(snapshot, generator)
     left = progressive_filter(snapshot, B, generator, **FEW, depth=2, options=options)
     final = strategies.get("unc_herding", options["unc_herding"])
     expected = left.positions[final(snapshot.at(left.positions), B, generator)]
-    assert refined(record=record).tolist() == expected.tolist()
-    assert record == {"pool_sizes": list(left.sizes), "topped_up": 0}
+    assert refined(context=context).tolist() == expected.tolist()
+    assert context.record == {"pool_sizes": list(left.sizes), "topped_up": 0}
+    assert [each.tolist() for each in context.trace["rounds"].rounds] == [each.tolist() for each in left.rounds]
 
 
 def test_any_strategy_can_choose_from_the_filtered_pool():

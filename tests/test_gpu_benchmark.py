@@ -35,6 +35,7 @@ from benchmarks.gpu.pools import SIZES, oracle_snapshot
 from benchmarks.gpu.protocols import Run, reproducibility, runs_of
 from benchmarks.gpu.sections import SECTIONS, Section
 from benchmarks.gpu.settings import DEVICE_LOST, Item, Results, Settings, Skipped, run_items
+from dal_core.experiment import Experiment
 from dal_core.strategies.badge import badge_select
 from dal_core.strategies.coreset import k_center_greedy
 from dal_core.strategies.herding import herding_select
@@ -447,18 +448,18 @@ def test_every_protocol_is_a_valid_experiment_and_the_first_seed_comes_first():
     assert {each.grid for each in whole} == {"boss", "refine", "fast_fishing", "laplace_updates"}
     assert len({each.title for each in whole}) == len(whole)
     boss = whole[0].study
-    assert (boss.strategy, boss.batch_size, boss.cycles, boss.subset_size) == ("boss", 77, 10, None)
+    assert (boss.strategy.name, boss.protocol) == ("boss", Protocol(77, 77, 10, None))
     exact = next(each.study for each in whole if each.name == "bait_exact")
-    assert (exact.head, exact.optimiser, exact.batch_size, exact.cycles) == ("mlp", "radam", 30, 20)
+    assert (exact.learner, exact.protocol.batch_size, exact.protocol.cycles) == (Mlp(Training("radam")), 30, 20)
     smaller = list(runs_of(3, "cpu", images, scaled_down=True))
     assert len(smaller) == len(whole) - 2 * 4  # two initial sizes of the updating study less
-    assert max(getattr(each.study, "cycles", 0) for each in smaller) == 1
+    assert max(each.study.protocol.cycles for each in smaller if isinstance(each.study, Experiment)) == 1
 
 
 def test_a_run_has_the_same_rows_on_the_device_and_lands_in_one_parquet(device, here, monkeypatch):
     study = experiment_of(strategy="badge", cycles=1, subset_size=60, device="cpu", options={"epochs": 3})
     expected = run(study)
-    monkeypatch.setattr("dal_lab.runs.study.resolve_device", lambda _: device.where)
+    monkeypatch.setattr("dal_core.loop.resolve_device", lambda _: device.where)
     for seed in (0, 1):
         found = runs.one(Run("boss", "badge", dataclasses.replace(study, seed=seed)), here)
         assert (found["rows"], found["grid"]) == (2, "boss")

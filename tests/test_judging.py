@@ -10,12 +10,13 @@ import torch
 from dal_core import textbook
 from dal_core.laplace import covariance_matrix, precision_matrix, second_order_update
 from dal_core.models.heads import Head
+from dal_core.models.learners import HeadModel
 from dal_core.models.training import Training
 from dal_core.oracles import judging
 from dal_core.oracles.judging import Judgement, LookAhead, Loss, PerformanceOn, Retraining, best_of, judge
 from dal_core.randomness import integer_seed
-from dal_core.snapshot import LabelledSet, OracleSnapshot
-from tests.samples import seeded
+from dal_core.snapshot import Truth
+from tests.samples import seeded, snapshot_from, with_hidden_layer
 
 N, M, T, B, K, D, H = 23, 13, 7, 4, 3, 5, 6
 N_TEST, N_VALIDATION, DRAWS = 17, 19, 8
@@ -25,7 +26,7 @@ GAMMA, PRIOR = 2.0, 0.5
 LOSSES, LOOK_AHEADS, RETRAININGS, PERFORMANCES = map(get_args, (Loss, LookAhead, Retraining, PerformanceOn))
 
 
-def snapshot(**changes) -> OracleSnapshot:
+def snapshot(**changes) -> Truth:
     """With a linear head that is none of those that judgement trains."""
     draw = seeded(7)
 
@@ -34,9 +35,9 @@ def snapshot(**changes) -> OracleSnapshot:
 
     features, labelled, weight, bias, truth = normal(N, D), normal(M, D), normal(K, D) / 4, normal(K) / 4, normal(D, K)
 
-    def labelled_set(n: int) -> LabelledSet:
+    def labelled_set(n: int) -> tuple[torch.Tensor, torch.Tensor]:
         drawn = normal(n, D)
-        return LabelledSet(drawn, (drawn @ truth + normal(n, K)).argmax(dim=1))
+        return drawn, (drawn @ truth + normal(n, K)).argmax(dim=1)
 
     values = {
         "features": features,
@@ -50,9 +51,8 @@ def snapshot(**changes) -> OracleSnapshot:
         "test": labelled_set(N_TEST),
         "validation": labelled_set(N_VALIDATION),
         "training": TRAINING,
-        "initial": Head(normal(K, D), normal(K)),
     }
-    return OracleSnapshot(**(values | changes))
+    return snapshot_from(**(values | changes))
 
 
 def candidate_batches() -> torch.Tensor:
@@ -69,7 +69,7 @@ def judgement_of(**changes) -> Judgement:
 # --- one after another
 
 
-def one_at_a_time(taken: OracleSnapshot, candidates: torch.Tensor, judgement: Judgement, generator: torch.Generator):
+def one_at_a_time(taken: Truth, candidates: torch.Tensor, judgement: Judgement, generator: torch.Generator):
     """For each candidate and each assumption about its labels a head of its own.  [t]"""
     if judgement.look_ahead == "true":
         assumed = [[taken.hidden_labels[batch]] for batch in candidates]
@@ -79,11 +79,11 @@ def one_at_a_time(taken: OracleSnapshot, candidates: torch.Tensor, judgement: Ju
         probabilities = taken.logits.softmax(dim=1)[candidates.flatten()]
         drawn = torch.multinomial(probabilities, judgement.label_draws, replacement=True, generator=generator)
         assumed = [list(labels.T) for labels in drawn.split(B)]
-    seed = integer_seed(generator) if judgement.retraining == "train" else None
+    seed = None if judgement.retraining == "laplace_update" else integer_seed(generator)
     features, labels = taken.features, None
     if judgement.performance_on != "unlabelled":
         judged = getattr(taken, judgement.performance_on)
-        features, labels = judged.features, judged.labels
+        features, labels = judged.inputs(), judged.labels
 
     losses = []
     for batch, hypotheses in zip(candidates, assumed, strict=True):
@@ -96,7 +96,7 @@ def one_at_a_time(taken: OracleSnapshot, candidates: torch.Tensor, judgement: Ju
     return torch.tensor(losses, dtype=torch.float64)
 
 
-def updated(taken: OracleSnapshot, batch: torch.Tensor, told: torch.Tensor):
+def updated(taken: Truth, batch: torch.Tensor, told: torch.Tensor):
     covariance = covariance_matrix(precision_matrix(taken.labelled_features, prior_precision=PRIOR))
     weight, _ = second_order_update(taken.weight, covariance, taken.features[batch], told, gamma=GAMMA, bias=taken.bias)
     return weight, taken.bias
@@ -116,32 +116,22 @@ def test_judgement_equals_one_head_after_another(loss, look_ahead, retraining, p
 
 
 def test_whose_labels_and_which_instances_make_a_difference():
-    taken, candidates = snapshot(), candidate_batches()
-    losses = {
-        tuple(judge(taken, candidates, judgement_of(loss=way[0], look_ahead=way[1], retraining=way[2],
-                                                    performance_on=way[3]), seeded()).tolist())
-        for way in WAYS
-    }  # fmt: skip
-    assert len(losses) == len(WAYS)
+    taken, candidates, losses = snapshot(), candidate_batches(), {}
+    for way in WAYS:
+        judgement = judgement_of(**dict(zip(("loss", "look_ahead", "retraining", "performance_on"), way, strict=True)))
+        losses[way] = tuple(judge(taken, candidates, judgement, seeded()).tolist())
+    assert len(set(losses.values())) == len(WAYS) * 2 // 3  # a linear head is its own last layer
 
 
 def test_a_head_without_bias_is_updated_without_bias():
     taken, candidates = snapshot(), candidate_batches()
     logits = taken.features @ taken.weight.T
-    unbiased = dataclasses.replace(taken, bias=None, logits=logits, initial=None)
+    unbiased = dataclasses.replace(taken, bias=None, logits=logits)
     zero = dataclasses.replace(taken, bias=torch.zeros(K, dtype=torch.float64), logits=logits)
     judgement = judgement_of(loss="brier", retraining="laplace_update")
     torch.testing.assert_close(
         judge(unbiased, candidates, judgement, seeded()), judge(zero, candidates, judgement, seeded()), atol=0, rtol=0
     )
-
-
-def test_without_initial_weights_one_linear_head_is_drawn_for_all_candidates():
-    taken, candidates, judgement = snapshot(initial=None), candidate_batches(), judgement_of(loss="cross_entropy")
-    replay = seeded(5)
-    initial = Head.initial("linear", D, K, replay, dtype=torch.float64)
-    given = judge(dataclasses.replace(taken, initial=initial), candidates, judgement, replay)
-    assert torch.equal(judge(taken, candidates, judgement, seeded(5)), given)
 
 
 # --- blocks
@@ -153,8 +143,8 @@ def test_without_initial_weights_one_linear_head_is_drawn_for_all_candidates():
     [
         ("BLOCK_BYTES", 5 * K * 8),
         ("BLOCK_BYTES", 2 * N_TEST * K * 8),
-        ("HEADS_BYTES", {"cpu": 1}),
-        ("HEADS_BYTES", {"cpu": 3 * 4 * K * D * 8}),
+        ("HEADS_BYTES", 1),
+        ("HEADS_BYTES", 3 * 4 * K * D * 8),
     ],
 )
 def test_the_size_of_blocks_makes_no_difference(monkeypatch, name, size, retraining):
@@ -165,7 +155,10 @@ def test_the_size_of_blocks_makes_no_difference(monkeypatch, name, size, retrain
         )
         expected = judge(taken, candidates, judgement, seeded())
         with monkeypatch.context() as patch:
-            patch.setattr(judging, name, size)
+            if name == "BLOCK_BYTES":
+                patch.setattr(judging, name, size)
+            else:
+                patch.setitem(judging.HEADS_BYTES, "cpu", size)
             found = judge(taken, candidates, judgement, seeded())
         torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
 
@@ -190,32 +183,6 @@ def test_no_more_logits_are_held_at_a_time_than_a_block_has(monkeypatch):
 # --- a head with a hidden layer
 
 
-def mlp_snapshot() -> OracleSnapshot:
-    """Inputs [., d], what the head's hidden layer makes of them as features [., h], and no last bias."""
-    taken, draw = snapshot(), seeded(11)
-
-    def head() -> Head:
-        weight, hidden = (torch.randn(*shape, generator=draw, dtype=torch.float64) for shape in ((K, H), (H, D)))
-        return Head(weight, None, hidden, torch.randn(H, generator=draw, dtype=torch.float64))
-
-    initial, current = head(), head()
-    embedded = {"features": current.embed(taken.features), "labelled_features": current.embed(taken.labelled_features)}
-    return OracleSnapshot(
-        **embedded,
-        logits=current.logits(taken.features),
-        labelled_logits=current.logits(taken.labelled_features),
-        labels=taken.labels,
-        weight=current.weight,
-        bias=None,
-        training=TRAINING,
-        initial=initial,
-        inputs=taken.features,
-        labelled_inputs=taken.labelled_features,
-        hidden_labels=taken.hidden_labels,
-        test=LabelledSet(current.embed(taken.test.features), taken.test.labels, taken.test.features),
-    )
-
-
 def trained_mlp(initial: Head, features: torch.Tensor, labels: torch.Tensor, seed: int) -> torch.nn.Module:
     """The whole head, with torch's modules."""
     hidden, last = torch.nn.Linear(D, H).double(), torch.nn.Linear(H, K, bias=False).double()
@@ -237,29 +204,32 @@ def trained_mlp(initial: Head, features: torch.Tensor, labels: torch.Tensor, see
 @pytest.mark.parametrize("performance_on", ["test", "unlabelled"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_head_with_a_hidden_layer_is_retrained_as_a_whole(loss, performance_on):
-    taken, candidates = mlp_snapshot(), candidate_batches()
+    taken, candidates = with_hidden_layer(snapshot(), H), candidate_batches()
     found = judge(taken, candidates, judgement_of(loss=loss, performance_on=performance_on), seeded())
     seed, expected = integer_seed(seeded()), []
     for batch in candidates:
-        features = torch.cat((taken.labelled_inputs, taken.inputs[batch]))
+        features = taken.data.inputs(torch.cat((taken.labelled, taken.instances[batch])))
         labels = torch.cat((taken.labels, taken.hidden_labels[batch]))
-        model = trained_mlp(taken.initial, features, labels, seed)
+        model = trained_mlp(taken.learner.initial(features, K, taken.draw), features, labels, seed)
         on_test = performance_on == "test"
         with torch.no_grad():
-            logits = model(taken.test.inputs if on_test else taken.inputs)
+            logits = model(taken.test.inputs() if on_test else taken.data.inputs(taken.instances))
         expected.append(textbook.mean_loss(logits, taken.test.labels if on_test else None, loss))
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), atol=1e-10, rtol=0)
 
 
-def test_the_update_of_a_head_with_a_hidden_layer_is_that_of_its_last_layer():
-    taken, candidates = mlp_snapshot(), candidate_batches()
-    last_layer = dataclasses.replace(
-        taken, initial=None, inputs=None, labelled_inputs=None, test=dataclasses.replace(taken.test, inputs=None)
-    )
-    for performance_on in ("test", "unlabelled"):
-        judgement = judgement_of(loss="brier", retraining="laplace_update", performance_on=performance_on)
-        found = judge(taken, candidates, judgement, seeded())
-        assert torch.equal(found, judge(last_layer, candidates, judgement, seeded()))
+@pytest.mark.parametrize("performance_on", ["test", "unlabelled"])
+@pytest.mark.parametrize("retraining", ["last_layer", "laplace_update"])
+def test_a_last_layer_is_judged_as_a_linear_head_on_what_it_sees(retraining, performance_on):
+    taken, candidates = with_hidden_layer(snapshot(), H), candidate_batches()
+    seen = snapshot_from(
+        taken.features, taken.logits, taken.labelled_features, taken.labelled_logits, taken.labels, taken.weight,
+        training=TRAINING, hidden_labels=taken.hidden_labels,
+        test=(taken.model.outputs(taken.test.inputs()).features, taken.test.labels),
+    )  # fmt: skip
+    judgement = judgement_of(loss="brier", retraining=retraining, performance_on=performance_on)
+    found = judge(taken, candidates, judgement, seeded())
+    assert torch.equal(found, judge(seen, candidates, judgement, seeded()))
 
 
 # --- losses
@@ -268,7 +238,7 @@ def test_the_update_of_a_head_with_a_hidden_layer_is_that_of_its_last_layer():
 def test_expected_losses_follow_their_formulas():
     """1 - p_max, the entropy, and 1 - sum p^2."""
     probabilities = torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]], dtype=torch.float64)
-    identity = Head(torch.eye(K, dtype=torch.float64).unsqueeze(0))
+    identity = [HeadModel.of(torch.eye(K, dtype=torch.float64), None)]
     entropy = [1.5 * torch.tensor(2.0).log().item(), 0.8018185525433373]  # -sum p ln p
     for loss, (first, second) in {"zero_one": (0.5, 0.3), "cross_entropy": entropy, "brier": (0.625, 0.46)}.items():
         found = judging.mean_losses(identity, probabilities[0].log(), None, loss)
@@ -280,20 +250,21 @@ def test_expected_losses_follow_their_formulas():
 def test_the_current_loss_is_that_of_the_head_as_it_is(loss, performance_on):
     taken = snapshot()
     judged = getattr(taken, performance_on, None)
-    logits = taken.logits if judged is None else judged.features @ taken.weight.T + taken.bias
+    logits = taken.logits if judged is None else judged.inputs() @ taken.weight.T + taken.bias
     expected = float(textbook.mean_loss(logits, None if judged is None else judged.labels, loss))
     found = judging.current_loss(taken, judgement_of(loss=loss, performance_on=performance_on))
     assert found == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_current_loss_of_a_head_with_a_hidden_layer():
-    taken = mlp_snapshot()
-    expected = float(textbook.mean_loss(taken.test.features @ taken.weight.T, taken.test.labels, "brier"))
+    taken = with_hidden_layer(snapshot(), H)
+    logits = taken.model.outputs(taken.test.inputs()).features @ taken.weight.T
+    expected = float(textbook.mean_loss(logits, taken.test.labels, "brier"))
     assert judging.current_loss(taken, judgement_of(loss="brier")) == pytest.approx(expected, abs=1e-12)
 
 
 def test_losses_of_logits_beyond_the_exponential_are_finite():
-    head = Head(1e6 * torch.eye(K, dtype=torch.float64).unsqueeze(0))
+    head = [HeadModel.of(1e6 * torch.eye(K, dtype=torch.float64), None)]
     for loss in LOSSES:
         assert judging.mean_losses(head, torch.eye(K).double(), None, loss).tolist() == [0]
         assert judging.mean_losses(head, torch.eye(K).double(), torch.arange(K).roll(1), loss).isfinite().all()
@@ -320,14 +291,6 @@ def test_heads_that_diverge_are_worth_nothing_and_stop_nobody(generator):
     assert losses.isnan().all()
     losses[3] = 1e9
     assert best_of(losses, generator) == 3
-
-
-def test_a_head_that_tracks_gradients_is_trained_from_its_values():
-    taken, judgement = snapshot(), judgement_of(loss="brier")
-    tracking = Head(*(part.clone().requires_grad_() for part in (taken.initial.weight, taken.initial.bias)))
-    found = judge(dataclasses.replace(taken, initial=tracking), candidate_batches(), judgement, seeded())
-    assert not found.requires_grad
-    assert torch.equal(found, judge(taken, candidate_batches(), judgement, seeded()))
 
 
 # --- what is looked at
@@ -362,7 +325,7 @@ def test_true_labels_do_change_what_looks_ahead_with_them():
 def test_inputs_and_the_global_random_state_are_left_alone(look_ahead, retraining):
     taken, candidates, state = snapshot(), candidate_batches(), torch.get_rng_state()
     tensors = [taken.features, taken.logits, taken.labels, taken.weight, taken.bias, taken.hidden_labels, candidates]
-    tensors += [taken.initial.weight, taken.initial.bias, taken.test.features, taken.test.labels]
+    tensors += [taken.data.features, taken.test.data.features, taken.test.labels]
     copies = [tensor.clone() for tensor in tensors]
     judge(taken, candidates, judgement_of(look_ahead=look_ahead, retraining=retraining), seeded())
     assert all(torch.equal(tensor, copy) for tensor, copy in zip(tensors, copies, strict=True))
@@ -377,7 +340,7 @@ def test_inputs_and_the_global_random_state_are_left_alone(look_ahead, retrainin
     [
         ({"loss": "hinge"}, "loss is 'hinge'; it has to be one of 'zero_one', 'cross_entropy', 'brier'"),
         ({"look_ahead": "guess"}, "look_ahead is 'guess'; it has to be one of 'true', 'pseudo', 'monte_carlo'"),
-        ({"retraining": "none"}, "retraining is 'none'; it has to be one of 'train', 'laplace_update'"),
+        ({"retraining": "none"}, "retraining is 'none'; it has to be one of 'train', 'last_layer', 'laplace_update'"),
         ({"performance_on": "train"}, "performance_on is 'train'; it has to be one of 'test', 'validation', 'unlabell"),
         ({"retraining_epochs": -1}, "retraining_epochs is -1; a whole number of at least 0 was expected"),
         ({"label_draws": 0}, "label_draws is 0; a whole number of at least 1 was expected"),
@@ -394,9 +357,9 @@ def test_options_out_of_range_are_refused(changes, message):
 @pytest.mark.parametrize("name", ["test", "validation"])
 @pytest.mark.parametrize("retraining", RETRAININGS)
 def test_a_set_that_is_not_there_is_named(retraining, name, found):
-    nothing = None if found == "None" else LabelledSet(torch.empty(0, D).double(), torch.empty(0, dtype=torch.int64))
+    nothing = None if found == "None" else (torch.empty(0, D).double(), torch.empty(0).long())
     lacking, judgement = snapshot(**{name: nothing}), judgement_of(retraining=retraining, performance_on=name)
-    message = f"^snapshot.{name} is {found}; instances to judge heads by were expected"
+    message = f"^snapshot.{name} is {found}; instances to judge models by were expected"
     with pytest.raises(ValueError, match=message):
         judge(lacking, candidate_batches(), judgement, seeded())
     with pytest.raises(ValueError, match=message):

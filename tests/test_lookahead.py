@@ -7,20 +7,22 @@ import pytest
 import torch
 
 from dal_core import strategies, textbook
+from dal_core.data import FeatureData, Labelled
 from dal_core.laplace import covariance_matrix, precision_matrix, second_order_update
 from dal_core.models.heads import Head
+from dal_core.models.learners import HeadModel
 from dal_core.oracles import judging
 from dal_core.oracles.judging import Loss, mean_losses
 from dal_core.oracles.lookahead import candidate_batches
-from dal_core.snapshot import LabelledSet, OracleSnapshot
+from dal_core.snapshot import Truth
 from dal_core.strategies.shared.clustering import k_means
 from dal_core.strategies.uncertainty import margin_scores
-from tests.samples import seeded
+from tests.samples import seeded, snapshot_from
 
 N, M, N_TEST, K, D = 23, 7, 13, 3, 5
 
 
-def snapshot(with_bias: bool = True) -> OracleSnapshot:
+def snapshot(with_bias: bool = True) -> Truth:
     draw = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -30,7 +32,7 @@ def snapshot(with_bias: bool = True) -> OracleSnapshot:
     bias = normal(K) if with_bias else None
     offset = 0 if bias is None else bias
     true_weight = normal(D, K)
-    return OracleSnapshot(
+    return snapshot_from(
         features=features,
         logits=features @ weight.mT + offset,
         labelled_features=labelled,
@@ -39,7 +41,7 @@ def snapshot(with_bias: bool = True) -> OracleSnapshot:
         weight=weight,
         bias=bias,
         hidden_labels=(features @ true_weight).argmax(dim=1),
-        test=LabelledSet(test, (test @ true_weight).argmax(dim=1)),
+        test=(test, (test @ true_weight).argmax(dim=1)),
     )
 
 
@@ -121,8 +123,8 @@ def test_two_candidates_are_too_few():
 # --- losses
 
 
-def textbook_loss(taken: OracleSnapshot, weight: torch.Tensor, loss: str) -> float:
-    logits = taken.test.features @ weight.T + (0 if taken.bias is None else taken.bias)
+def textbook_loss(taken: Truth, weight: torch.Tensor, loss: str) -> float:
+    logits = taken.test.inputs() @ weight.T + (0 if taken.bias is None else taken.bias)
     return float(textbook.mean_loss(logits, taken.test.labels, loss))
 
 
@@ -134,8 +136,9 @@ def test_losses_equal_their_loop_whatever_the_block(monkeypatch, loss, with_bias
     taken = snapshot(with_bias)
     weights = torch.randn(5, K, D, generator=seeded(), dtype=torch.float64)
     heads = Head(weights, None if taken.bias is None else taken.bias.expand(5, -1))
+    models = [HeadModel(heads, i) for i in range(5)]
     expected = torch.tensor([textbook_loss(taken, weight, loss) for weight in weights], dtype=torch.float64)
-    losses = mean_losses(heads, taken.test.features, taken.test.labels, loss)
+    losses = mean_losses(models, taken.test.inputs(), taken.test.labels, loss)
     torch.testing.assert_close(losses, expected, atol=1e-12, rtol=0)
 
 
@@ -162,7 +165,7 @@ def test_keeps_the_candidate_with_the_smallest_loss_after_the_update(loss, with_
 def test_the_generator_decides_between_equal_candidates():
     taken = snapshot()
     # Test labels that no update reaches: every candidate has the same loss, 1.
-    unreached = LabelledSet(torch.zeros(N_TEST, D).double(), torch.full((N_TEST,), int(taken.bias.argmin())))
+    unreached = Labelled(FeatureData(torch.zeros(N_TEST, D).double()), torch.full((N_TEST,), int(taken.bias.argmin())))
     hopeless, places = dataclasses.replace(taken, test=unreached), set()
     for seed in range(20):
         replay = seeded(seed)
@@ -187,8 +190,9 @@ def test_unknown_loss_lists_what_exists():
 
 
 @pytest.mark.parametrize(
-    ("test", "found"), [(None, "None"), (LabelledSet(torch.empty(0, D).double(), torch.empty(0).long()), "empty")]
+    ("test", "found"),
+    [(None, "None"), (Labelled(FeatureData(torch.empty(0, D).double()), torch.empty(0).long()), "empty")],
 )
 def test_a_test_set_that_is_not_there_is_named(test, found):
-    with pytest.raises(ValueError, match=f"snapshot.test is {found}; instances to judge heads by were expected"):
+    with pytest.raises(ValueError, match=f"snapshot.test is {found}; instances to judge models by were expected"):
         strategies.get("lookahead")(dataclasses.replace(snapshot(), test=test), 4, seeded())

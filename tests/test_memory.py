@@ -53,7 +53,6 @@ def test_updated_weights_of_candidates(little_memory):
 
 
 def test_candidate_batches(little_memory, generator):
-    features, logits = torch.ones(11, 5), torch.ones(11, 3)
-    snapshot = Snapshot(features, logits, features[:2], logits[:2], torch.tensor([0, 1]), torch.ones(3, 5), None)
+    snapshot = Snapshot.of(torch.ones(13, 5), torch.ones(13, 3), labelled=[0, 1], labels=[0, 1])
     with pytest.raises(ValueError, match=r"shape \(30, 11\) needs 1,320 bytes"):
         candidate_batches(snapshot, 2, 30, generator)

@@ -8,33 +8,45 @@ import pytest
 import torch
 
 from dal_core import strategies, textbook
+from dal_core.context import Context
 from dal_core.models.training import Training
 from dal_core.oracles import sas as module
-from dal_core.oracles.judging import retraining
+from dal_core.oracles.judging import retrained
 from dal_core.oracles.sas import _Curve, _exchanged, _exchanges, sas
 from dal_core.randomness import integer_seed
-from dal_core.snapshot import LabelledSet, OracleSnapshot
+from dal_core.snapshot import Truth
 from tests.samples import oracle_snapshot_of, seeded
 
 N, M, B, A, K, D, N_TEST, N_VALIDATION = 17, 5, 9, 4, 3, 6, 23, 19  # a: 4, 4 and a remainder of 1
 EPOCHS = 3
 TRAINING = Training("sgd", learning_rate=0.2, weight_decay=0.01, batch_size=4, epochs=EPOCHS, drop_last=True)
-BRIEF = {"acquisition_size": A, "steps": 60, "greedy_steps": 30, "retraining_epochs": EPOCHS, "annealing_factor": 2.0}
+BRIEF = {"steps": 60, "greedy_steps": 30, "retraining_epochs": EPOCHS, "annealing_factor": 2.0}
 
 
-def snapshot(**changes) -> OracleSnapshot:
+def snapshot(**changes) -> Truth:
     return oracle_snapshot_of(N, M, K, D, N_TEST, N_VALIDATION, **{"training": TRAINING} | changes)
 
 
-def planned(taken: OracleSnapshot, seed: int = 0, batch_size: int = B, **options) -> list[int]:
-    return strategies.query(functools.partial(sas, **(BRIEF | options)), taken, batch_size, seeded(seed)).tolist()
+def acquisitions(bought: int, size: int) -> tuple[int, ...]:
+    """Sizes of the batches in which so many instances are bought."""
+    return tuple(min(size, bought - start) for start in range(0, bought, size))
 
 
-def textbook_sas(taken: OracleSnapshot, generator: torch.Generator, performance_on: str = "test"):
+def ends_of(bought: int, size: int) -> torch.Tensor:
+    return torch.tensor(acquisitions(bought, size)).cumsum(dim=0)
+
+
+def planned(taken: Truth, seed: int = 0, bought: int = B, size: int = A, record: dict | None = None, **options):
+    context = Context(remaining=acquisitions(bought, size), record={} if record is None else record)
+    strategy = functools.partial(sas, **(BRIEF | options))
+    return strategies.query(strategy, taken, min(size, bought), seeded(seed), context).tolist()
+
+
+def textbook_sas(taken: Truth, generator: torch.Generator, performance_on: str = "test"):
     """The plan, the record, and the quality step by step, from the same draws."""
     seed, order = integer_seed(generator), torch.randperm(N, generator=generator).tolist()
     steps, count = BRIEF["steps"], BRIEF["steps"] + BRIEF["greedy_steps"]
-    exchanges = _exchanges(N, B, A, count, generator).tolist()
+    exchanges = _exchanges(N, ends_of(B, A), count, generator).tolist()
     chances = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
 
     def quality_of(order: list[int]) -> float:
@@ -47,8 +59,6 @@ def textbook_sas(taken: OracleSnapshot, generator: torch.Generator, performance_
 
 def test_options_and_what_it_asks_for():
     assert strategies.needs_oracle("sas")
-    assert strategies.records("sas")
-    assert strategies.plans_ahead("sas")
     assert strategies.option_names("sas") == [
         "steps", "greedy_steps", "annealing_factor", "retraining_epochs", "performance_on",
     ]  # fmt: skip
@@ -60,12 +70,12 @@ def test_options_and_what_it_asks_for():
 @pytest.mark.parametrize(("seed", "performance_on"), [(0, "test"), (1, "test"), (2, "validation")])
 def test_the_plan_and_the_record_are_those_of_one_proposal_after_another(seed, performance_on):
     taken, record = snapshot(), {}
-    plan, expected, course = textbook_sas(taken, seeded(seed), performance_on)
+    plan, expected, qualities = textbook_sas(taken, seeded(seed), performance_on)
     assert planned(taken, seed, performance_on=performance_on, record=record) == plan
     assert record == pytest.approx(expected, abs=1e-12)
     steps = BRIEF["steps"]
-    assert any(after < before for before, after in itertools.pairwise(course[: steps + 1]))
-    greedy = course[steps:]
+    assert any(after < before for before, after in itertools.pairwise(qualities[: steps + 1]))
+    greedy = qualities[steps:]
     assert all(after >= before for before, after in itertools.pairwise(greedy))
 
 
@@ -126,16 +136,12 @@ def test_no_steps_return_the_first_order():
     assert record["kept"] == 0
 
 
-def test_the_record_changes_nothing():
-    assert planned(snapshot(), record={}) == planned(snapshot())
-
-
 # --- the curve
 
 
-def curve_of(taken: OracleSnapshot, acquisition_size: int = A) -> _Curve:
-    trained = retraining(taken, EPOCHS, seeded())
-    return _Curve(B, acquisition_size, taken.test.features, taken.test.labels, lambda sets: trained(sets, seeds=1))
+def curve_of(taken: Truth, acquisition_size: int = A) -> _Curve:
+    sizes, inputs = acquisitions(B, acquisition_size), taken.test.inputs()
+    return _Curve(sizes, inputs, taken.test.labels, lambda sets: retrained(taken, sets, [1], EPOCHS))
 
 
 def test_the_order_within_what_is_bought_makes_no_difference():
@@ -191,7 +197,7 @@ def acquisition_of(place: int, batch_size: int, acquisition_size: int) -> int:
     [(N, B, A), (N, B, B), (N, B, 20), (N, N, A), (N, 1, 1), (B, B, 5), (N, B, N)],
 )
 def test_exchanges_are_between_acquisitions_and_never_outside_of_all(n, batch_size, acquisition_size):
-    exchanges = _exchanges(n, batch_size, acquisition_size, 3000, seeded()).tolist()
+    exchanges = _exchanges(n, ends_of(batch_size, acquisition_size), 3000, seeded()).tolist()
     assert len(exchanges) == 3000
     found = set()
     for one, other in exchanges:
@@ -210,7 +216,7 @@ def test_exchanges_are_between_acquisitions_and_never_outside_of_all(n, batch_si
 
 
 def test_the_bought_place_is_drawn_uniformly_and_then_the_other():
-    exchanges = _exchanges(N, B, A, 20_000, seeded())
+    exchanges = _exchanges(N, ends_of(B, A), 20_000, seeded())
     shares = torch.bincount(exchanges[:, 0], minlength=B) / 20_000
     torch.testing.assert_close(shares, torch.full((B,), 1 / B), atol=0.009, rtol=0)  # 4 deviations
     partners = exchanges[exchanges[:, 0] == 5, 1]  # the second acquisition, 4 to 7: 13 other places
@@ -222,21 +228,26 @@ def test_the_bought_place_is_drawn_uniformly_and_then_the_other():
 
 @pytest.mark.parametrize("acquisition_size", [N, N + 4])
 def test_one_acquisition_of_everything_leaves_nothing_to_exchange(acquisition_size):
-    assert _exchanges(N, N, acquisition_size, 50, seeded()).shape == (0, 2)
+    assert _exchanges(N, ends_of(N, acquisition_size), 50, seeded()).shape == (0, 2)
     record: dict = {}
-    assert sorted(planned(snapshot(), batch_size=N, acquisition_size=acquisition_size, record=record)) == list(range(N))
+    assert sorted(planned(snapshot(), bought=N, size=acquisition_size, record=record)) == list(range(N))
     assert record["kept"] == 0
 
 
 def test_the_order_of_the_whole_pool_can_be_planned():
     record: dict = {}
-    assert sorted(planned(snapshot(), batch_size=N, record=record)) == list(range(N))
+    assert sorted(planned(snapshot(), bought=N, record=record)) == list(range(N))
     assert record["kept"] > 0
     assert record["best_accuracy"] >= record["first_accuracy"]
 
 
-def test_without_an_acquisition_size_all_is_bought_at_once():
-    assert planned(snapshot(), acquisition_size=None) == planned(snapshot(), acquisition_size=B)
+def test_outside_of_a_run_one_batch_is_planned():
+    assert sas(snapshot(), B, seeded(), **BRIEF).tolist() == planned(snapshot(), size=B)
+
+
+def test_a_pool_that_has_not_what_remains_to_be_bought_is_refused():
+    with pytest.raises(ValueError, match=f"^snapshot.features has {N} rows; at least {N + 1}, all that sas plans to b"):
+        sas(snapshot(), N, seeded(), context=Context(remaining=(N, 1)))
 
 
 # --- bad input
@@ -245,7 +256,6 @@ def test_without_an_acquisition_size_all_is_bought_at_once():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"acquisition_size": 0}, "acquisition_size is 0; a whole number of at least 1 was expected"),
         ({"steps": -1}, "steps is -1; a whole number of at least 0 was expected"),
         ({"greedy_steps": -2}, "greedy_steps is -2; a whole number of at least 0 was expected"),
         ({"retraining_epochs": -1}, "retraining_epochs is -1; a whole number of at least 0 was expected"),
@@ -267,8 +277,8 @@ def test_a_batch_that_the_pool_cannot_give_is_refused(batch_size):
 
 
 @pytest.mark.parametrize("name", ["test", "validation"])
-@pytest.mark.parametrize("nothing", [None, LabelledSet(torch.empty(0, D).double(), torch.empty(0).long())])
+@pytest.mark.parametrize("nothing", [None, (torch.empty(0, D).double(), torch.empty(0).long())])
 def test_a_set_that_is_not_there_is_named(name, nothing):
     found = "None" if nothing is None else "empty"
-    with pytest.raises(ValueError, match=f"^snapshot.{name} is {found}; instances to judge heads by were expected"):
+    with pytest.raises(ValueError, match=f"^snapshot.{name} is {found}; instances to judge models by were expected"):
         sas(snapshot(**{name: nothing}), B, seeded(), performance_on=name)

@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from dal_core import strategies, textbook
+from dal_core.context import Context
 from dal_core.laplace import LIKELIHOODS, covariance_matrix, precision_matrix, second_order_update
-from dal_core.snapshot import OracleSnapshot, Snapshot
+from dal_core.snapshot import LastLayer, Snapshot, Truth
 from dal_core.strategies import registry, uncertainty
 from dal_core.strategies.uncertainty import entropy_scores, highest, least_confident_scores, margin_scores
 from dal_core.updates import Updates, select_sequentially
+from tests.samples import seeded, snapshot_from
 
 N, M, K, D = 11, 7, 3, 5
 UNCERTAINTY = ("margin", "entropy", "least_confident")
@@ -27,11 +29,7 @@ def snapshot(with_bias: bool = True, seed: int = 0) -> Snapshot:
     bias = normal(K) if with_bias else None
     offset = 0 if bias is None else bias
     logits, labelled_logits = features @ weight.mT + offset, labelled @ weight.mT + offset
-    return Snapshot(features, logits, labelled, labelled_logits, torch.arange(M) % K, weight, bias)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    return snapshot_from(features, logits, labelled, labelled_logits, torch.arange(M) % K, weight, bias)
 
 
 def pick(name: str, batch_size: int, taken: Snapshot | None = None, seed: int = 0) -> list[int]:
@@ -65,7 +63,7 @@ def test_registered_strategy_is_found_with_its_options():
 @pytest.mark.usefixtures("scratch")
 def test_strategy_that_asks_for_an_oracle_snapshot_is_told_apart():
     @strategies.register("clairvoyant")
-    def clairvoyant(snapshot: OracleSnapshot, batch_size, generator):
+    def clairvoyant(snapshot: Truth, batch_size, generator):
         return snapshot.hidden_labels.argsort()[:batch_size]
 
     assert strategies.needs_oracle("clairvoyant")
@@ -76,21 +74,19 @@ def test_strategy_that_asks_for_an_oracle_snapshot_is_told_apart():
 
 
 @pytest.mark.usefixtures("scratch")
-def test_keywords_that_are_no_options_say_what_a_strategy_can_do():
-    @strategies.register("teller")
-    def teller(snapshot, batch_size, generator, *, depth=1, record=None):
-        return torch.arange(batch_size)
-
+def test_a_context_is_no_option_and_is_passed_to_who_asks_for_it():
     @strategies.register("planner")
-    def planner(snapshot, batch_size, generator, *, acquisition_size=None):
-        return torch.arange(batch_size)
+    def planner(snapshot, batch_size, generator, *, depth=1, context=None):
+        context.record["cycle"] = context.cycle
+        return torch.arange(sum(context.remaining))
 
-    found = {name: (strategies.records(name), strategies.plans_ahead(name)) for name in ("teller", "planner", "margin")}
-    assert found == {"teller": (True, False), "planner": (False, True), "margin": (False, False)}
-    assert strategies.option_names("teller") == ["depth"]
-    assert strategies.option_names("planner") == []
-    with pytest.raises(ValueError, match="strategy 'teller' has no option 'record'; it has depth"):
-        strategies.get("teller", {"record": {}})
+    assert strategies.option_names("planner") == ["depth"]
+    with pytest.raises(ValueError, match="strategy 'planner' has no option 'context'; it has depth"):
+        strategies.get("planner", {"context": {}})
+    for name, planned in {"planner": 5, "margin": 3}.items():
+        context = Context(cycle=2, remaining=(3, 2))
+        assert len(strategies.query(strategies.get(name), snapshot(), 3, seeded(), context)) == planned
+        assert context.record == ({"cycle": 2} if name == "planner" else {})
 
 
 @pytest.mark.usefixtures("scratch")
@@ -158,10 +154,9 @@ def test_snapshot_is_left_alone(name):
 
 
 def assert_equal(taken, untouched):
-    for field in dataclasses.fields(Snapshot):
-        found, expected = getattr(taken, field.name), getattr(untouched, field.name)
-        same = torch.equal(found, expected) if isinstance(expected, torch.Tensor) else found == expected
-        assert same, field.name
+    for name, expected in vars(untouched).items():
+        if isinstance(expected, torch.Tensor):
+            assert torch.equal(getattr(taken, name), expected), name
 
 
 # --- random and uncertainty
@@ -244,14 +239,14 @@ def test_the_three_uncertainties_are_not_the_same():
 # --- sequential batches
 
 
-def truth(positions: torch.Tensor) -> torch.Tensor:
-    """The annotator: labels that the head finds surprising."""
-    return snapshot().logits.argmin(dim=1)[positions]
+def truth() -> torch.Tensor:
+    """Labels that the head finds surprising."""
+    return snapshot().logits.argmin(dim=1)
 
 
-def sequential(batch_size: int, updates: Updates, strategy=None, annotate=truth, taken=None) -> list[int]:
-    strategy = strategy or strategies.get("margin")
-    return select_sequentially(strategy, taken or snapshot(), batch_size, seeded(), annotate, updates).tolist()
+def sequential(batch_size: int, updates: Updates, strategy=None, labels=None, taken=None) -> list[int]:
+    strategy, labels = strategy or strategies.get("margin"), truth() if labels is None else labels
+    return select_sequentially(strategy, taken or snapshot(), batch_size, seeded(), labels, updates).tolist()
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
@@ -268,7 +263,7 @@ def test_sequential_margin_equals_the_textbook(every, likelihood):
         group = ranking[: min(every, 7 - len(expected))]
         expected += group
         weight, covariance = second_order_update(
-            weight, covariance, taken.features[group], truth(torch.tensor(group)),
+            weight, covariance, taken.features[group], truth()[group],
             gamma=gamma, likelihood=likelihood, bias=taken.bias,
         )  # fmt: skip
     assert sequential(7, Updates(every, gamma, likelihood, prior)) == expected
@@ -289,22 +284,15 @@ def test_without_a_bias_it_stays_away():
 
 
 @pytest.mark.parametrize("every", [4, 5, 100])
-def test_updates_as_rare_as_batches_give_the_plain_batch_and_ask_nobody(every):
-    def refuse(_: torch.Tensor) -> torch.Tensor:
-        raise AssertionError("nobody is to be asked")
-
-    assert sequential(4, Updates(every), annotate=refuse) == pick("margin", 4)
+def test_updates_as_rare_as_batches_give_the_plain_batch(every):
+    assert sequential(4, Updates(every)) == pick("margin", 4)
 
 
-def test_annotator_is_asked_about_the_picks_alone_and_not_about_the_last_ones():
-    asked: list[int] = []
-
-    def annotate(positions: torch.Tensor) -> torch.Tensor:
-        asked.extend(positions.tolist())
-        return truth(positions)
-
-    picked = sequential(5, Updates(every=2), annotate=annotate)
-    assert asked == picked[:4]
+def test_labels_of_what_is_not_picked_and_of_the_last_picks_do_not_matter():
+    picked = sequential(5, Updates(every=2))
+    others = (truth() + 1) % K
+    others[picked[:4]] = truth()[picked[:4]]
+    assert sequential(5, Updates(every=2), labels=others) == picked
 
 
 def test_each_group_sees_what_is_left_and_a_head_that_fits_its_logits():
@@ -316,13 +304,13 @@ def test_each_group_sees_what_is_left_and_a_head_that_fits_its_logits():
 
     assert sequential(5, Updates(every=2), strategy=spy) == [0, 10, 1, 9, 2]
     for group, left in zip(seen, (range(11), range(1, 10), range(2, 9)), strict=True):
-        assert type(group) is Snapshot
+        assert isinstance(group, LastLayer)
         assert torch.equal(group.features, taken.features[list(left)])
         for inputs, logits in ((group.features, group.logits), (group.labelled_features, group.labelled_logits)):
             torch.testing.assert_close(logits, inputs @ group.weight.mT + group.bias, atol=1e-12, rtol=0)
     bought = torch.tensor([0, 10, 1, 9])
     assert torch.equal(seen[2].labelled_features, torch.cat((taken.labelled_features, taken.features[bought])))
-    assert torch.equal(seen[2].labels, torch.cat((taken.labels, truth(bought))))
+    assert torch.equal(seen[2].labels, torch.cat((taken.labels, truth()[bought])))
 
 
 def test_sequential_batch_can_be_the_whole_pool():

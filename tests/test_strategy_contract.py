@@ -7,13 +7,16 @@ import pytest
 import torch
 
 from dal_core import strategies
-from dal_core.models.heads import Head
+from dal_core.data import FeatureData
+from dal_core.models.learners import Linear
 from dal_core.models.training import Training
-from dal_core.snapshot import LabelledSet, OracleSnapshot, Snapshot
+from dal_core.snapshot import LastLayer, Truth
+from dal_core.strategies import registry
 from dal_core.updates import Updates, select_sequentially
 from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import run
 from dal_lab.sources import catalogue
+from tests.samples import snapshot_from
 
 ORDINARY = strategies.names(oracle=False)
 ORACLES = strategies.names(oracle=True)
@@ -42,6 +45,13 @@ NEEDS_LABELS = {  # and what the message says
 }
 
 
+class SameStart(Linear):
+    """Starts from the same weights in both dtypes."""
+
+    def initial(self, inputs, num_classes, draw):
+        return super().initial(inputs.double(), num_classes, draw).to(inputs)
+
+
 def snapshot_of(kind="usual", dtype=torch.float64, *, oracle=False, **sizes):
     n, m, k, d = (SIZES | sizes).values()
     d = 1 if kind == "one feature" else d
@@ -58,14 +68,10 @@ def snapshot_of(kind="usual", dtype=torch.float64, *, oracle=False, **sizes):
         labels = torch.ones(m, dtype=torch.int64)
     if kind == "one-hot":
         weight = weight * 1e6
-    plain = Snapshot(features, features @ weight.T, labelled, labelled @ weight.T, labels, weight, None)
-    if not oracle:
-        return plain
     hidden = (features @ truth.T).argmax(dim=1) if kind != "one class" else torch.ones(n, dtype=torch.int64)
-    # In both dtypes the same: what an oracle would draw for itself is not.
-    initial = Head((weight / 4).to(dtype), torch.zeros(k, dtype=dtype))
-    test_set = LabelledSet(test, (test @ truth.T).argmax(dim=1))
-    return OracleSnapshot(**fields(plain) | {"initial": initial}, hidden_labels=hidden, test=test_set)
+    known = {"hidden_labels": hidden, "test": (test, (test @ truth.T).argmax(dim=1))} if oracle else {}
+    logits = features @ weight.T, labelled @ weight.T
+    return snapshot_from(features, logits[0], labelled, logits[1], labels, weight, learner=SameStart(), **known)
 
 
 def fields(snapshot):
@@ -73,23 +79,16 @@ def fields(snapshot):
 
 
 def tensors(snapshot):
-    """All tensors, those of the sets and the head in it among them."""
-    found = {}
-    for name, value in fields(snapshot).items():
-        if isinstance(value, (Head, LabelledSet)):
-            found |= {f"{name}.{part}": tensor for part, tensor in vars(value).items() if tensor is not None}
-        elif isinstance(value, torch.Tensor):
-            found[name] = value
-    return found
+    """All tensors, those of the data and the test set among them."""
+    found = fields(snapshot) | {"data": snapshot.data.features}
+    if isinstance(snapshot, Truth):
+        found |= {"test": snapshot.test.data.features, "test_labels": snapshot.test.labels}
+    return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
 
 
 def on_device(snapshot, device):
-    def moved(value):
-        if isinstance(value, (Head, LabelledSet)):
-            return dataclasses.replace(value, **{name: moved(part) for name, part in vars(value).items()})
-        return value.to(device) if isinstance(value, torch.Tensor) else value
-
-    return dataclasses.replace(snapshot, **{name: moved(value) for name, value in fields(snapshot).items()})
+    parts = {name: value.to(device) for name, value in fields(snapshot).items() if hasattr(value, "to")}
+    return dataclasses.replace(snapshot, **parts)
 
 
 def strategy_of(name):
@@ -151,10 +150,9 @@ def test_inputs_are_left_alone(name):
     snapshot = usual(name)
     copies = {key: value.clone() for key, value in tensors(snapshot).items()}
     pick(name, snapshot)
-    assert len(copies) == (6 if name in ORDINARY else 11)
+    assert len(copies) == (9 if name in ORDINARY else 12)
     for key, value in tensors(snapshot).items():
         assert torch.equal(value, copies[key]), key
-    assert snapshot.training == Training("sgd")
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -191,40 +189,41 @@ def test_the_number_of_threads_does_not_matter(name, dtype):
 def test_true_labels_are_out_of_reach(name, monkeypatch):
     """A strategy gets no labels but those that were bought, and no type that could hold others."""
     seen = []
-    original = strategies.query
+    original = registry.query
 
-    def spying(strategy, snapshot, batch_size, generator):
+    def spying(strategy, snapshot, *others):
         seen.append(snapshot)
-        return original(strategy, snapshot, batch_size, generator)
+        return original(strategy, snapshot, *others)
 
-    monkeypatch.setattr(strategies, "query", spying)
+    monkeypatch.setattr(registry, "query", spying)
     options = {"epochs": 2} | OPTIONS.get(name, {})
     experiment = experiment_of(strategy=name, cycles=1, subset_size=30, device="cpu", options=options)
     run(experiment)
-    (snapshot,) = seen
-    assert type(snapshot) is Snapshot
+    snapshot = seen[0]  # Ensembles ask others in turn.
+    assert isinstance(snapshot, LastLayer)
+    assert not isinstance(snapshot, Truth)
     others = {key for key, value in vars(snapshot).items() if not isinstance(value, torch.Tensor)}
-    assert others == {"training", "initial", "inputs", "labelled_inputs", "cycle", "instances"}
-    assert snapshot.inputs is None
-    assert snapshot.labelled_inputs is None
-    assert snapshot.training == experiment.training
+    assert others == {"data", "draw", "learner", "task", "model", "cycle"}
+    assert type(snapshot.data) is FeatureData
+    assert snapshot.learner == experiment.learner
+    assert not hasattr(snapshot.draw.func, "__self__")  # which would have led to the run and its labels
     sizes = {key: value.shape[0] for key, value in tensors(snapshot).items()}
     assert sizes["labels"] == 10  # those bought at the start, and no others
     whole = [name for name in ("features", "logits") if sizes[name] == 30]
     assert whole == ["features", "logits"]
     integers = [key for key, value in tensors(snapshot).items() if not value.is_floating_point()]
-    assert integers == ["labels"]
+    assert sorted(integers) == ["instances", "labelled", "labels"]
 
 
 def test_how_the_head_was_trained_and_in_which_cycle_is_known_within_a_batch():
     seen = []
 
     def spy(snapshot, batch_size, generator):
-        seen.append((snapshot.training, snapshot.cycle, len(snapshot.features)))
+        seen.append((snapshot.learner.training, snapshot.cycle, len(snapshot.features)))
         return torch.arange(batch_size)
 
-    taken = dataclasses.replace(snapshot_of(), training=Training("radam"), cycle=2)
-    select_sequentially(spy, taken, 3, torch.Generator(), torch.zeros_like, Updates(every=1))
+    taken = dataclasses.replace(snapshot_of(), learner=Linear(Training("radam")), cycle=2)
+    select_sequentially(spy, taken, 3, torch.Generator(), torch.zeros(37).long(), Updates(every=1))
     assert seen == [(Training("radam"), 2, size) for size in (37, 36, 35)]
 
 
@@ -278,10 +277,6 @@ def test_values_that_are_not_finite_are_refused(name, field):
         pick(name, dataclasses.replace(usual(name), **{field: broken}))
 
 
-def part(name, change):
-    return lambda labelled: dataclasses.replace(labelled, **{name: change(getattr(labelled, name))})
-
-
 @pytest.mark.parametrize(
     ("field", "change", "message"),
     [
@@ -307,8 +302,7 @@ def part(name, change):
             r"hidden_labels has shape \(36,\); \(n\) with n = 37 as in features was expected",
         ),
         ("hidden_labels", lambda x: x - 1, "hidden_labels holds labels from -1 to 1; 0 to 2 was expected"),
-        ("test", part("features", lambda x: x[:, 1:]), r"test\.features has shape \(11, 4\); \(any, 5\) was expected"),
-        ("test", part("labels", lambda x: x[1:]), r"test\.labels has shape \(10,\); \(11\) was expected"),
+        ("test", lambda x: x._replace(labels=x.labels[1:]), r"test\.labels has shape \(10,\); \(11\) was expected"),
     ],
 )
 def test_a_snapshot_whose_fields_do_not_fit_is_refused(unchecked, field, change, message):

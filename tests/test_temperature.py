@@ -5,6 +5,7 @@ import torch
 from samples import seeded, snapshot_of, work_in_blocks
 
 from dal_core.metrics import ece
+from dal_core.models import learners
 from dal_core.models.training import PROTOCOLS, Training
 from dal_core.strategies.shared import temperature as module
 from dal_core.strategies.shared.temperature import TEMPERATURES, calibrating_temperature, held_out_temperature
@@ -53,27 +54,26 @@ def test_temperature_faults_name_the_argument():
 
 def test_temperature_is_found_on_a_fifth_that_the_layer_was_not_trained_on(monkeypatch):
     seen = []
-    original_training, original_temperature = module.train_head, module.calibrating_temperature
+    original_training, original_temperature = learners.train_heads, module.calibrating_temperature
 
-    def training(initial, features, labels, indices, protocol, generator):
-        head = original_training(initial, features, labels, indices, protocol, generator)
-        seen.append((initial, head, features, indices, protocol))
-        return head
+    def training(initial, features, labels, sets, protocol, generators):
+        heads = original_training(initial, features, labels, sets, protocol, generators)
+        seen.append((initial, heads.unstacked(0), features, protocol))
+        return heads
 
     def temperature(logits, labels):
         seen.append((logits, labels))
         return original_temperature(logits, labels)
 
-    monkeypatch.setattr(module, "train_head", training)
+    monkeypatch.setattr(learners, "train_heads", training)
     monkeypatch.setattr(module, "calibrating_temperature", temperature)
     protocol = dataclasses.replace(Training("radam"), epochs=3)
     taken = snapshot_of(training=protocol)
     found = held_out_temperature(taken, seeded())
-    (initial, head, features, indices, used), (logits, labels) = seen
+    (initial, head, features, used), (logits, labels) = seen
     assert used == protocol
-    assert torch.equal(features, taken.labelled_features)
-    held_out = sorted(set(range(13)) - set(indices.tolist()))
-    assert (len(indices), len(held_out)) == (11, 2)
+    held_out = [i for i, row in enumerate(taken.labelled_features.tolist()) if row not in features.tolist()]
+    assert (len(features), len(held_out)) == (11, 2)
     assert not torch.equal(initial.weight, taken.weight)
     assert sorted(labels.tolist()) == sorted(taken.labels[held_out].tolist())
     by_row = {tuple(row.tolist()) for row in head.logits(taken.labelled_features)[held_out]}
@@ -83,8 +83,7 @@ def test_temperature_is_found_on_a_fifth_that_the_layer_was_not_trained_on(monke
 
 
 def test_the_temperature_follows_how_the_head_is_trained():
-    taken = snapshot_of(m=60)
-    found = {held_out_temperature(dataclasses.replace(taken, training=Training(name)), seeded()) for name in PROTOCOLS}
+    found = {held_out_temperature(snapshot_of(m=60, training=Training(name)), seeded()) for name in PROTOCOLS}
     assert len(found) == 2
 
 

@@ -4,14 +4,10 @@ import torch
 from dal_core import strategies, textbook
 from dal_core.oracles import dropqueryclass
 from dal_core.oracles.typiclass import class_balanced_select
-from dal_core.snapshot import LabelledSet, OracleSnapshot
 from dal_core.strategies.dropquery import dropquery_candidates
+from tests.samples import seeded, snapshot_from
 
 N, M, K, D = 47, 6, 4, 5
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def snapshot_of(seed=0):
@@ -20,9 +16,9 @@ def snapshot_of(seed=0):
         torch.randn(size, D, generator=draw, dtype=torch.float64) for size in (N, M, K, K)
     )
     hidden = (features @ truth.T).argmax(dim=1)
-    return OracleSnapshot(
+    return snapshot_from(
         features, features @ weight.T, labelled, labelled @ weight.T, torch.tensor([0, 0, 1, 3, 3, 3]), weight, None,
-        hidden_labels=hidden, test=LabelledSet(labelled, torch.zeros(M, dtype=torch.int64)),
+        hidden_labels=hidden,
     )  # fmt: skip
 
 

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from skactiveml import pool as theirs
+from skactiveml import pool
 from skactiveml.base import SingleAnnotatorPoolQueryStrategy
 
 from benchmarks.activeml import query, with_head
 from benchmarks.case import Case
 from benchmarks.data import Size, forgotten, in_float64, size_of
-from benchmarks.timing import check_picks
+from benchmarks.timing import check_picks_but_for_ties
 from dal_core import strategies
 from dal_core.randomness import generator_for
 from dal_core.snapshot import Snapshot
@@ -42,16 +42,16 @@ def beside(
     def ours(at: Snapshot) -> torch.Tensor:
         return strategies.get(name, options)(forgotten(at), size.b, generator_for(0, "strategy"))
 
-    def their_picks(at: Snapshot) -> torch.Tensor:
-        picks = query(strategy(), at, size.b, normalised=normalised, **(with_head(at) if head else {}))
-        return torch.as_tensor(picks)
+    def theirs(at: Snapshot, **more: Any) -> Any:
+        return query(strategy(), at, size.b, normalised=normalised, **(with_head(at) if head else {}), **more)
 
     if not differs:
         part = in_float64(at, CHECKED)
-        check_picks(name, ours(part), their_picks(part))
-    note = f"scikit-activeml, {differs or 'same picks'}"
+        answer = map(torch.as_tensor, theirs(part, return_utilities=True))
+        differs = check_picks_but_for_ties(name, ours(part), *answer)
+    note = f"scikit-activeml, {differs}"
     reads = {what: factor * float(getattr(at, FIELDS[what[-1]]).nbytes) for what, factor in READS[name](size.b).items()}
-    return Case(size_of(at, size.b), lambda: ours(at), lambda: their_picks(at), note=note, foreign=True, reads=reads)
+    return Case(size_of(at, size.b), lambda: ours(at), lambda: theirs(at), note=note, foreign=True, reads=reads)
 
 
 FIELDS = {"X": "features", "Z": "logits", "L": "labelled_features"}
@@ -65,31 +65,31 @@ READS: dict[str, Callable[[int], dict[str, int]]] = {  # how often what is read,
     "dropquery": lambda b: {"3 X": 3, "Z": 1},  # noqa: ARG005
 }
 CASES = {
-    "activeml-coreset": functools.partial(beside, "coreset", lambda: theirs.CoreSet(random_state=0)),
+    "activeml-coreset": functools.partial(beside, "coreset", lambda: pool.CoreSet(random_state=0)),
     "activeml-max_herding": functools.partial(
-        beside, "max_herding", lambda: theirs.MaxHerding(metric_dict={"gamma": 1.0}, random_state=0), form="coverage"
+        beside, "max_herding", lambda: pool.MaxHerding(metric_dict={"gamma": 1.0}, random_state=0), form="coverage"
     ),
     "activeml-probcover": functools.partial(
         beside,
         "probcover",
-        lambda: theirs.ProbCover(deltas=[RADIUS], random_state=0),
+        lambda: pool.ProbCover(deltas=[RADIUS], random_state=0),
         "other ties",
         normalised=True,
         radius=RADIUS,
     ),
     "activeml-badge": functools.partial(
-        beside, "badge", lambda: theirs.Badge(random_state=0), "other weights and draws", head=True
+        beside, "badge", lambda: pool.Badge(random_state=0), "other weights and draws", head=True
     ),
     "activeml-falcun": functools.partial(
-        beside, "falcun", lambda: theirs.Falcun(random_state=0), "other draws", head=True
+        beside, "falcun", lambda: pool.Falcun(random_state=0), "other draws", head=True
     ),
     "activeml-typiclust": functools.partial(
-        beside, "typiclust", lambda: theirs.TypiClust(k=20, random_state=0), "other k-means and neighbours"
+        beside, "typiclust", lambda: pool.TypiClust(k=20, random_state=0), "other k-means and neighbours"
     ),
     "activeml-dropquery": functools.partial(
         beside,
         "dropquery",
-        lambda: theirs.DropQuery(n_dropout_samples=3, random_state=0),
+        lambda: pool.DropQuery(n_dropout_samples=3, random_state=0),
         "other candidates",
         head=True,
     ),

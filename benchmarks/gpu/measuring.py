@@ -95,6 +95,8 @@ def moved(value: Any, device: torch.device, known: dict[int, Any] | None = None)
         there = dataclasses.replace(value, **{name: again(part) for name, part in parts.items()})
     elif isinstance(value, dict):
         there = {name: again(part) for name, part in value.items()}
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        there = type(value)(*map(again, value))
     elif type(value) in (list, tuple):
         there = type(value)(map(again, value))
     else:

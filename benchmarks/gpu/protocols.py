@@ -6,7 +6,7 @@ from typing import Any
 
 from dal_core import strategies
 from dal_core.ensembles.members import STRATEGIES as MEMBERS
-from dal_core.experiment import Experiment
+from dal_core.experiment import Experiment, Strategy
 from dal_lab.runs.settings import experiment_of
 from dal_lab.studies.updating import UpdateStudy
 
@@ -23,8 +23,12 @@ class Run:
 
     @property
     def title(self) -> str:
-        data = self.study.dataset if self.study.encoder is None else f"{self.study.dataset} ({self.study.encoder})"
+        data = self.data if self.study.encoder is None else f"{self.data} ({self.study.encoder})"
         return f"seed {self.study.seed}, {self.grid}, {data}, {self.name}"
+
+    @property
+    def data(self) -> str:
+        return self.study.data if isinstance(self.study, Experiment) else str(self.study.dataset)
 
 
 LETTER = {"dataset": "letter"}
@@ -50,7 +54,7 @@ BENCHMARK = ("random", "margin", "badge", "typiclust", "bait")
 OF_BOSS = ("random", "margin", "coreset", "badge", "typiclust", "alfamix", "dropquery", "bait")
 BESIDE_REFINE = ("tcm", "selectal", "tailor", "autoal")
 # Where the sizes are those of a few cores. Heads of 20 epochs are far from trained: these numbers mean nothing.
-SCALED_DOWN: dict[str, Any] = {"cycles": 1, "subset_size": 120, "options": {"epochs": 20}}
+SCALED_DOWN: dict[str, Any] = {"cycles": 1, "subset_size": 120, "epochs": 20}
 SCALED_OPTIONS = {
     "boss": {"num_candidates": 6, "retraining_epochs": 5},
     "refine": {"num_batches": 9, "depth": 2},
@@ -134,9 +138,15 @@ def _smaller(run: Run) -> Run:
         return dataclasses.replace(
             run, name="20 labels", study=dataclasses.replace(study, **fewer, options={"epochs": 5})
         )
-    options = study.options | SCALED_OPTIONS.get(study.strategy, {}) | SCALED_DOWN["options"]
-    sizes = {"cycles": SCALED_DOWN["cycles"], "subset_size": max(SCALED_DOWN["subset_size"], study.batch_size)}
-    return dataclasses.replace(run, study=dataclasses.replace(study, **sizes, options=options))
+    strategy, batch_size = study.strategy, max(study.protocol.batches)
+    training = dataclasses.replace(study.learner.training, epochs=SCALED_DOWN["epochs"])  # type: ignore[attr-defined]
+    sizes = {"cycles": SCALED_DOWN["cycles"], "subset_size": max(SCALED_DOWN["subset_size"], batch_size)}
+    parts: dict[str, Any] = {
+        "strategy": Strategy(strategy.name, **{**strategy.options, **SCALED_OPTIONS.get(strategy.name, {})}),
+        "learner": dataclasses.replace(study.learner, training=training),  # type: ignore[type-var]
+        "protocol": dataclasses.replace(study.protocol, **sizes),
+    }
+    return dataclasses.replace(run, study=dataclasses.replace(study, **parts))
 
 
 def reproducibility(seeds: Sequence[int], device: str, *, scaled_down: bool = False) -> Iterator[Run]:

@@ -77,7 +77,7 @@ def first(at: Snapshot, count: int, labelled: int | None = None) -> Snapshot:
     """The first instances of the pool, and of what is labelled."""
     # The whole pool is not copied: on a card its features and logits take 7 GB.
     part = at if count >= len(at.features) else at.at(torch.arange(count, device=at.features.device))
-    names = ("labelled_features", "labelled_logits", "labels")
+    names = ("labelled_features", "labelled_logits", "labels", "labelled")
     return dataclasses.replace(part, **{name: getattr(at, name)[:labelled] for name in names})
 
 

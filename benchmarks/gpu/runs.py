@@ -13,6 +13,8 @@ from benchmarks.gpu import tables
 from benchmarks.gpu.inputs import data_folder, manifest, names_of
 from benchmarks.gpu.protocols import IMAGES, Run, reproducibility, runs_of
 from benchmarks.gpu.settings import Item, ItemTimeoutError, Result, Settings
+from dal_core.experiment import Experiment
+from dal_lab.runs.settings import settings_of
 from dal_lab.runs.study import run
 
 SEEDS = 10
@@ -52,7 +54,7 @@ def _wanted(seed: int, settings: Settings, there: list[str]) -> Iterable[Run]:
         images += [data | {"encoder": each.removeprefix(f"{name}_")} for each in there if each.startswith(f"{name}_")]
     for each in runs_of(seed, settings.device, images, scaled_down=settings.scaled_down):
         study = each.study
-        stem = study.dataset if study.encoder is None else f"{study.dataset}_{study.encoder}"
+        stem = each.data if study.encoder is None else f"{each.data}_{study.encoder}"
         if stem in there:
             yield each
 
@@ -72,7 +74,8 @@ def _labelled(wanted: Run, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with the settings of their run, lists as JSON: one schema for all."""
     study = wanted.study
     plain = rows.assign(**{name: rows[name].map(json.dumps) for name in ("acquired",) if name in rows})
-    values = {name: value for name, value in dataclasses.asdict(study).items() if name not in rows}
+    values = settings_of(study) if isinstance(study, Experiment) else dataclasses.asdict(study)
+    values = {name: value for name, value in values.items() if name not in rows}
     words = {name: json.dumps(value) if isinstance(value, (dict, tuple)) else value for name, value in values.items()}
     return plain.assign(grid=wanted.grid, method_name=wanted.name, **words)
 

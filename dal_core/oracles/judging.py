@@ -110,7 +110,8 @@ def retrained(
     index_sets = torch.cat((snapshot.labelled.expand(len(batches), -1), snapshot.instances[batches]), dim=1)
     known = torch.cat((snapshot.labels.expand(len(batches), -1), labels), dim=1)
     draws = [in_order(snapshot, seed) for seed in seeds]
-    return fit(snapshot, [*index_sets], [*known], draws * len(batches) if len(draws) == 1 else draws, epochs)
+    draws = draws * len(batches) if len(draws) == 1 else draws
+    return fit(snapshot, index_sets.unbind(), known.unbind(), draws, epochs)
 
 
 @checked
