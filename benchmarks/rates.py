@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
 
 from dal_core.loop import now
 
@@ -60,7 +59,7 @@ def bandwidth(device: torch.device) -> float:
     """Bytes a second: the best of a few repeats each, and of copying and summing the faster one."""
     count = BUFFER_BYTES[device.type] // FLOAT
     source, target = torch.ones(count, device=device), torch.ones(count, device=device)
-    copying, summing = _fastest(lambda: target.copy_(source), device), _fastest(source.sum, device)
+    copying, summing = fastest(lambda: target.copy_(source), device), fastest(source.sum, device)
     return max(2 * source.nbytes / copying, source.nbytes / summing)
 
 
@@ -75,14 +74,14 @@ def load_before() -> str:
 def _products(device: torch.device) -> float:
     side = SIDE[device.type]
     one, result = torch.ones(side, side, device=device), torch.empty(side, side, device=device)
-    return 2 * side**3 / _fastest(lambda: torch.mm(one, one, out=result), device)
+    return 2 * side**3 / fastest(lambda: torch.mm(one, one, out=result), device)
 
 
-def _fastest(way: Callable[[], Tensor], device: torch.device) -> float:
-    """Seconds of the fastest of a few calls, after one to warm up."""
+def fastest(way: Callable[[], object], device: torch.device, repeats: int = REPEATS) -> float:
+    """Return the seconds of the fastest of a few calls, after one to warm up."""
     way()
     measured = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         start = now(device)
         way()
         measured.append(now(device) - start)

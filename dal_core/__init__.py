@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
     from dal_core.snapshot import Snapshot
 
-__version__ = "0.7.0"
+__version__ = "0.8.0"
 
-# Part of every stored result's key: raise it whenever numbers change, and older results are computed anew.
+# Part of every stored run's key, for the loop and the data: raise it when their numbers change, and all runs are
+# computed anew. A strategy, oracle, ensemble or study has a version of its own, which voids its runs alone.
 RESULTS_VERSION = 3
 
 # Where the names of the front door live; a module is imported when its name is first asked for.

@@ -53,4 +53,4 @@ class Question:
     @property
     def head(self) -> Any:
         """The head on which the strategy chose."""
-        return self.snapshot.model.head  # type: ignore[attr-defined]
+        return self.snapshot.model.head

@@ -9,7 +9,6 @@ fields of a dataclass. Defaults, and what has no annotation or one that cannot b
 """
 
 import contextlib
-import dataclasses
 import functools
 import inspect
 import math
@@ -17,7 +16,7 @@ import operator
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -26,11 +25,12 @@ from jaxtyping import AbstractArray
 from torch import Tensor
 
 from dal_core import checks
-from dal_core.checks import check_alike, check_finite, check_labels, shown
+from dal_core.checks import check_alike, check_below, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 LABELS = ("labels", "targets")  # Arguments of these names hold classes; integers of other names are positions.
 AUTOCAST = ("cpu", "cuda", "mps", "xpu")  # The kinds of devices whose autocast a caller may have switched on.
+LARGEST = 1e308  # An integer may be larger than any float.
 LONGEST_DOT = 2**31 - 1  # BLAS counts the entries of a vector in 32 bits.
 RANGES = {
     "neither": "between {:g} and {:g}", "both": "from {:g} to {:g}",
@@ -68,11 +68,22 @@ class UpTo(NamedTuple):
     axis: str
     meaning: str = "the number of unlabelled instances"
 
+    def check(self, name: str, value: Any, number: int | None, seen: "_Seen") -> None:
+        size = seen.size(self.axis)
+        if number is None or number < 1 or (size is not None and number > size):
+            expected = "a whole number of at least 1" if size is None else f"1 to {size}, {self.meaning},"
+            raise _refusal(name, value if number is None else number, expected)
+
 
 class Below(NamedTuple):
     """Of an integer tensor: every entry is at least 0 and below the size of an axis, as classes and positions are."""
 
     axis: str
+
+    def check(self, name: str, tensor: Tensor | None, seen: "_Seen") -> None:
+        size = seen.size(self.axis)
+        if size is not None and tensor is not None and not tensor.is_meta:
+            check_below(name, "labels" if _holds_labels(name) else "positions", tensor, size)
 
 
 class Fewest(NamedTuple):
@@ -95,8 +106,6 @@ BatchSize = Annotated[int, UpTo("n")]
 class _Seen:
     """What the arguments of one call have shown so far, and the checks that need all of them."""
 
-    __slots__ = ("floats", "later", "objects", "sizes")
-
     def __init__(self) -> None:
         self.sizes: dict[str, tuple[Any, str]] = {}  # of an axis, and the argument that has shown it
         self.floats: dict[str, Tensor] = {}
@@ -104,7 +113,7 @@ class _Seen:
         self.later: list[Callable[[], None]] = []
 
     def finish(self) -> None:
-        if self.floats:
+        if len(self.floats) > 1:
             first, *others = self.floats.values()
             if any(each.dtype != first.dtype or each.device != first.device for each in others):
                 check_alike(**self.floats)
@@ -116,10 +125,9 @@ class _Seen:
         if axis in self.sizes:
             return self.sizes[axis][0]
         for each in self.objects:
-            for field, annotation in _hints(each.__class__).items():
-                tensor, axes = getattr(each, field, None), getattr(annotation, "dim_str", "").split()
-                if axis in axes and isinstance(tensor, Tensor):
-                    return tensor.shape[axes.index(axis) - len(axes)]
+            for field, place in _axes(each.__class__).get(axis, ()):
+                if isinstance(tensor := getattr(each, field, None), Tensor):
+                    return tensor.shape[place]
         return None
 
 
@@ -136,18 +144,35 @@ def checked(function: F) -> F:
     Raises:
         ValueError: one line that names the argument, what was found and what was expected.
     """
-    contract = functools.cache(lambda: _contract(function))  # At the first call, later names can be resolved, too.
 
     @functools.wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
-        by_name, positional, by_result = contract()
+        for kind in AUTOCAST:
+            if torch.is_autocast_enabled(kind):
+                with torch.autocast(kind, enabled=False):
+                    return call(*arguments, **options)
+        by_name, positional, by_result = _contract(function)  # At the first call, later names can be resolved, too.
         seen = _Seen()
         values = [check(name, value, seen) for (name, check), value in zip(positional, arguments, strict=False)]
         values += arguments[len(values) :]  # of *arguments, or too many, which Python itself refuses
-        options = {name: by_name.get(name, _unchanged)(name, value, seen) for name, value in options.items()}
+        for name, value in options.items():
+            options[name] = by_name.get(name, _unchanged)(name, value, seen)
         seen.finish()
-        with _autocast_off():
-            return _run(functools.partial(function, *values, **options), seen.floats, by_result)
+        if not by_result:
+            _look(seen.floats)
+        try:
+            result = _without_gradient(function(*values, **options))
+        except Exception:  # A decomposition complains of what follows from values that are not finite.
+            try:
+                _look(seen.floats)
+            except ValueError as reason:
+                raise reason from None
+            raise
+        if by_result and not _is_finite(result):
+            _look(seen.floats)
+            names = ", ".join(seen.floats) or "the arguments"
+            raise ValueError(f"{names} lead to values that are not finite; smaller numbers were expected")
+        return result
 
     call.__is_checked__ = True  # type: ignore[attr-defined]
     return typing.cast(F, call)
@@ -170,7 +195,7 @@ def check_fields(instance: Any) -> None:
         ValueError: one line that names the field, what was found and what was expected.
     """
     seen = _Seen()
-    for name, check in _field_checks(instance.__class__).items():
+    for name, check in _contract(instance.__class__)[0].items():
         value = getattr(instance, name)
         if (taken := check(name, value, seen)) is not value:
             object.__setattr__(instance, name, taken)
@@ -178,33 +203,37 @@ def check_fields(instance: Any) -> None:
     _look(seen.floats)
 
 
-def _contract(function: Callable[..., Any]) -> tuple[dict[str, _Check], list[tuple[str, _Check]], bool]:
+@functools.cache
+def _contract(owner: Callable[..., Any]) -> tuple[dict[str, _Check], list[tuple[str, _Check]], bool]:
     """The checks by name, those of positional arguments in order, and whether a look at the result is enough."""
-    hints = _hints(function)
-    parameters = [each for each in inspect.signature(function).parameters.values() if each.kind.name[:3] != "VAR"]
+    hints = _hints(owner)
+    parameters = [each for each in inspect.signature(owner).parameters.values() if each.kind.name[:3] != "VAR"]
     by_name = {each.name: _check_of(hints.get(each.name)) for each in parameters}
     positional = [(each.name, by_name[each.name]) for each in parameters if each.kind is not each.KEYWORD_ONLY]
     return by_name, positional, _tensors_in(hints.get("return")) == {"Float"}
 
 
 @functools.cache
-def _field_checks(kind: type) -> dict[str, _Check]:
-    return {each.name: _check_of(_hints(kind).get(each.name)) for each in dataclasses.fields(kind)}
+def _hints(owner: Any) -> dict[str, Any]:
+    """The annotations of a function or class by name, without those that cannot be resolved."""
+    hints: dict[str, Any] = {}
+    for part in reversed(inspect.getmro(owner)) if isinstance(owner, type) else (owner,):
+        names = getattr(part, "__globals__", None) or vars(sys.modules[part.__module__])
+        for name, annotation in inspect.get_annotations(part).items():
+            alone = types.SimpleNamespace(__annotations__={name: annotation})
+            with contextlib.suppress(NameError, AttributeError, TypeError, SyntaxError):
+                hints |= typing.get_type_hints(alone, names, include_extras=True)
+    return hints
 
 
 @functools.cache
-def _hints(owner: Any) -> dict[str, Any]:
-    """The annotations of a function or class by name, without those that cannot be resolved."""
-    unresolved = (NameError, AttributeError, TypeError, SyntaxError)
-    with contextlib.suppress(*unresolved):
-        return typing.get_type_hints(owner, include_extras=True)
-    hints: dict[str, Any] = {}
-    for part in reversed(inspect.getmro(owner)) if isinstance(owner, type) else (owner,):
-        for name, annotation in inspect.get_annotations(part).items():
-            alone = types.SimpleNamespace(__annotations__={name: annotation})
-            with contextlib.suppress(*unresolved):
-                hints |= typing.get_type_hints(alone, vars(sys.modules[part.__module__]), include_extras=True)
-    return hints
+def _axes(kind: type) -> dict[str, list[tuple[str, int]]]:
+    """Where a class's tensors have which axis: by its name the fields, and the places counted from the end."""
+    places: dict[str, list[tuple[str, int]]] = {}
+    for field, annotation in _hints(kind).items():
+        for place, axis in enumerate(reversed(getattr(annotation, "dim_str", "").split()), start=1):
+            places.setdefault(axis, []).append((field, -place))
+    return places
 
 
 def _tensors_in(annotation: Any) -> set[str]:
@@ -216,31 +245,8 @@ def _tensors_in(annotation: Any) -> set[str]:
     return set()
 
 
-def _autocast_off() -> contextlib.ExitStack:
-    off = contextlib.ExitStack()
-    for kind in AUTOCAST:
-        if torch.is_autocast_enabled(kind):
-            off.enter_context(torch.autocast(kind, enabled=False))
-    return off
-
-
-def _run(call: Callable[[], Any], floats: dict[str, Tensor], by_result: bool) -> Any:
-    if not by_result:
-        _look(floats)
-        return _without_gradient(call())
-    try:
-        result = _without_gradient(call())
-    except Exception:
-        try:
-            _look(floats)  # Values that are not finite are the reason for what a decomposition complains about.
-        except ValueError as reason:
-            raise reason from None
-        raise
-    if not all(math.isfinite(each.sum().item()) or bool(each.isfinite().all()) for each in _floats_in(result)):
-        _look(floats)
-        names = ", ".join(floats) or "the arguments"
-        raise ValueError(f"{names} lead to values that are not finite; smaller numbers were expected")
-    return result
+def _is_array(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, AbstractArray)
 
 
 def _without_gradient(result: Any) -> Any:
@@ -250,17 +256,16 @@ def _without_gradient(result: Any) -> Any:
     return result.detach() if isinstance(result, Tensor) and result.requires_grad else result
 
 
-def _floats_in(result: Any) -> Iterator[Tensor]:
-    if isinstance(result, Tensor) and result.is_floating_point():
-        yield result
-    for each in result if isinstance(result, tuple | list) else ():
-        yield from _floats_in(each)
+def _is_finite(result: Any) -> bool:
+    if isinstance(result, tuple | list):
+        return all(map(_is_finite, result))
+    return result is None or math.isfinite(result.sum().item()) or bool(result.isfinite().all())
 
 
-def _look(floats: dict[str, Tensor]) -> None:
+def _look(floats: Mapping[str, Tensor]) -> None:
     """Refuse NaN, infinity, and numbers whose squares overflow: distances of them are infinite, and picks arbitrary."""
     for name, tensor in floats.items():
-        size = tensor.numel()
+        size, dtype = tensor.numel(), tensor.dtype
         dense = tensor if tensor.ndim < 2 or tensor.is_contiguous() else tensor.mT
         if size <= LONGEST_DOT and dense.is_contiguous():
             flat = dense.view(-1)
@@ -268,22 +273,21 @@ def _look(floats: dict[str, Tensor]) -> None:
                 continue
         if size:
             lowest, highest = tensor.amin().item(), tensor.amax().item()  # aminmax copies what is not contiguous.
-            largest, dtype = max(-lowest, highest), tensor.dtype
-            if not math.isfinite(largest):
-                check_finite(**{name: tensor})
-            if largest * largest > torch.finfo(dtype).max:
+            if not math.isfinite(largest := max(-lowest, highest)):
+                checks.check_finite(**{name: tensor})
+            limit, summed = torch.finfo(dtype).max, tensor.shape[-1] if tensor.ndim > 1 else 1
+            if largest * largest * summed > limit:
+                squares = "squares overflow" if largest * largest > limit else "squares overflow, summed over a row"
                 way_out = "smaller numbers" + (" or float64" if dtype == torch.float32 else "")
-                raise ValueError(
-                    f"{name} holds values up to {largest:g}, whose squares overflow; {way_out} were expected"
-                )
+                raise ValueError(f"{name} holds values up to {largest:g}, whose {squares}; {way_out} were expected")
 
 
 def _refusal(name: str, value: object, expected: str) -> ValueError:
     return ValueError(f"{name} is {shown(value)}; {expected} was expected")
 
 
-def _is_array(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, AbstractArray)
+def _holds_labels(name: str) -> bool:
+    return any(each in name for each in LABELS)
 
 
 def _check_of(annotation: Any) -> _Check:
@@ -291,31 +295,26 @@ def _check_of(annotation: Any) -> _Check:
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation in SIMPLE:
         return SIMPLE[annotation]
-    if isinstance(annotation, TypeVar):
-        return _check_of(annotation.__bound__)
     if _is_array(annotation):
-        axes = annotation.dim_str.split()
-        spread = next((i for i, axis in enumerate(axes) if axis[0] in "*."), None)
-        return functools.partial(_array, annotation.dtype.__name__, axes, spread)
+        return functools.partial(_array, annotation.dtype.__name__, annotation.dim_str.split())
     if annotation in (int, float) or (origin is Annotated and parts[0] in (int, float)):
-        return functools.partial(_number, parts[0] if parts else annotation, parts[1:])
+        kind, rule = parts or (annotation, None)
+        return functools.partial(_number, kind, rule)
     if origin is Annotated:
         return functools.partial(_sized, _check_of(parts[0]), parts[1:])
     if origin in (typing.Union, types.UnionType):
-        return functools.partial(_union, [_check_of(each) for each in parts])
+        forms = [_check_of(each) for each in parts if each is not types.NoneType]
+        return functools.partial(_union, forms, len(forms) < len(parts))
     if origin is Literal:
         return functools.partial(_choice, parts)
-    if origin in (list, tuple, Sequence) and parts:
-        fixed = origin is tuple and parts[-1] is not ...
-        return functools.partial(_sequence, origin, fixed, [_check_of(each) for each in parts if each is not ...])
-    if origin in (dict, Mapping) and parts:
-        return functools.partial(_mapping, _check_of(parts[0]), _check_of(parts[1]))
+    if origin in (list, Sequence) or (origin is tuple and parts[-1] is ...):
+        return functools.partial(_sequence, origin, _check_of(parts[0]))
     kind = origin or annotation
     answers = isinstance(kind, type) and getattr(kind, "_is_runtime_protocol", not getattr(kind, "_is_protocol", False))
     return functools.partial(_instance, kind) if answers else _unchanged
 
 
-def _array(kind: str, axes: list[str], spread: int | None, name: str, value: Any, seen: _Seen) -> Tensor:
+def _array(kind: str, axes: list[str], name: str, value: Any, seen: _Seen) -> Tensor:
     """`*s` and `...` stand for any number of axes, `_` for one of any size; other names have one size everywhere."""
     value = _tensor(name, value, seen)
     if kind == "Float":
@@ -323,13 +322,15 @@ def _array(kind: str, axes: list[str], spread: int | None, name: str, value: Any
             check_alike(**{name: value})
         seen.floats[name] = value
     elif kind in INTEGERS and value.dtype != INTEGERS[kind]:
-        if any(each in name for each in LABELS):
-            check_labels(name, value, 0)
-        raise ValueError(f"{name} has dtype {value.dtype}; {kind.lower().replace('int', 'int64')} was expected")
+        if _holds_labels(name):
+            checks.check_labels(name, value, 0)
+        expected = str(INTEGERS[kind]).removeprefix("torch.")
+        raise ValueError(f"{name} has dtype {value.dtype}; {expected} was expected")
     sizes: list[Any] = list(value.shape)
-    if spread is not None and len(sizes) >= len(axes) - 1:
-        end = spread + len(sizes) - len(axes) + 1
-        sizes[spread:end] = [tuple(sizes[spread:end])]
+    for spread, axis in enumerate(axes):
+        if axis[0] in "*." and len(sizes) >= len(axes) - 1:
+            end = spread + len(sizes) - len(axes) + 1
+            sizes[spread:end] = [tuple(sizes[spread:end])]
     fits, where = len(sizes) == len(axes), ""
     for axis, size in zip(axes, sizes, strict=False) if fits else ():
         if axis[0] == "*" or (axis[0] != "_" and axis.isidentifier()):
@@ -357,107 +358,70 @@ def _tensor(name: str, value: Any, _: _Seen) -> Tensor:
 
 def _sized(base: _Check, rules: Sequence[Any], name: str, value: Any, seen: _Seen) -> Any:
     taken = base(name, value, seen)
-
-    def check(axis: str) -> None:
-        size = seen.size(axis)
-        if size is not None and isinstance(taken, Tensor) and taken.numel() and not taken.is_meta:
-            lowest, highest = (int(each) for each in taken.aminmax())
-            if lowest < 0 or highest >= size:
-                what = "labels" if any(each in name for each in LABELS) else "positions"
-                raise ValueError(f"{name} holds {what} from {lowest} to {highest}; 0 to {size - 1} was expected")
-
-    seen.later += [functools.partial(check, each.axis) for each in rules if isinstance(each, Below)]
-    for each in rules:
-        if isinstance(each, Fewest) and (size := seen.size(each.axis)) is not None and size < each.lowest:
+    for rule in rules:
+        if isinstance(rule, Below):
+            seen.later.append(functools.partial(rule.check, name, taken, seen))
+        elif isinstance(rule, Fewest) and (size := seen.size(rule.axis)) is not None and size < rule.lowest:
             shape = tuple(taken.shape)
-            raise ValueError(f"{name} has shape {shape}; {each.lowest} or more {each.nouns} were expected")
+            raise ValueError(f"{name} has shape {shape}; {rule.lowest} or more {rule.nouns} were expected")
     return taken
 
 
-def _number(kind: type, rules: Sequence[Any], name: str, value: Any, seen: _Seen) -> Any:
-    number = _whole(value) if kind is int else _real(value)
-    noun = "whole number" if kind is int else "number"
-
-    def check(limit: UpTo) -> None:
-        size = seen.size(limit.axis)
-        if number is None or not 1 <= number <= (number if size is None else size):
-            expected = "a whole number of at least 1" if size is None else f"1 to {size}, {limit.meaning},"
-            raise _refusal(name, value if number is None else number, expected)
-
-    for rule in rules:
-        if isinstance(rule, UpTo):
-            seen.later.append(functools.partial(check, rule))
-            return number
-    if number is None and kind is float:
-        checks.check_number(name, value)
-    ranges = [each for each in rules if isinstance(each, Between)]
-    if number is None or math.isnan(number) or not all(each.allows(number) for each in ranges):
-        raise _refusal(name, value if number is None else number, ranges[0].expected(noun) if ranges else f"a {noun}")
+def _number(kind: type, rule: Any, name: str, value: Any, seen: _Seen) -> Any:
+    number: Any = value if type(value) is kind else _plain(kind, value)
+    if isinstance(rule, UpTo):
+        seen.later.append(functools.partial(rule.check, name, value, number, seen))
+    elif number is None or number != number or (rule and not rule.allows(number)):
+        noun = "whole number" if kind is int else "number"
+        expected = rule.expected(noun) if rule else f"a {noun}"
+        if number is None and kind is float:
+            expected = "a number" if _plain(int, value) is None else f"a number of at most {LARGEST:g}"
+        raise _refusal(name, value if number is None else number, expected)
     return number
 
 
-def _whole(value: Any) -> int | None:
-    """The int that NumPy's integers and tensors without axes are; no bool is one."""
-    if type(value) is int:
-        return value
-    if (
-        isinstance(value, bool | np.bool_)
-        or getattr(value, "ndim", False)
-        or getattr(value, "dtype", None) is torch.bool
-    ):
-        return None
-    with contextlib.suppress(TypeError):
-        return operator.index(value)
-    return None
-
-
-def _real(value: Any) -> float | None:
-    if isinstance(value, float | np.floating):
+def _plain(kind: type, value: Any) -> float | None:
+    """The Python number that NumPy's numbers and tensors without axes are; no bool is one."""
+    if kind is float and isinstance(value, float | np.floating):
         return float(value)
-    whole = _whole(value)
-    return None if whole is None or abs(whole) > checks.LARGEST else float(whole)
+    is_flag = isinstance(value, bool | np.bool_) or getattr(value, "dtype", None) is torch.bool
+    if is_flag or getattr(value, "ndim", False):
+        return None
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        return None
+    return whole if kind is int else float(whole) if abs(whole) <= LARGEST else None
 
 
-def _union(forms: Sequence[_Check], name: str, value: Any, seen: _Seen) -> Any:
+def _union(forms: Sequence[_Check], optional: bool, name: str, value: Any, seen: _Seen) -> Any:
     """Take the first form that fits; None is no form of a refusal, as nobody gives it by mistake for a value."""
-    if value is None and _none in forms:
+    if value is None and optional:
         return None
     refusals = []
     for form in forms:
         try:
             return form(name, value, seen)
         except ValueError as refusal:
-            refusals += [str(refusal)] if form is not _none else []
+            refusals.append(str(refusal))
     others = dict.fromkeys(each.partition("; ")[2] for each in refusals[1:] if each != refusals[0])
     raise ValueError("; or ".join((refusals[0], *others)))
 
 
-def _sequence(origin: Any, fixed: bool, of: Sequence[_Check], name: str, value: Any, seen: _Seen) -> Any:
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence) or (fixed and len(value) != len(of)):
-        raise _refusal(name, value, f"a tuple of {len(of)}" if fixed else "a tuple" if origin is tuple else "a list")
-    forms = of if fixed else [*of] * len(value)
-    taken = [form(f"{name}[{i}]", value[i], seen) for i, form in enumerate(forms)]
+def _sequence(origin: Any, of: _Check, name: str, value: Any, seen: _Seen) -> Any:
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise _refusal(name, value, "a tuple" if origin is tuple else "a list")
+    taken = [of(f"{name}[{i}]", each, seen) for i, each in enumerate(value)]
     if isinstance(value, origin) and all(map(operator.is_, taken, value)):
         return value  # The same list, since a function may be meant to append to it.
     return tuple(taken) if origin is tuple or isinstance(value, tuple) else taken
-
-
-def _mapping(of_key: _Check, of_value: _Check, name: str, value: Any, seen: _Seen) -> Any:
-    if not isinstance(value, Mapping):
-        raise _refusal(name, value, "a dictionary")
-    taken = {
-        of_key(f"a key of {name}", key, seen): of_value(f"{name}[{shown(key)}]", each, seen)
-        for key, each in value.items()
-    }
-    return value if all(map(operator.is_, taken.values(), value.values())) else taken
 
 
 def _instance(kind: type, name: str, value: Any, seen: _Seen) -> Any:
     if not isinstance(value, kind):
         found = "None" if value is None else f"a {type(value).__name__}"
         raise ValueError(f"{name} is {found}; a {kind.__name__} was expected")
-    if dataclasses.is_dataclass(type(value)):
-        seen.objects.append(value)
+    seen.objects.append(value)
     return value
 
 
@@ -477,17 +441,9 @@ def _generator(name: str, value: Any, _: _Seen) -> torch.Generator:
     return value
 
 
-def _none(name: str, value: Any, _: _Seen) -> None:
-    if value is not None:
-        raise _refusal(name, value, "None")
-
-
 def _unchanged(_: str, value: Any, __: _Seen) -> Any:
     return value
 
 
 INTEGERS = {"Int": torch.int64, "Bool": torch.bool}
-SIMPLE: dict[Any, _Check] = {
-    bool: _flag, torch.Generator: _generator, Tensor: _tensor, types.NoneType: _none,
-    Any: _unchanged, object: _unchanged, None: _unchanged, inspect.Parameter.empty: _unchanged,
-}  # fmt: skip
+SIMPLE: dict[Any, _Check] = {bool: _flag, torch.Generator: _generator, Tensor: _tensor, Any: _unchanged}

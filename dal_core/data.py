@@ -203,7 +203,8 @@ class FeatureBank:
 
     def to(self, device: torch.device | str) -> "FeatureBank":
         """The same bank with its arrays on `device`."""
-        return dataclasses.replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
+        moved: Any = {name: tensor.to(device) for name, tensor in self.tensors().items()}
+        return dataclasses.replace(self, **moved)
 
     def tensors(self) -> dict[str, Tensor]:
         """The four arrays by name."""

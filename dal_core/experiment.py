@@ -62,11 +62,11 @@ def _strategy(name: str, options: dict[str, Any]) -> Strategy:
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How instances are bought.
+    """How instances are bought. A tuple as `batch_size` has the sizes of all cycles, and decides how many there are.
 
     Args:
         initial_size: instances labelled at the start.
-        batch_size: instances bought in a cycle; or a tuple with those of each cycle.
+        batch_size: instances bought in a cycle.
         cycles: number of acquisitions.
         subset_size: the strategy sees that many unlabelled instances, drawn anew in each cycle; None: the whole pool.
         initial: how the initial set is chosen: at random, as many of each class ("balanced", which looks at labels), or
@@ -154,7 +154,8 @@ class Experiment:
                 raise ValueError(f"updates is given, but the oracle {name!r} picks whole batches")
         offered = with_model(gives, truth=True)
         needs = {
-            f"strategy {each!r}": registry.needed_view(each) for each in registry.used(name, self.strategy.options)
+            f"strategy {each!r}": registry.needed_view(each)
+            for each in sorted(registry.used(name, self.strategy.options))
         }
         needs |= {"task": self.task.needs} if self.task is not None else {}
         needs |= {"updates": LastLayer} if self.updates is not None else {}

@@ -41,9 +41,10 @@ def run(
     Raises:
         ValueError: if the pool is too small for the experiment, or training diverges.
 
+    >>> import dal_core as dal
     >>> draw = torch.Generator().manual_seed(0)
     >>> x, y = torch.randn(60, 4, generator=draw), torch.arange(60) % 2
-    >>> rows = run(Experiment(protocol=experiment.Protocol(cycles=2)), (x[:40], y[:40], x[40:], y[40:]))
+    >>> rows = dal.run(dal.Experiment(protocol=dal.Protocol(cycles=2)), (x[:40], y[:40], x[40:], y[40:]))
     >>> rows["n_labeled"].tolist()
     [10, 20, 30]
     """
@@ -128,7 +129,7 @@ class _Run:
     def advance(self, cycle: int, model: Model, train_seconds: float) -> None:
         """Record the row of a model trained on what is labelled, and buy the next batch if there is one."""
         check_converged(model, self.experiment.learner)
-        row = {"cycle": cycle, "n_labeled": len(self.pool.labelled)}
+        row: dict[str, Any] = {"cycle": cycle, "n_labeled": len(self.pool.labelled)}
         row |= self.task.evaluate(model, self.test, self.train, self.pool)
         row |= {"query_s": self.query_seconds, "train_s": train_seconds, "acquired": self.acquired.tolist()}
         self.rows.append(row | {"record": json.dumps(self.context.record)})

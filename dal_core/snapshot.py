@@ -23,7 +23,6 @@ class AbsentError(ValueError):
     """A strategy asked a snapshot for what it was not given."""
 
 
-view = dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 OF_INSTANCES = {
     "features",
     "instances",
@@ -36,7 +35,7 @@ OF_INSTANCES = {
 }  # a row each
 
 
-@view
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Snapshot:
     """All that a strategy may look at in one cycle, computed once, on the run's device; without gradients.
 
@@ -79,12 +78,13 @@ class Snapshot:
         >>> taken.features.shape, taken.instances.tolist()
         (torch.Size([2, 2]), [0, 2])
         """
-        inputs, kind = _tensor("features", features), Snapshot
+        inputs = _tensor("features", features)
+        kind: Any = Snapshot
         bought, rest = _labelled_and_rest(labelled, inputs)
         known = _labels("labels", labels).to(inputs.device)
         if known.is_floating_point() and "mean" not in others:
             check_labels("labels", known, 0)
-        parts = {"features": inputs[rest], "labelled_features": inputs[bought], "labels": known}
+        parts: dict[str, Any] = {"features": inputs[rest], "labelled_features": inputs[bought], "labels": known}
         if weight is not None:
             kind, parts["weight"] = LastLayer, _tensor("weight", weight)
             parts["bias"] = None if bias is None else _tensor("bias", bias)
@@ -144,7 +144,7 @@ class Snapshot:
         return part
 
 
-@view
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Predictions(Snapshot):
     """With the logits of a classifier."""
 
@@ -163,7 +163,7 @@ class Predictions(Snapshot):
         return self.logits.softmax(dim=-1)
 
 
-@view
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class LastLayer(Predictions):
     """With the last layer of a network: logits = features @ weight.T + bias."""
 
@@ -171,7 +171,7 @@ class LastLayer(Predictions):
     bias: Float[Tensor, " k"] | None = None
 
 
-@view
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Regression(Snapshot):
     """With predictive means and variances, and where an ensemble makes them its members' predictions."""
 
@@ -180,7 +180,7 @@ class Regression(Snapshot):
     members: Float[Tensor, "n e"] | None = None
 
 
-@view
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class WithModel(Snapshot):
     """For who fits models of its own, on positions in `data`; `fit` of `models.learners` does.
 
@@ -190,13 +190,13 @@ class WithModel(Snapshot):
 
     data: Data
     labelled: Int[Tensor, " m"]  # positions in the data, in the order of `labels`
-    draw: Draw = functools.partial(generator_for, 0)
+    draw: Draw = functools.partial(generator_for, 0)  # noqa: RUF009  # It makes a generator at each call.
     learner: Learner | None = None
     task: Task | None = None
     model: Model | None = None
 
 
-@view
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Truth(WithModel):
     """With ground truth: for upper baselines, which ask for it and are marked where they appear.
 
@@ -237,9 +237,10 @@ def _way_out(name: str) -> str:
 
 
 @functools.cache
-def with_model(kind: type[Snapshot], *, truth: bool = False) -> Any:
+def with_model(kind: Any, *, truth: bool = False) -> Any:
     """The view that a run's strategies get: `kind`, `WithModel`, and `Truth` for those that ask for it."""
-    return view(type(kind.__name__, (Truth if truth else WithModel, kind), {}))
+    both = type(kind.__name__, (Truth if truth else WithModel, kind), {})
+    return dataclasses.dataclass(frozen=True, eq=False, kw_only=True)(both)
 
 
 def take_snapshot(
@@ -253,7 +254,7 @@ def take_snapshot(
     """
     device = train.labels.device
     labelled, visible = labelled.to(device), visible.to(device)
-    kind: type[Snapshot] = Snapshot if model is None else learner.gives
+    kind: Any = Snapshot if model is None else learner.gives
     parts: dict[str, Any] = {"instances": visible, "labelled": labelled, "labels": train.labels[labelled]}
     parts |= {"data": train.data, "learner": learner, "model": model} | run
     for prefix, positions in {"": visible, "labelled_": labelled}.items():

@@ -38,6 +38,7 @@
 # | (c) | how does BAIT compare with other strategies? | learning curves, differences to random |
 # | (d) | what does an acquisition cost as the pool grows? | scaling of time and memory |
 # | (e) | what does a strategy see in the pool? | a closer look, to step through in Jupyter |
+# | (f) | which of the paper's claims hold on these data? | verdicts |
 
 # %%
 # Colab and Binder: get the package when it is not there. REPOSITORY is the address of the project.
@@ -87,9 +88,10 @@ from dal_lab.companion.figures import curves as draw
 from dal_lab.companion.figures.style import label, use_style
 from dal_lab.companion.paper_numbers import SOURCES, cell_by_cell, published
 from dal_lab.companion.parameters import check_values
-from dal_lab.companion.statistics import difference_to, in_percent, mean_over_seeds, verdict
+from dal_lab.companion.statistics import curve_means, difference_to, in_percent, mean_over_seeds, verdict
+from dal_lab.companion.verdicts import MARGIN, Claim, judged, lead_over
 from dal_lab.runs.grid import Grid
-from dal_lab.sources.catalogue import available, data_sets
+from dal_lab.sources.catalogue import data_sets
 from dal_lab.studies.scaling import ScalingStudy, slope
 
 # %%
@@ -144,14 +146,14 @@ for name in strategies:
     check_choice("strategies", name, known_strategies())
 data = [each for each in setting["data"] if datasets is None or each["dataset"] in datasets]
 
-data, absent = available(data, data_dir)  # extracts features, once
+home = Path("..") if Path("../pyproject.toml").exists() else Path()
+grid = Grid(results_dir or home / "results", jobs=jobs, data_dir=data_dir, fresh=fresh)
+data, absent = grid.available(data)  # extracts features, once
 for reason, names in absent.items():
     print(f"left out: {', '.join(names)}: {reason}", file=sys.stderr)
 
-home = Path("..") if Path("../pyproject.toml").exists() else Path()
 use_style()
-grid = Grid(results_dir or home / "results", jobs=jobs, data_dir=data_dir, fresh=fresh)
-report = Report(Path(output_dir or home / "figures") / preset, "02_fast_fishing")
+report = Report(Path(output_dir or home / "figures") / preset, "02_fast_fishing", grid.digests, grid.strategies)
 print(f"preset {preset}: {', '.join(each['dataset'] for each in data)}; seeds: {setting['seeds']}")
 
 # %% [markdown]
@@ -490,6 +492,45 @@ show(
     {"strategy": {label(name): name for name in order}, "data": ["blobs", "moons"]},
     lambda **chosen: explain.views(closer(**chosen)),
 )
+
+# %% [markdown]
+# ## (f) Verdicts
+#
+# **Question.** Which of the paper's claims hold on these data? **Protocol.** Each claim says where a mean lies, in the column *measure*: pairs that share
+# their seed, a value a seed, averaged over the learning curve unless it says otherwise; over the data sets' means where there are several. The
+# claim *holds* if the 95 % interval lies wholly there, is *contradicted* if it lies wholly outside, and else *open*: few seeds leave much open, whatever
+# the means are. Intervals are corrected for the number of claims (Holm). "No worse" and "as good" allow for half a point of accuracy.
+# The growth of time and memory in (d) is measured once, without seeds, and has no verdict.
+
+# %%
+of_top, of_likelihoods, of_benchmark = (100 * curve_means(rows) for rows in (top, likelihoods, benchmark))
+rivals = [name for name in strategies if name not in ("random", "bait")]
+of_times = pd.concat([top, likelihoods]).drop_duplicates(["run", "cycle"])
+seconds = of_times.groupby(["data", "seed", "strategy"])["query_s"].mean().unstack("strategy")
+seconds = seconds.reindex(columns=["bait", "bait_top_1", "bait_exact", "bait_diagonal"])
+claims = [
+    Claim("BAIT over the two most probable classes is no worse than over all", "expectation over the top classes, table (Letter)",
+          "BAIT, c = 2 − exact (points)", lead_over(of_top, "bait_top_2", ["bait_exact"]), above=-MARGIN),
+    Claim("BAIT over the most probable class alone is no worse than over all", "expectation over the top classes, table (Letter)",
+          "BAIT, c = 1 − exact (points)", lead_over(of_top, "bait_top_1", ["bait_exact"]), above=-MARGIN),
+    Claim("Binary BAIT is no worse than exact BAIT", "likelihoods, table (Snacks)",
+          "BAIT, binary − exact (points)", lead_over(of_likelihoods, "bait", ["bait_exact"]), above=-MARGIN),
+    Claim("Binary BAIT is better than diagonal BAIT", "likelihoods, table (Snacks)",
+          "BAIT, binary − diagonal (points)", lead_over(of_likelihoods, "bait", ["bait_diagonal"]), above=0),
+    Claim("Binary BAIT is better than random selection", "benchmark, table (ImageNet)",
+          "BAIT, binary − random, whole pool (points)", lead_over(of_benchmark, "bait", ["random"]), above=0),
+    Claim("Binary BAIT is better than the other strategies", "benchmark, table (ImageNet)",
+          f"BAIT, binary − the best of {', '.join(map(label, rivals))}, whole pool (points)",
+          lead_over(of_benchmark, "bait", rivals), above=0),
+    Claim("Binary BAIT is faster than exact BAIT", "likelihoods, times (Snacks)",
+          "time of an acquisition, exact ÷ binary", seconds["bait_exact"] / seconds["bait"], above=1, time=True),
+    Claim("BAIT over the most probable class alone is faster than over all", "expectation over the top classes, times (Letter)",
+          "time of an acquisition, exact ÷ c = 1", seconds["bait_exact"] / seconds["bait_top_1"], above=1, time=True),
+    Claim("Binary BAIT is faster than diagonal BAIT", "likelihoods, times (Snacks)",
+          "time of an acquisition, diagonal ÷ binary", seconds["bait_diagonal"] / seconds["bait"], above=1, time=True),
+]  # fmt: skip
+for shown in judged(report, claims, cell="(f) verdicts", keys=grid.keys):
+    display(shown)
 
 # %% [markdown]
 # ## How to cite

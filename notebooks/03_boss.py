@@ -34,6 +34,7 @@
 # | (c) | which strategy supplies the batches that are bought? | shares |
 # | (d) | what is it sensitive to? | candidates, growing ensemble |
 # | (e) | what does it choose among? | a closer look, to step through in Jupyter |
+# | (f) | which of the paper's claims hold on these data? | verdicts |
 
 # %%
 # Colab and Binder: get the package when it is not there. REPOSITORY is the address of the project.
@@ -88,9 +89,10 @@ from dal_lab.companion.figures import curves as draw
 from dal_lab.companion.figures.style import label, use_style
 from dal_lab.companion.paper_numbers import SOURCES, bank_names, cell_by_cell, published
 from dal_lab.companion.parameters import check_values
-from dal_lab.companion.statistics import in_percent, mean_over_seeds, verdict
+from dal_lab.companion.statistics import curve_means, in_percent, mean_over_seeds, verdict
+from dal_lab.companion.verdicts import MARGIN, Claim, judged, lead_over
 from dal_lab.runs.grid import Grid
-from dal_lab.sources.catalogue import available, data_sets
+from dal_lab.sources.catalogue import data_sets
 
 # %%
 check_values(globals())  # of the parameters above; what exists is checked below
@@ -140,14 +142,14 @@ for name in oracles:
     check_choice("oracles", name, ["sas", "cdo"])
 data = [each for each in setting["data"] if datasets is None or each["dataset"] in datasets]
 
-data, absent = available(data, data_dir)  # extracts features, once
+home = Path("..") if Path("../pyproject.toml").exists() else Path()
+grid = Grid(results_dir or home / "results", jobs=jobs, data_dir=data_dir, fresh=fresh)
+data, absent = grid.available(data)  # extracts features, once
 for reason, names in absent.items():
     print(f"left out: {', '.join(names)}: {reason}", file=sys.stderr)
 
-home = Path("..") if Path("../pyproject.toml").exists() else Path()
 use_style()
-grid = Grid(results_dir or home / "results", jobs=jobs, data_dir=data_dir, fresh=fresh)
-report = Report(Path(output_dir or home / "figures") / preset, "03_boss")
+report = Report(Path(output_dir or home / "figures") / preset, "03_boss", grid.digests, grid.strategies)
 print(f"preset {preset}: {', '.join(each['dataset'] for each in data)}; seeds: {setting['seeds']}, T = {candidates}")
 
 # %% [markdown]
@@ -506,6 +508,51 @@ display(Markdown(f"**Reading.** Acquisition by acquisition:\n\n{candidate_batche
 
 # %%
 show({"data": ["blobs", "moons"]}, lambda **chosen: candidate_batches.views(closer(**chosen)))
+
+# %% [markdown]
+# ## (f) Verdicts
+#
+# **Question.** Which of the paper's claims hold on these data? **Protocol.** Each claim says where a mean lies, in the column *measure*: pairs that share
+# their seed, a value a seed, averaged over the learning curve unless it says otherwise; over the data sets' means where there are several. The
+# claim *holds* if the 95 % interval lies wholly there, is *contradicted* if it lies wholly outside, and else *open*: few seeds leave much open, whatever
+# the means are. Intervals are corrected for the number of claims (Holm). "No worse" and "as good" allow for half a point of accuracy.
+# The best strategy is the one with the highest mean over the seeds of a data set.
+
+# %%
+of_oracles, of_benchmark, by_loss = (
+    100 * curve_means(part) for part in (compared, benchmark, variants.assign(strategy=variants["variant"]))
+)
+of_candidates = 100 * curve_means(rows, by="variant")
+half, whole = sorted(setting["candidates"])[-2:]
+of_leads = lead[lead["source"] == "measured"].pivot(index=["data", "seed"], columns="budget", values="difference")
+suppliers = bought.groupby(["data", "seed"])["supplier"].agg(lambda names: names.value_counts(normalize=True).max())
+seconds = compared.groupby(["data", "seed", "strategy"])["query_s"].mean().unstack("strategy")
+seconds = seconds.reindex(columns=["boss", "cdo"])
+claims = [
+    Claim("BoSS is better than the oracle CDO", "comparison of oracles",
+          "BoSS − CDO (points)", lead_over(of_oracles, "boss", ["cdo"]), above=0),
+    Claim("BoSS is better than the oracle SAS", "comparison of oracles",
+          f"BoSS − SAS with {steps:,} steps (points)", lead_over(of_oracles, "boss", ["sas"]), above=0),
+    Claim("No strategy comes up to BoSS", "benchmark, tables of accuracies",
+          "BoSS − the best strategy (points)", lead_over(of_benchmark, "boss", ["random", *strategies]), above=0),
+    Claim("The lead of BoSS shrinks as the budget grows", "benchmark, tables of accuracies",
+          "lead over the best strategy at low − at high budget (points)",
+          100 * (of_leads["low"] - of_leads["high"]), above=0),
+    Claim("No strategy supplies most of the batches that BoSS buys", "suppliers of the batches",
+          "share of the batches that the most frequent supplier of a seed has (%)", 100 * suppliers, below=50),
+    Claim("More candidate batches make BoSS better", "ablations, candidate batches",
+          f"T = {whole} − T = {min(of_candidates)} (points)",
+          lead_over(of_candidates, whole, [min(of_candidates)]), above=0),
+    Claim("The gain of BoSS levels off as candidate batches are added", "ablations, candidate batches",
+          f"T = {whole} − T = {half} (points)", lead_over(of_candidates, whole, [half]), above=-MARGIN, below=MARGIN),
+    Claim("Judging batches by the zero-one loss is no worse than by the cross-entropy", "ablations, loss",
+          "zero-one loss − cross-entropy (points)",
+          lead_over(by_loss, losses["zero_one"], [losses["cross_entropy"]]), above=-MARGIN),
+    Claim("BoSS takes less time than CDO", "comparison of oracles, times",
+          "time of an acquisition, CDO ÷ BoSS", seconds["cdo"] / seconds["boss"], above=1, time=True),
+]  # fmt: skip
+for shown in judged(report, claims, cell="(f) verdicts", keys=grid.keys):
+    display(shown)
 
 # %% [markdown]
 # ## How to cite

@@ -33,6 +33,7 @@
 # | (e) | and when classes are rare? | long-tailed pools |
 # | (f) | which form of the gain in coverage should herding use? | table |
 # | (g) | what does the filter leave? | a closer look, to step through in Jupyter |
+# | (h) | which of the paper's claims hold on these data? | verdicts |
 
 # %%
 # Colab and Binder: get the package when it is not there. REPOSITORY is the address of the project.
@@ -85,9 +86,19 @@ from dal_lab.companion.figures import curves as draw
 from dal_lab.companion.figures.style import label, use_style
 from dal_lab.companion.paper_numbers import SOURCES, cell_by_cell, published
 from dal_lab.companion.parameters import check_values
-from dal_lab.companion.statistics import blocks, friedman, in_percent, mean_over_seeds, paired, verdict, win_rates
+from dal_lab.companion.statistics import (
+    blocks,
+    curve_means,
+    friedman,
+    in_percent,
+    mean_over_seeds,
+    paired,
+    verdict,
+    win_rates,
+)
+from dal_lab.companion.verdicts import MARGIN, Claim, judged, lead_over
 from dal_lab.runs.grid import Grid
-from dal_lab.sources.catalogue import available, data_sets
+from dal_lab.sources.catalogue import data_sets
 
 # %%
 check_values(globals())  # of the parameters above; what exists is checked below
@@ -141,14 +152,14 @@ for name in ensembles:
     check_choice("ensembles", name, ["tcm", "selectal", "tailor", "autoal"])
 data = [each for each in setting["data"] if datasets is None or each["dataset"] in datasets]
 
-data, absent = available(data, data_dir)  # extracts features, once
+home = Path("..") if Path("../pyproject.toml").exists() else Path()
+grid = Grid(results_dir or home / "results", jobs=jobs, data_dir=data_dir, fresh=fresh)
+data, absent = grid.available(data)  # extracts features, once
 for reason, names in absent.items():
     print(f"left out: {', '.join(names)}: {reason}", file=sys.stderr)
 
-home = Path("..") if Path("../pyproject.toml").exists() else Path()
 use_style()
-grid = Grid(results_dir or home / "results", jobs=jobs, data_dir=data_dir, fresh=fresh)
-report = Report(Path(output_dir or home / "figures") / preset, "04_refine")
+report = Report(Path(output_dir or home / "figures") / preset, "04_refine", grid.digests, grid.strategies)
 print(f"preset {preset}: {', '.join(each['dataset'] for each in data)}; seeds: {setting['seeds']}")
 for part, options in {"(c)": setting["filtering"], "(d) and (e)": setting["cheaper"]}.items():
     changes = ", ".join(f"{name} = {value}" for name, value in options.items()) or "as in the paper"
@@ -544,6 +555,53 @@ display(Markdown(f"**Reading.** Acquisition by acquisition:\n\n{rounds.summary(c
 
 # %%
 show({"data": ["moons", "blobs"], "alpha": [0.4, 0.1, 0.9]}, lambda **chosen: rounds.views(closer(**chosen)))
+
+# %% [markdown]
+# ## (h) Verdicts
+#
+# **Question.** Which of the paper's claims hold on these data? **Protocol.** Each claim says where a mean lies, in the column *measure*: pairs that share
+# their seed, a value a seed, averaged over the learning curve unless it says otherwise; over the data sets' means where there are several. The
+# claim *holds* if the 95 % interval lies wholly there, is *contradicted* if it lies wholly outside, and else *open*: few seeds leave much open, whatever
+# the means are. Intervals are corrected for the number of claims (Holm). "No worse" and "as good" allow for half a point of accuracy.
+# The best strategy is the one with the highest mean over the seeds of a data set.
+
+
+# %%
+def surplus(rows):
+    """REFINE's share of wins less its share of losses in percent, of the pair in which that is lowest."""
+    wins = win_rates(rows)
+    return 100 * (wins.loc["refine"] - wins["refine"]).drop("refine").min()
+
+
+of_everything, of_tail = 100 * curve_means(everything), 100 * curve_means(long_tail)
+of_filters = 100 * curve_means(made_of, by="ensemble")
+of_pools = 100 * pools.groupby(["data", "seed", "strategy", "pool"], sort=False)["accuracy"].mean().unstack("pool")
+change = (of_pools["filtered"] - of_pools["whole"]).unstack("strategy")
+claims = [
+    Claim("REFINE is no worse than its best strategy", "learning curves",
+          "REFINE − the best of its strategies (points)", lead_over(of_everything, "refine", members), above=-MARGIN),
+    Claim("REFINE is better than other ensembles", "learning curves",
+          f"REFINE − the best of {', '.join(map(label, ensembles))} (points)",
+          lead_over(of_everything, "refine", ensembles), above=0),
+    Claim("REFINE wins more often than it loses against each strategy and ensemble", "matrix of win rates",
+          "share of wins − share of losses, of the pair where it is lowest for the seed (points)",
+          everything.groupby(["data", "seed"], sort=False)[list(everything)].apply(surplus), above=0),
+    Claim("Progressive filtering makes strategies better", "strategies on the filtered pool",
+          "filtered − whole pool, mean over the strategies (points)", change.mean(axis=1), above=0),
+    Claim("Progressive filtering makes every strategy better", "strategies on the filtered pool",
+          "filtered − whole pool, of the strategy with the lowest mean (points)",
+          lead_over(-change.assign(nothing=0.0), "nothing", members), above=0),
+    Claim("The filter, not the final strategy alone, makes REFINE good", "ablations, depth",
+          "the nine − no filter (points)", lead_over(of_filters, "the nine", ["no filter"]), above=0),
+    Claim("Strategies that are bad by themselves do no harm in REFINE's ensemble", "ablations, ensemble",
+          "with core-set and entropy − the nine (points)",
+          lead_over(of_filters, "with core-set and entropy", ["the nine"]), above=-MARGIN),
+    Claim("REFINE is no worse than its best strategy when classes are rare", "long-tailed pools",
+          "REFINE − the best of its strategies, imbalance 10 (points)",
+          lead_over(of_tail, "refine", members), above=-MARGIN),
+]  # fmt: skip
+for shown in judged(report, claims, cell="(h) verdicts", keys=grid.keys):
+    display(shown)
 
 # %% [markdown]
 # ## How to cite

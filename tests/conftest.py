@@ -55,7 +55,7 @@ def computed(monkeypatch):
     calls, compute = [], dal_lab.runs.grid.compute
 
     def counting(group, *arguments):
-        calls.extend((study.strategy, study.seed) for study in group.values())
+        calls.extend((getattr(study, "strategy", type(study).__name__), study.seed) for study in group.values())
         return compute(group, *arguments)
 
     monkeypatch.setattr(dal_lab.runs.grid, "compute", counting)
@@ -74,6 +74,19 @@ def model_folders(tmp_path_factory) -> Path:
     for family in IMAGE_MODELS:
         save_image_model(family, place / family)
     return place
+
+
+@pytest.fixture
+def fresh_cache(monkeypatch, tmp_path):
+    """An empty cache folder, and nothing kept from other tests."""
+    from dal_lab.sources import catalogue, feature_files
+
+    monkeypatch.setenv("DAL_CACHE", str(tmp_path / "cache"))
+    for kept in (catalogue._load, feature_files._cached):
+        kept.cache_clear()
+    yield
+    for kept in (catalogue._load, feature_files._cached):
+        kept.cache_clear()
 
 
 @pytest.fixture

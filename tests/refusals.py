@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from dal_lab.companion.artefacts import ManifestError
-from dal_lab.companion.notebooks import UsageError
 from dal_lab.runs.failures import RunRefusedError
 from dal_lab.sources.encoders import EncoderUnavailableError
 from dal_lab.sources.raw import DatasetUnavailableError, UnreadableInstanceError
@@ -13,7 +12,7 @@ from dal_lab.sources.raw import DatasetUnavailableError, UnreadableInstanceError
 # Exactly these: a JSONDecodeError or a UnicodeDecodeError is a ValueError, too, but says nothing to a user.
 DOCUMENTED = (
     ValueError, FileNotFoundError, DatasetUnavailableError, EncoderUnavailableError, UnreadableInstanceError,
-    RunRefusedError, ManifestError, UsageError,
+    RunRefusedError, ManifestError,
 )  # fmt: skip
 
 

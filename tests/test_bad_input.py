@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from refusals import checked, refusal_of
 
 from dal_lab.companion.command_line import build_parser, main
-from dal_lab.companion.notebooks import Notebook, UsageError, check_parameters, execute, find
+from dal_lab.companion.notebooks import Notebook, check_parameters, execute, find
 from dal_lab.companion.parameters import CHECKS, check_values
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -416,7 +416,7 @@ def test_arbitrary_parameters_are_refused(name, value, notebooks):
     assume(name not in known)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Notebook, "parameters", lambda _: known)
-        refusal_of(lambda: check_parameters(notebook, {name: value}), "has no parameter", kinds=(UsageError,))
+        refusal_of(lambda: check_parameters(notebook, {name: value}), "has no parameter", kinds=(ValueError,))
 
 
 @given(

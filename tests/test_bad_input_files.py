@@ -31,7 +31,7 @@ from dal_lab.sources.catalogue import load, read_features
 from dal_lab.sources.publishers import Published
 from dal_lab.sources.raw import Places
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = pytest.mark.usefixtures("unchecked", "fresh_cache")
 ENDINGS = (".npz", ".parquet", ".safetensors")
 moderate = settings(deadline=None, max_examples=30, derandomize=True)
 SMALL = {"batch_size": 2, "initial_size": 4, "cycles": 1, "subset_size": 15, "options": {"epochs": 2}}
@@ -47,14 +47,6 @@ SMALL_ARGUMENTS = [
     "--option",
     "epochs=2",
 ]
-
-
-@pytest.fixture(autouse=True)
-def fresh(monkeypatch, tmp_path):
-    """An empty cache folder, and nothing kept from other tests."""
-    monkeypatch.setenv("DAL_CACHE", str(tmp_path / "cache"))
-    catalogue._load.cache_clear()
-    feature_files._cached.cache_clear()
 
 
 @pytest.fixture(scope="module")

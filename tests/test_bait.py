@@ -112,6 +112,16 @@ def test_permuting_the_pool_permutes_the_picks(options):
     assert order[permuted].tolist() == bait_select(features, logits, *labelled, 5, **options).tolist()
 
 
+@pytest.mark.parametrize("options", VARIANTS[:6], ids=NAMES[:6])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_removals_in_blocks_leave_the_picks_of_single_ones(options, dtype, monkeypatch):
+    """Of 150 picks 75 are removed: 64 before the matrices are corrected, then 11."""
+    sample = data(n=160, d=12, dtype=dtype)
+    single = bait_select(*sample, 75, **options).tolist()
+    monkeypatch.setattr(select, "CACHED_PICKS", 0)
+    assert bait_select(*sample, 75, **options).tolist() == single
+
+
 @variants
 @pytest.mark.parametrize("batch_size", [1, 23, 15])
 def test_batches_up_to_the_whole_pool(options, batch_size):

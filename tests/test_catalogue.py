@@ -25,14 +25,7 @@ from dal_lab.sources.extraction import Extraction
 from dal_lab.sources.publishers import Published
 from dal_lab.sources.raw import DatasetUnavailableError, UnreadableInstanceError, cache_dir
 
-
-@pytest.fixture(autouse=True)
-def fresh(monkeypatch, tmp_path):
-    """An empty cache folder, and nothing kept from other tests."""
-    monkeypatch.setenv("DAL_CACHE", str(tmp_path / "cache"))
-    catalogue._load.cache_clear()
-    yield
-    catalogue._load.cache_clear()
+pytestmark = pytest.mark.usefixtures("fresh_cache")
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def test_report_draws_what_the_store_holds(tmp_path, capsys):
     names = {path.name for path in out.iterdir()}
     assert names == {
         "manifest.json", "report_accuracy.csv", "report_accuracy.md",
-        "report_learning_curves.pdf", "report_learning_curves.png",
+        "report_learning_curves.pdf", "report_learning_curves.png", "report_runs.parquet",
     }  # fmt: skip
     assert str(out) in capsys.readouterr().out
 

@@ -7,7 +7,7 @@ import math
 import pickle
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
@@ -67,9 +67,6 @@ class View:
         check_fields(self)
 
 
-T = TypeVar("T", bound=Options)
-
-
 def taking(annotation):
     """A checked function that returns its argument `x`, which it looks at as its result's kind is not known."""
 
@@ -113,7 +110,9 @@ REFUSED = [
     (Matrix, X * -1e30, "x holds values up to 1.08e+30, whose squares overflow; smaller numbers or float64"),
     (Matrix, X.double() * 1e200, "x holds values up to 1.08e+200, whose squares overflow; smaller numbers were"),
     (Sequence[Matrix], [X, NAN], "x[1] holds 1 values that are NaN or infinite, the first at (2, 1)"),
-    (tuple[Matrix, Int[Tensor, " n"]], (X, Y[1:]), "x[1] has shape (10,); (n) with n = 11 as in x[0] was expected"),
+    (Sequence[Matrix], (X, X[1:]), "x[1] has shape (10, 5); (n, d) with n = 11 as in x[0] was expected"),
+    (Matrix, torch.full((3, 5), 1.5e19), "x holds values up to 1.5e+19, whose squares overflow, summed over a row"),
+    (Matrix, X.double() * 0 - 1e154, "x holds values up to 1e+154, whose squares overflow, summed over"),
     # Whole numbers
     (Count, 0, "x is 0; a whole number of at least 1 was expected"),
     (Count, 2.5, "x is 2.5; a whole number of at least 1 was expected"),
@@ -151,17 +150,16 @@ REFUSED = [
     (torch.Generator, 0, "x is 0; a torch.Generator was expected"),
     (torch.device, "cpu", "x is a str; a device was expected"),
     (Options, {}, "x is a dict; a Options was expected"),
-    (T, None, "x is None; a Options was expected"),
+    (Options, None, "x is None; a Options was expected"),
     (type[Options], 3, "x is a int; a type was expected"),
     (Callable[[int], int], 3, "x is a int; a Callable was expected"),
     (Sequence[Count], [1, 0], "x[1] is 0; a whole number of at least 1 was expected"),
     (list[torch.Generator], [torch.Generator(), None], "x[1] is None; a torch.Generator was expected"),
     (Sequence[str], "margin", "x is 'margin'; a list was expected"),
     (tuple[float, ...], 0.1, "x is 0.1; a tuple was expected"),
-    (tuple[int, int], (1,), "x is (1,); a tuple of 2 was expected"),
-    (Mapping[str, Positive], [1], "x is [1]; a dictionary was expected"),
-    (Mapping[str, Positive], {"rate": 0}, "x['rate'] is 0.0; a finite number above 0 was expected"),
-    (dict[str, Any], {3: 4}, "a key of x is a int; a str was expected"),
+    (tuple[int, ...], (1, 0.5), "x[1] is 0.5; a whole number was expected"),
+    (Mapping[str, Any], [1], "x is a list; a Mapping was expected"),
+    (dict[str, Any] | None, [1], "x is a list; a dict was expected"),
 ]  # fmt: skip
 
 
@@ -180,7 +178,7 @@ ACCEPTED = [
     (Literal["a", 2], np.int64(2), 2), (Count | Literal["all"], "all", "all"), (Count | None, None, None),
     (Options | None, None, None), (torch.Generator, GENERATOR, GENERATOR), (Callable[..., Any], len, len),
     (Sequence[Count], (np.int64(1), 2), (1, 2)), (tuple[float, ...], [1, 2.5], (1.0, 2.5)), (list[int], [], []),
-    (Mapping[str, Positive], {"rate": np.int64(1)}, {"rate": 1.0}), (Any, NAN, NAN),
+    (Mapping[str, Any], Options.__annotations__, Options.__annotations__), (Any, NAN, NAN),
 ]  # fmt: skip
 
 
@@ -198,6 +196,7 @@ def test_plain_values_are_what_the_function_gets(annotation, given, taken):
         (Float[Tensor, "2 n"], torch.ones(2, 7)), (Int[Tensor, " n"] | Int[Tensor, "e m"], Y.view(1, N)),
         (Int[Tensor, " _"], Y), (Float[Tensor, ""], X.sum()), (Bool[Tensor, " n"], Y > 0), (Int[Tensor, ""], Y.sum()),
         (Matrix, X[:0]), (Matrix, X.mT), (Matrix | None, X.double()), (Float[Tensor, "n n-1"], X), (Tensor, X.half()),
+        (Matrix, torch.full((3, 1), 1.5e19)), (Float[Tensor, " n"], torch.full((9,), 1.5e19)),
         (Matrix, X.double() * 1e150), (Matrix, torch.full((300, 300), 1e18)), (Matrix, torch.ones(1, 1).expand(9, 9)),
     ],
 )  # fmt: skip
@@ -244,7 +243,7 @@ W = torch.ones(3, D)
         (lambda: scores(weight=W, features=NAN), "features holds 1 values that are NaN or infinite, the first"),
         (lambda: scores(X * 1e38, W), "features holds values up to 1.08e+38, whose squares overflow; smaller numbers"),
         (lambda: scores(X.clamp_min(1) * 1e19, W.double().mul(1e19).float() * 1.5),
-         "features, weight lead to values that are not finite; smaller numbers were expected"),
+         "features holds values up to 1.08e+19, whose squares overflow, summed over a row; smaller numbers or float64"),
         (lambda: picks(X, 12), "batch_size is 12; 1 to 11, the number of unlabelled instances, was expected"),
         (lambda: picks(X, 2.5), "batch_size is 2.5; 1 to 11, the number of unlabelled instances, was expected"),
         (lambda: picks(X, 2, Y - 1), "index holds positions from -1 to 1; 0 to 10 was expected"),

@@ -13,15 +13,15 @@ import torch
 from samples import failing_for_seed
 
 import dal_core.loop
-from dal_core import strategies
+import dal_core.models.learners
 from dal_core.data import FeatureBank
 from dal_core.devices import device_in_words, resolve_device
-from dal_core.experiment import Experiment
-from dal_core.loop import FailedRunError
+from dal_core.experiment import COLUMNS, Experiment, FailedRunError
 from dal_core.models.training import Training, train_heads
 from dal_core.oracles.sas import sas
+from dal_core.pool import long_tailed
 from dal_core.randomness import generator_for
-from dal_core.snapshot import OracleSnapshot, Snapshot, long_tailed
+from dal_core.snapshot import LastLayer, Snapshot, Truth
 from dal_core.strategies import registry
 from dal_core.updates import Updates
 from dal_lab.runs.settings import experiment_of
@@ -50,8 +50,9 @@ def acquired(experiment: Experiment) -> list[list[int]]:
 def test_rows_say_what_happened(changes):
     rows = run(tiny(**changes))
     assert list(rows.columns) == [
-        "cycle", "n_labeled", "accuracy", "nll", "brier", "ece", "ace", "query_s", "train_s", "acquired",
+        "cycle", "n_labeled", "accuracy", "nll", "brier", "ece", "ace", "query_s", "train_s", "acquired", "record",
     ]  # fmt: skip
+    assert rows["record"].tolist() == ["{}"] * 3
     assert rows["cycle"].tolist() == [0, 1, 2]
     assert rows["n_labeled"].tolist() == [10, 14, 18]
     assert [len(bought) for bought in rows["acquired"]] == [10, 4, 4]
@@ -149,8 +150,8 @@ def test_the_options_of_the_training_arrive():
     expected = dataclasses.replace(
         Training("sgd"), learning_rate=0.5, weight_decay=0.0, batch_size=7, epochs=2, drop_last=False
     )
-    assert tiny(options=changes).training == expected
-    assert experiment_of(optimiser="radam").training == Training("radam")
+    assert tiny(options=changes).learner.training == expected
+    assert experiment_of(optimiser="radam").learner.training == Training("radam")
     assert run(tiny(cycles=0, options={"learning_rate": 0.5}))["nll"][0] != run(tiny(cycles=0))["nll"][0]
 
 
@@ -170,7 +171,7 @@ def with_other_labels(bank: FeatureBank, kept: set[int]) -> FeatureBank:
 
 
 @pytest.mark.parametrize("options", [{}, {"update_every": 2}], ids=["batches", "updates"])
-@pytest.mark.parametrize("strategy", strategies.names(oracle=False))
+@pytest.mark.parametrize("strategy", registry.names(oracle=False))
 def test_labels_that_were_never_bought_change_nothing(monkeypatch, strategy, options):
     cheap = {"num_batches": 9, "depth": 2} if strategy == "refine" else {}
     experiment = tiny(strategy, options=options | cheap)
@@ -207,23 +208,24 @@ def test_a_strategy_gets_labels_of_what_is_labelled_alone(monkeypatch):
     labelled: list[int] = []
     for snapshot, bought in zip(seen, rows["acquired"], strict=False):
         labelled += bought
-        assert type(snapshot) is Snapshot
+        assert isinstance(snapshot, LastLayer)
+        assert not isinstance(snapshot, Truth)
         others = {name for name, value in vars(snapshot).items() if not isinstance(value, torch.Tensor)}
-        assert others == {"training", "initial", "inputs", "labelled_inputs", "cycle", "instances"}
-        assert snapshot.inputs is None  # a linear head takes the features
-        assert snapshot.labelled_inputs is None
-        assert snapshot.training == tiny("spy").training
-        integers = [name for name in vars(snapshot).keys() - others if not vars(snapshot)[name].is_floating_point()]
-        assert integers == ["labels"]
+        assert others == {"data", "draw", "learner", "task", "model", "cycle"}
+        assert set(vars(snapshot.data)) == {"features"}
+        assert snapshot.learner == tiny("spy").learner
+        integers = {name for name in vars(snapshot).keys() - others if not vars(snapshot)[name].is_floating_point()}
+        assert integers == {"labels", "labelled", "instances"}
+        assert snapshot.labelled.tolist() == labelled
         assert torch.equal(snapshot.labels, bank.train_labels[labelled])
         assert torch.equal(snapshot.labelled_features, bank.train_features[labelled])
         assert snapshot.features.shape == (50, 64)  # the subset
 
 
 def test_an_oracle_gets_the_labels_of_what_it_chooses_from(monkeypatch):
-    seen: list[OracleSnapshot] = []
+    seen: list[Truth] = []
 
-    def spy(snapshot: OracleSnapshot, batch_size, generator):
+    def spy(snapshot: Truth, batch_size, generator):
         seen.append(snapshot)
         return torch.arange(batch_size)
 
@@ -243,19 +245,10 @@ def oracle(strategy: str, **changes) -> Experiment:
     return tiny(strategy, allow_oracle=True, options=options, **changes)
 
 
-def test_a_strategy_with_something_to_tell_has_a_column_for_it():
-    assert oracle("boss").columns == (*tiny().columns, "record")
-    assert oracle("sas").columns == tiny("cdo", allow_oracle=True).columns == oracle("boss").columns
-    assert tiny("lookahead", allow_oracle=True).columns == tiny().columns
-    assert tiny().columns == (
-        "cycle", "n_labeled", "accuracy", "nll", "brier", "ece", "ace", "query_s", "train_s", "acquired",
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_boss_tells_in_every_row_but_the_first_who_supplied_the_batch(head):
     rows = run(oracle("boss", head=head))
-    assert tuple(rows.columns) == oracle("boss").columns
+    assert tuple(rows.columns) == COLUMNS
     first, *others = map(json.loads, rows["record"])
     assert first == {}
     assert len(others) == 2
@@ -293,9 +286,9 @@ def test_oracles_have_to_be_allowed(strategy):
 def test_a_strategy_knows_its_cycle_and_keeps_its_memory_to_itself(monkeypatch):
     seen = []
 
-    def spy(snapshot, batch_size, generator, *, memory=None):
-        seen.append((snapshot.cycle, dict(memory)))
-        memory["last"] = f"left in {snapshot.cycle}"
+    def spy(snapshot, batch_size, generator, *, context=None):
+        seen.append((snapshot.cycle, dict(context.memory)))
+        context.memory["last"] = f"left in {context.cycle}"
         return torch.arange(batch_size)
 
     monkeypatch.setitem(registry._STRATEGIES, "spy", spy)
@@ -303,8 +296,8 @@ def test_a_strategy_knows_its_cycle_and_keeps_its_memory_to_itself(monkeypatch):
         run(tiny("spy", cycles=3))
     course = [(0, {}), (1, {"last": "left in 0"}), (2, {"last": "left in 1"})]
     assert seen == course * 2
-    with pytest.raises(ValueError, match="strategy 'spy' has no option 'memory'"):
-        tiny("spy", options={"memory": {}})
+    with pytest.raises(ValueError, match="strategy 'spy' has no option 'context'"):
+        tiny("spy", options={"context": {}})
 
 
 # --- instances that are set aside
@@ -325,9 +318,9 @@ def test_instances_set_aside_are_never_bought_and_change_nothing_about_the_start
 
 
 def test_an_oracle_sees_what_is_set_aside_as_its_validation_set(monkeypatch):
-    seen: list[OracleSnapshot] = []
+    seen: list[Truth] = []
 
-    def spy(snapshot: OracleSnapshot, batch_size, generator):
+    def spy(snapshot: Truth, batch_size, generator):
         seen.append(snapshot)
         return torch.arange(batch_size)
 
@@ -335,18 +328,19 @@ def test_an_oracle_sees_what_is_set_aside_as_its_validation_set(monkeypatch):
     run(tiny("spy", allow_oracle=True, subset_size=None, options={"validation_size": 11}))
     bank = catalogue.load("digits")
     first, second = seen
-    assert first.validation.features.shape == (11, 64)
-    assert torch.equal(first.validation.features, second.validation.features)
-    places = [int((bank.train_features == row).all(dim=1).nonzero()[0]) for row in first.validation.features]
+    aside = first.validation.inputs()
+    assert aside.shape == (11, 64)
+    assert torch.equal(aside, second.validation.inputs())
+    places = [int((bank.train_features == row).all(dim=1).nonzero()[0]) for row in aside]
     assert torch.equal(first.validation.labels, bank.train_labels[places])
     for snapshot in seen:
         everything = torch.cat((snapshot.features, snapshot.labelled_features))
         assert len(everything) == 1347 - 11
-        assert not (everything.unsqueeze(1) == first.validation.features).all(dim=2).any()
+        assert not (everything.unsqueeze(1) == aside).all(dim=2).any()
 
 
 def test_without_any_set_aside_an_oracle_has_no_validation_set():
-    message = "snapshot.validation is None; instances to judge heads by were expected"
+    message = "snapshot.validation is None; instances to judge models by were expected"
     with pytest.raises(ValueError, match=message):
         run(oracle("boss", options={"performance_on": "validation"}))
 
@@ -365,7 +359,7 @@ def test_a_long_tailed_pool_is_all_that_can_be_bought():
     bank = catalogue.load("digits")
     kept = long_tailed(bank.train_labels, 10, generator_for(0, "long tail"))
     assert set(itertools.chain(*rows["acquired"])) <= set(kept.tolist())
-    with pytest.raises(ValueError, match=f"but the pool of digits has {len(kept)}"):
+    with pytest.raises(ValueError, match=f"but the pool has {len(kept)}"):
         run(tiny("random", batch_size=len(kept), cycles=1, subset_size=None, options={"imbalance": 10}))
     with pytest.raises(ValueError, match=r"imbalance is 0\.5; a finite number of at least 1 was expected"):
         tiny(options={"imbalance": 0.5})
@@ -377,7 +371,7 @@ def test_a_share_of_the_pool_is_no_validation_size(unchecked):
 
 
 def test_run_refuses_to_set_aside_what_is_to_be_bought():
-    with pytest.raises(ValueError, match="the experiment buys 18 instances, but the pool of digits has 17"):
+    with pytest.raises(ValueError, match="the experiment buys 18 instances, but the pool has 17"):
         run(tiny(options={"validation_size": 1330}))
 
 
@@ -388,20 +382,15 @@ def test_run_refuses_to_set_aside_what_is_to_be_bought():
 def test_a_plan_of_the_first_cycle_is_bought_batch_by_batch(monkeypatch, subset_size):
     asked = []
 
-    def spying(snapshot: OracleSnapshot, batch_size, generator, *, acquisition_size=None, record=None, **options):
-        plan = sas(snapshot, batch_size, generator, acquisition_size=acquisition_size, record=record, **options)
-        asked.append((batch_size, acquisition_size, snapshot.features[plan]))
+    def spying(snapshot: Truth, batch_size, generator, *, context=None):
+        plan = sas(snapshot, batch_size, generator, context=context, **SAS)
+        asked.append((batch_size, context.remaining, snapshot.features[plan]))
         return plan
 
-    def steps_as_options(snapshot: OracleSnapshot, batch_size, generator, *, steps=1, greedy_steps=1,
-                         retraining_epochs=1, acquisition_size=None, record=None):  # fmt: skip
-        options = {"steps": steps, "greedy_steps": greedy_steps, "retraining_epochs": retraining_epochs}
-        return spying(snapshot, batch_size, generator, acquisition_size=acquisition_size, record=record, **options)
-
-    monkeypatch.setitem(registry._STRATEGIES, "sas", steps_as_options)
-    rows = run(oracle("sas", cycles=3, subset_size=subset_size))
-    ((batch_size, acquisition_size, features),) = asked  # one query
-    assert (batch_size, acquisition_size) == (12, 4)
+    monkeypatch.setitem(registry._STRATEGIES, "spying", spying)
+    rows = run(tiny("spying", allow_oracle=True, cycles=3, subset_size=subset_size))
+    ((batch_size, remaining, features),) = asked  # one query
+    assert (batch_size, remaining) == (4, (4, 4, 4))
     assert [len(bought) for bought in rows["acquired"]] == [10, 4, 4, 4]
     bought = [instance for row in rows["acquired"][1:] for instance in row]
     assert torch.equal(catalogue.load("digits").train_features[bought], features)
@@ -411,10 +400,9 @@ def test_a_plan_of_the_first_cycle_is_bought_batch_by_batch(monkeypatch, subset_
 
 
 def test_a_plan_needs_a_subset_that_holds_it():
-    assert oracle("sas", subset_size=8).subset_size == 8
-    message = "subset_size is 7; at least 8 was expected, because 'sas' plans all acquisitions on the first subset"
-    with pytest.raises(ValueError, match=message):
-        oracle("sas", subset_size=7)
+    assert run(oracle("sas", subset_size=8))["n_labeled"].tolist() == [10, 14, 18]
+    with pytest.raises(ValueError, match=r"snapshot\.features has 7 rows; at least 8, all that sas plans to buy, were"):
+        run(oracle("sas", subset_size=7))
 
 
 def test_a_plan_of_no_cycles_is_no_plan():
@@ -448,7 +436,7 @@ def test_seeds_that_go_together_have_the_rows_they_have_alone(strategy, head, op
         alone = run(experiment)
         assert rows["acquired"].tolist() == alone["acquired"].tolist()
         assert rows["query_s"].isna().tolist() == [True, False, False]
-        numbers = [name for name in alone.columns if name not in (*TIMES, "acquired")]
+        numbers = [name for name in alone.columns if name not in (*TIMES, "acquired", "record")]
         pd.testing.assert_frame_equal(rows[numbers], alone[numbers], atol=1e-6, rtol=0)
 
 
@@ -466,11 +454,10 @@ def test_what_a_run_keeps_from_cycle_to_cycle_is_its_own(strategy, options):
     experiments = seeds(strategy, cycles=3, allow_oracle=strategy == "sas", options=options)
     for rows, experiment in zip(run_together(experiments), experiments, strict=True):
         alone = run(experiment)
-        assert tuple(rows.columns) == experiment.columns
+        assert tuple(rows.columns) == COLUMNS
         assert rows["acquired"].tolist() == alone["acquired"].tolist()
-        if "record" in experiment.columns:
-            told, expected = (list(map(json.loads, frame["record"])) for frame in (rows, alone))
-            assert told == [pytest.approx(values, abs=1e-6) for values in expected]
+        told, expected = (list(map(json.loads, frame["record"])) for frame in (rows, alone))
+        assert told == [pytest.approx(values, abs=1e-6) for values in expected]
 
 
 def test_heads_of_all_seeds_are_trained_in_one_call_a_cycle_and_share_its_time(monkeypatch):
@@ -481,7 +468,7 @@ def test_heads_of_all_seeds_are_trained_in_one_call_a_cycle_and_share_its_time(m
         calls.append(tuple(index_sets.shape))
         return train_heads(initial, features, labels, index_sets, training, generators)
 
-    monkeypatch.setattr(dal_core.loop, "train_heads", slow)
+    monkeypatch.setattr(dal_core.models.learners, "train_heads", slow)
     monkeypatch.setattr(dal_core.loop, "now", lambda _: seconds[0])
     together = run_together(seeds())
     assert calls == [(3, 10), (3, 14), (3, 18)]
@@ -490,8 +477,8 @@ def test_heads_of_all_seeds_are_trained_in_one_call_a_cycle_and_share_its_time(m
 
 
 def test_runs_that_differ_in_more_than_the_seed_do_not_go_together():
-    for changes in ({"batch_size": 5}, {"strategy": "random", "options": {"epochs": 4}}):
-        names = ", ".join(sorted(changes, reverse=True))
+    different = {"protocol": {"batch_size": 5}, "strategy, learner": {"strategy": "random", "options": {"epochs": 4}}}
+    for names, changes in different.items():
         with pytest.raises(ValueError, match=f"^experiments differ in {names}; runs that go together differ in the s"):
             run_together([tiny(), tiny(seed=1), tiny(**{"seed": 2, **changes})])
     with pytest.raises(ValueError, match="experiments is empty; at least one was expected"):
@@ -545,7 +532,8 @@ def test_configuration_is_the_full_configuration_as_json():
     values = configuration(tiny())
     assert json.loads(canonical(tiny())) == values
     assert values["kind"] == "Experiment"
-    assert values["options"] == {"epochs": 3}
+    assert values["learner"]["training"]["epochs"] == 3
+    assert values["protocol"]["batch_size"] == 4
     assert set(values) == {"kind"} | {field.name for field in dataclasses.fields(Experiment)}
 
 
@@ -564,11 +552,13 @@ def test_configuration_is_the_full_configuration_as_json():
         {"optimiser": "radam"},
         {"allow_oracle": True},
         {"options": {"epochs": 4}},
+        {"options": {"update_every": 1}},
+        {"options": {"imbalance": 2.0}},
     ],
     ids=str,
 )
 def test_every_field_is_part_of_the_key(changes):
-    assert canonical(dataclasses.replace(tiny(), **changes)) != canonical(tiny())
+    assert canonical(tiny(**changes)) != canonical(tiny())
 
 
 def test_auto_is_the_device_that_it_stands_for(monkeypatch):
@@ -613,8 +603,8 @@ def test_devices_have_names_for_readers(monkeypatch):
         ({"options": {"epochs": -3}}, "epochs is -3; a whole number of at least 0"),
         ({"options": {"validation_size": -1}}, "validation_size is -1; a whole number of at least 0"),
         (
-            {"strategy": "boss", "allow_oracle": True, "options": {"record": {}}},
-            "strategy 'boss' has no option 'record'; it has num_candidates, ",
+            {"strategy": "boss", "allow_oracle": True, "options": {"context": {}}},
+            "strategy 'boss' has no option 'context'; it has num_candidates, ",
         ),
         (
             {"strategy": "sas", "allow_oracle": True, "options": {"acquisition_size": 2}},
@@ -633,7 +623,7 @@ def test_devices_have_names_for_readers(monkeypatch):
         ),
         (
             {"strategy": "lookahead", "allow_oracle": True, "options": {"update_every": 1}},
-            "update_every is given, but the oracle 'lookahead' picks whole batches",
+            "updates is given, but the oracle 'lookahead' picks whole batches",
         ),
     ],
     ids=str,
@@ -644,7 +634,7 @@ def test_configuration_refuses_what_is_unknown_or_out_of_range(changes, message)
 
 
 def test_run_refuses_more_cycles_than_the_pool_can_feed():
-    with pytest.raises(ValueError, match="the experiment buys 1350 instances, but the pool of digits has 1347"):
+    with pytest.raises(ValueError, match="the experiment buys 1350 instances, but the pool has 1347"):
         run(tiny(cycles=335))
 
 

@@ -10,9 +10,11 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from jupyter_client.manager import start_new_kernel
-from test_trace import experiment
+from test_watching import experiment
 
-from dal_core import strategies
+from dal_core.experiment import Strategy
+from dal_core.randomness import generator_for
+from dal_core.strategies import registry
 from dal_core.strategies.shared.clustering import k_means
 from dal_core.strategies.uncertainty import margin_scores
 from dal_lab.companion.description import describe
@@ -41,38 +43,40 @@ def no_figure_stays_open():
 @pytest.mark.parametrize("name", ["margin", "entropy", "least_confident"])
 def test_what_is_ranked_by_a_score_is_picked_from_its_top(name):
     for step in walk(experiment(name)):
-        found = reason(name, step)
-        assert found.scores.sort(descending=True, stable=True).indices[:4].tolist() == step.positions().tolist()
+        found = reason(Strategy(name), step)
+        assert found.scores.sort(descending=True, stable=True).indices[:4].tolist() == step.picked.tolist()
         assert "4 of 4 picks have one of the 4 highest scores" in found.text
 
 
 @pytest.mark.parametrize("name", ["badge", "coreset"])
 def test_the_first_pick_has_the_highest_score(name):
     for step in walk(experiment(name)):
-        found = reason(name, step)
-        assert int(found.scores.argmax()) == int(step.positions()[0])
-        held = int((found.scores[step.positions()] >= found.scores.sort(descending=True).values[3]).sum())
+        found = reason(Strategy(name), step)
+        assert int(found.scores.argmax()) == int(step.picked[0])
+        held = int((found.scores[step.picked] >= found.scores.sort(descending=True).values[3]).sum())
         assert f"{held} of 4 picks" in found.text
 
 
 @pytest.mark.parametrize("approximation", ["binary", "exact", "diagonal"])
 def test_bait_goes_by_the_approximation_that_the_run_has(approximation):
     """Where the highest first scores are what is bought, they are the scores of the run's own approximation."""
-    options = {"approximation": approximation, "selection": "topk"}
-    for step in walk(experiment("bait", options)):
-        scores = reason("bait", step, options).scores
-        assert scores.sort(descending=True, stable=True).indices[:4].tolist() == step.positions().tolist()
+    asked = experiment("bait", {"approximation": approximation, "selection": "topk"})
+    for step in walk(asked):
+        scores = reason(asked.strategy, step).scores
+        assert scores.sort(descending=True, stable=True).indices[:4].tolist() == step.picked.tolist()
 
 
 def test_typiclust_takes_the_most_typical_of_the_clusters_that_it_made():
-    for step in walk(experiment("typiclust", subset_size=None)):
-        found, seen = reason("typiclust", step), step.snapshot
+    asked = experiment("typiclust", subset_size=None)
+    for step in walk(asked):
+        found, seen = reason(asked.strategy, step), step.snapshot
         together = torch.cat((seen.features, seen.labelled_features))
-        clusters = k_means(together, len(seen.labels) + 4, step.generator())
+        generator = generator_for(asked.seed, "strategy", step.context.cycle)
+        clusters = k_means(together, len(seen.labels) + 4, generator)
         own, labelled = clusters[: len(seen.features)], set(clusters[len(seen.features) :].tolist())
-        chosen = own[step.positions()]
+        chosen = own[step.picked]
         assert len(set(chosen.tolist())) == 4
-        for position, cluster in zip(step.positions(), chosen, strict=True):
+        for position, cluster in zip(step.picked, chosen, strict=True):
             members = found.scores[own == cluster]
             assert float(found.scores[position]) == pytest.approx(float(members.max()))
         assert f"{len(set(chosen.tolist()) - labelled)} of 4 picks" in found.text
@@ -80,16 +84,16 @@ def test_typiclust_takes_the_most_typical_of_the_clusters_that_it_made():
 
 def test_random_looks_at_nothing_and_classes_without_a_label_are_named():
     step = walk(experiment("random", initial_size=2))[0]
-    found = reason("random", step)
+    found = reason(Strategy("random"), step)
     assert found.scores is None
     missing = sorted({0, 1, 2, 3} - set(step.snapshot.labels.tolist()))
     assert missing
     assert found.text.endswith(f"Without a label so far: class {', '.join(map(str, missing))}.")
-    assert reason("falcun", step).text == f"Without a label so far: class {', '.join(map(str, missing))}."
+    assert reason(Strategy("falcun"), step).text == f"Without a label so far: class {', '.join(map(str, missing))}."
 
 
 def test_reasons_are_of_registered_strategies():
-    assert set(REASONS) <= set(strategies.names())
+    assert set(REASONS) <= set(registry.names())
 
 
 # What the notebooks look at
@@ -101,11 +105,13 @@ def test_a_figure_of_strategies_says_how_many_labels_there_were_and_how_good_the
     steps = [each.step for each in found]
     figure = picks.figure({name: found, "random": found}, (0, 2))
     plane = Plane.of("blobs")
-    expected = [f"{len(steps[cycle].labelled)} labels, {plane.accuracy(steps[cycle].head):.1f} %" for cycle in (0, 2)]
+    expected = [
+        f"{len(steps[cycle].snapshot.labelled)} labels, {plane.accuracy(steps[cycle].head):.1f} %" for cycle in (0, 2)
+    ]
     assert [axes.get_title() for axes in figure.axes if axes.get_title()] == expected * 2
     rings = [each for axes in figure.axes[:2] for each in axes.collections if each.get_zorder() == 6]
     for each, cycle in zip(rings, (0, 2), strict=True):
-        assert each.get_offsets().tolist() == plane.places(steps[cycle].picked).tolist()
+        assert each.get_offsets().tolist() == plane.places(steps[cycle].instances).tolist()
     assert "picked now" in describe(figure)
     figure.canvas.draw()
 
@@ -115,7 +121,9 @@ def test_the_summary_names_each_strategy_with_its_accuracy():
     last = found[-1].step
     correct = Plane.of("blobs").accuracy(last.head)
     text = picks.summary({"margin": found}, 1)
-    assert text.startswith(f"- **Margin** ({correct:.1f} % correct with {len(last.labelled)} labels). Margin takes")
+    assert text.startswith(
+        f"- **Margin** ({correct:.1f} % correct with {len(last.snapshot.labelled)} labels). Margin takes"
+    )
 
 
 def test_accuracy_is_that_of_the_runs_rows():
@@ -140,21 +148,21 @@ def test_updates_know_the_retrained_head_and_the_plain_batch():
         for name in ("weight", "hidden_weight"):  # at the beginning of a batch both are the head of the run
             torch.testing.assert_close(getattr(first.retrained, name), getattr(first.step.head, name))
         plain = margin_scores(first.step.snapshot.probabilities).sort(descending=True, stable=True).indices[:4]
-        assert first.at_once.equal(first.step.visible[plain])
-        assert found[start + 3].batch.equal(torch.cat([each.step.picked for each in found[start : start + 4]]))
+        assert first.at_once.equal(first.step.snapshot.instances[plain])
+        assert found[start + 3].batch.equal(torch.cat([each.step.instances for each in found[start : start + 4]]))
         assert not found[start + 3].retrained.weight.equal(first.retrained.weight)
     figure = updates.figure({5.0: found, 7.0: found}, (0, 3))
     assert len([axes for axes in figure.axes if axes.get_title()]) == 6
     assert updates.summary({5.0: found}, 3).startswith("- γ = 5: With 3 new labels of the batch")
-    with pytest.raises(ValueError, match="update_every = 1 was expected"):
+    with pytest.raises(ValueError, match=r"Updates\(every=1\) was expected"):
         updates.views(experiment("margin", {"update_every": 2}))
 
 
 def test_candidates_are_those_that_the_run_judged():
     asked = experiment("boss", BOSS)
     for choice in candidates.views(asked):
-        told = choice.step.told
-        assert choice.batches[choice.bought].equal(choice.step.picked)
+        told = choice.step.context.record
+        assert choice.batches[choice.bought].equal(choice.step.instances)
         assert choice.suppliers == told["strategies"]
         assert float(choice.losses[choice.bought]) == pytest.approx(100 * min(told["losses"]))
         assert float(choice.proposals.sum()) == choice.batches.numel()
@@ -171,10 +179,10 @@ def test_rounds_shrink_to_what_the_batch_is_picked_from():
     found = rounds.views(asked)
     for cleaning in found[:: len(found[0].pools) + 1]:
         sizes = [len(pool) for pool in cleaning.pools]
-        assert sizes == [len(cleaning.step.visible), *cleaning.step.told["pool_sizes"]]
+        assert sizes == [len(cleaning.step.snapshot.instances), *cleaning.step.context.record["pool_sizes"]]
         for before, after in itertools.pairwise(cleaning.pools):
             assert torch.isin(after, before).all()
-        assert torch.isin(cleaning.step.positions(), cleaning.pools[-1]).all()
+        assert torch.isin(cleaning.step.picked, cleaning.pools[-1]).all()
     figure = rounds.figure(found, (0, 1), (0, 2))
     assert [axes.get_title() for axes in figure.axes][:2] == [
         f"whole pool: {len(found[0].pools[0])} left", f"after round 2: {len(found[0].pools[2])} left"

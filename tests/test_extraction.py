@@ -302,7 +302,7 @@ def test_a_killed_process_loses_at_most_a_part(model, tmp_path):
 
 def test_a_second_process_waits_for_the_first(tmp_path):
     request = request_for(tmp_path)
-    with FileLock(tmp_path / f"{request.stem}.lock"):
+    with FileLock(request.path.with_suffix(".lock")):
         code = KILLED.format(
             paths=[str(Path(__file__).parent), str(Path(__file__).parent.parent)], folder=str(tmp_path)
         )

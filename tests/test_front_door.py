@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.datasets import load_wine
@@ -12,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import dal_core as dal
+import dal_lab
 from dal_core.snapshot import AbsentError
 from dal_core.strategies import registry
 from dal_lab.runs.settings import experiment_of
@@ -79,7 +81,7 @@ def test_strategies_that_look_at_features_alone_need_no_logits(wine):
     bare = dal.Snapshot.of(wine["features"], labelled=LABELLED, labels=wine["labels"])
     for name in ("random", "coreset", "typiclust", "max_herding", "probcover"):
         assert dal.query(name, bare, 6).tolist() == dal.query(name, whole, 6).tolist(), name
-    for name, missing in {"margin": "logits", "badge": "logits", "bait": "logits", "bald": "labelled_logits"}.items():
+    for name, missing in {"margin": "logits", "badge": "logits", "bait": "logits", "bald": "logits"}.items():
         with pytest.raises(AbsentError, match=f"^snapshot has no {missing}, which this strategy needs: Snapshot.of"):
             dal.query(name, bare, 6)
     with pytest.raises(AbsentError, match=r"^snapshot has no weight, which this strategy needs"):
@@ -160,12 +162,35 @@ def test_options_called_like_those_of_the_training_reach_the_strategy():
 
     options = {"epochs": 7, "learning_rate": 0.25, "imbalance": 5, "update_every": 9, "weight_decay": 0.5}
     experiment = experiment_of(strategy="noting", options=options | {"training_epochs": 3})
-    assert experiment.strategy_options == {k: v for k, v in options.items() if k != "weight_decay"}
-    training = experiment.training
+    assert experiment.strategy.options == {k: v for k, v in options.items() if k != "weight_decay"}
+    training = experiment.learner.training
     assert (training.epochs, training.learning_rate, training.weight_decay) == (3, 0.01, 0.5)
     assert experiment.updates is None
-    assert experiment.imbalance is None
-    dal.get("noting", experiment.strategy_options)(None, 2, None)
+    assert experiment.protocol.imbalance == 1
+    experiment.strategy.function(None, 2, None)
     assert noted == [(7, 0.25, 5, 9)]
-    assert experiment_of(strategy="autoal", options={"learning_rate": 0.1}).strategy_options == {"learning_rate": 0.1}
-    assert experiment_of(strategy="margin", options={"learning_rate": 0.1}).training.learning_rate == 0.1
+    own, of_training = (experiment_of(strategy=name, options={"learning_rate": 0.1}) for name in ("autoal", "margin"))
+    assert own.strategy == dal.Strategy("autoal", learning_rate=0.1)
+    assert (own.learner, of_training.strategy) == (dal.Linear(), dal.Strategy("margin"))
+    assert of_training.learner == dal.Linear(dal.Training(learning_rate=0.1))
+
+
+@pytest.mark.usefixtures("own")
+def test_a_run_takes_arrays_tensors_and_banks(wine):
+    @dal.register("mine")
+    def mine(snapshot, batch_size, generator):
+        return snapshot.logits[:, 0].argsort(stable=True)[:batch_size]
+
+    order = np.random.default_rng(0).permutation(178)
+    arrays = tuple(part[rows] for rows in (order[50:], order[:50]) for part in (wine["features"], load_wine().target))
+    tensors = tuple(map(torch.from_numpy, arrays))
+    experiment = dal.Experiment(strategy="mine", protocol=dal.Protocol(cycles=3))
+    rows = [
+        dal.run(experiment, data).drop(columns=["query_s", "train_s"])
+        for data in (arrays, tensors, dal.FeatureBank(*tensors, ("a", "b", "c")))
+    ]
+    assert rows[0]["n_labeled"].tolist() == [10, 20, 30, 40]
+    for other in rows[1:]:
+        pd.testing.assert_frame_equal(other, rows[0], check_exact=True)
+    (first,) = dal.run(dal.Experiment(protocol=dal.Protocol(cycles=0)), dal_lab.load("digits"))["acquired"]
+    assert len(set(first)) == 10

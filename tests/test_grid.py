@@ -317,7 +317,8 @@ def test_a_plan_tells_what_would_run_and_for_how_long(tmp_path):
     for study, seconds in zip(done, (100.0, 700.0, 500.0), strict=True):  # as if they had taken so long
         key = grid.store.key(study, digest_of(study, grid.data_dir))
         mine = rows[rows["run"] == key][list(study.columns)]
-        grid.store.write(study, key, mine, started=datetime.now(UTC), seconds=seconds)
+        about = {"data_digest": digest_of(study, None), "started": datetime.now(UTC), "seconds": seconds}
+        grid.store.write(study, key, mine, **about)
     lines = grid.plan(asked).lines()
     assert lines[0] == "stored     digits, random, cycles=2, subset_size=50, epochs=3, seeds 0, 1, 2"
     assert lines[1] == "would run  digits, random, cycles=2, subset_size=50, epochs=3, seed 3: about 8.3 min each"

@@ -20,7 +20,6 @@ from dal_lab.companion.command_line import main
 from dal_lab.companion.notebooks import (
     LocalKernelManager,
     Notebook,
-    UsageError,
     check_parameters,
     choose,
     execute,
@@ -28,9 +27,10 @@ from dal_lab.companion.notebooks import (
 )
 from dal_lab.companion.readme import publish_notebooks, rendered
 from dal_lab.companion.site.notebook_page import WIDGET
+from dal_lab.companion.verdicts import COLUMNS
 
 # Of each notebook its experiments, and what its progress tells a terminal.
-EXPERIMENTS = {"01": "abcdefg", "02": "abcde", "03": "abcde", "04": "abcdefg"}
+EXPERIMENTS = {"01": "abcdefgh", "02": "abcdef", "03": "abcdef", "04": "abcdefgh"}
 PROGRESS = {"01": "updating study", "02": "BAIT, exact, N", "03": "BoSS (oracle)", "04": "REFINE"}
 NUMBERS = list(EXPERIMENTS)
 PARAMETERS = 'preset = "quick"\noutput_dir = None\ndevice = "auto"\nfresh = False\nresults_dir = None\n'
@@ -153,9 +153,9 @@ def test_every_cell_runs_and_the_tables_depend_on_the_settings_alone(notebooks, 
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_misspelt_parameter_is_refused_with_what_exists(notebooks, number, tmp_path):
-    with pytest.raises(UsageError, match=r"has no parameter sedes; it has preset, seeds, datasets"):
+    with pytest.raises(ValueError, match=r"has no parameter sedes; it has preset, seeds, datasets"):
         check_parameters(notebooks[number], {"sedes": 3})
-    with pytest.raises(UsageError, match="sedes"):
+    with pytest.raises(ValueError, match="sedes"):
         execute(notebooks[number], tmp_path / "executed.ipynb", {"sedes": 3})
     assert not list(tmp_path.iterdir())
 
@@ -347,6 +347,18 @@ def test_readme_quotes_are_replaced_by_their_tables(tmp_path):
     assert rendered(once, tmp_path) == once
     with pytest.raises(ValueError, match=r"README\.md quotes absent\.md, which does not exist"):
         rendered(text.replace("table.md", "absent.md"), tmp_path)
+
+
+def test_the_readme_lists_the_verdicts_of_all_notebooks(tmp_path):
+    for name, verdict in (("02_verdicts", "holds"), ("01_verdicts_time", "open")):
+        (tmp_path / f"{name}.csv").write_text(f"{','.join(COLUMNS)}\nIt is fast,table 1,s,1,0,2,3,{verdict}\n")
+    text = rendered("<!-- table verdicts -->\n<!-- end -->\n", tmp_path)
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
+    assert "\nClaims that hold: 1 of 2; contradicted: 0; open: 1.\n" in text
+    assert lines[0] == ["notebook", "claim", "verdict"]
+    assert lines[2:] == [["01", "It is fast", "open"], ["02", "It is fast", "holds"]]
+    with pytest.raises(ValueError, match="quotes none/verdicts, which does not exist"):
+        rendered("<!-- table none/verdicts -->\n<!-- end -->\n", tmp_path)
 
 
 def test_the_readme_quotes_the_committed_tables(root, project_states):

@@ -297,6 +297,15 @@ def test_an_initial_set_is_chosen_from_features_alone(initial):
         assert len(dal.query(initial, snapshot, 5)) == 5
 
 
+def test_without_labels_coreset_draws_the_first_centre_and_takes_no_instance_twice():
+    snapshot = Snapshot.of(torch.tensor([[0.0], [0.0], [0.0], [9.0], [9.0]]), labelled=[], labels=[])
+    batches = [dal.query("coreset", snapshot, 5, seed=seed).tolist() for seed in range(20)]
+    assert all(sorted(batch) == [0, 1, 2, 3, 4] for batch in batches)
+    assert len({batch[0] for batch in batches}) > 1
+    assert all((batch[0] < 3) != (batch[1] < 3) for batch in batches)  # the second is the farthest
+    assert [len(dal.query("coreset", snapshot, 1, seed=seed)) for seed in (0, 1)] == [1, 1]
+
+
 def test_the_size_of_a_balanced_set_is_a_multiple_of_the_classes():
     with pytest.raises(ValueError, match="initial_size is 10; for a balanced set a multiple of 3 classes"):
         dal.run(dal.Experiment(protocol=dal.Protocol(initial="balanced", cycles=1)), wine())

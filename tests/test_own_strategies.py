@@ -51,7 +51,7 @@ ORACLE = """
     from dal_lab.runs.settings import experiment_of
     from dal_lab.runs.study import run
     from dal_lab.runs.grid import Grid
-    from dal_core.snapshot import OracleSnapshot as Truth
+    from dal_core.snapshot import Truth
     from dal_core.strategies import register
 
     @register("first_class")
@@ -112,7 +112,7 @@ def test_a_strategy_that_changes_is_computed_anew(tmp_path, scratch):
     picked = {}
     for order in (False, True, False):
         source = textwrap.dedent(f"""
-            @register("by_size")
+            @register("by_size", version=2)
             def by_size(snapshot, batch_size, generator):
                 return torch.argsort(snapshot.features.norm(dim=1), stable=True, descending={order})[:batch_size]
         """)
@@ -213,14 +213,14 @@ TYPED = """
     from dal_core.strategies import register
     if TYPE_CHECKING:
         import torch
-        from dal_core.snapshot import OracleSnapshot, Snapshot
+        from dal_core.snapshot import Snapshot, Truth
 
     @register("typed")
     def typed(snapshot: Snapshot, batch_size: int, generator: torch.Generator) -> torch.Tensor:
         return snapshot.features.norm(dim=1).argsort(stable=True)[:batch_size]
 
     @register("typed_oracle")
-    def typed_oracle(snapshot: OracleSnapshot, batch_size: int, generator: torch.Generator) -> torch.Tensor:
+    def typed_oracle(snapshot: Truth, batch_size: int, generator: torch.Generator) -> torch.Tensor:
         return snapshot.hidden_labels.argsort(stable=True)[:batch_size]
 """
 

@@ -1,5 +1,6 @@
 """The site over figures, tables and notebooks: what it says, that it is whole, and how a browser shows it."""
 
+import html
 import html.parser
 import json
 import re
@@ -17,6 +18,7 @@ from dal_lab.companion.artefacts import ManifestError, Report, check_manifest, r
 from dal_lab.companion.site.index import PROVENANCE, duration, write_site
 from dal_lab.companion.site.notebook_page import WIDGET, formula
 from dal_lab.companion.tables import table_of
+from dal_lab.companion.verdicts import Claim, judged
 
 STEMS = ["01_laplace_updates", "02_fast_fishing", "03_boss", "04_refine"]
 
@@ -258,6 +260,21 @@ def test_notebooks_of_several_runs_are_told_apart(project):
     write_notebook(executed / "03_boss.ipynb", [], metadata=ran(device="NVIDIA H100"))
     text = write_site(folder, executed, sources, preset="quick").read_text()
     assert "<dt>Device</dt><dd>CPU</dd><dd>NVIDIA H100</dd>" in text
+
+
+def test_the_front_page_lists_the_verdicts_of_all_notebooks(project):
+    folder, executed, sources = project
+    assert "Verdicts" not in write_site(folder, executed, sources, preset="quick").read_text()
+    for number, verdict in (("01", "holds"), ("02", "contradicted")):
+        values = pd.Series([1.0, 1.0], pd.MultiIndex.from_product([["digits"], [0, 1]], names=["data", "seed"]))
+        claims = [Claim(f"{ODD} {number}", "table 1", "gain (points)", values, above=0 if verdict == "holds" else 2)]
+        judged(Report(folder, f"{number}_again"), claims, cell="(h) verdicts", keys=[])
+    page = Page(write_site(folder, executed, sources, preset="quick"))
+    text = html.unescape(" ".join(re.sub(r"<[^>]+>", " ", page.text).split()))
+    assert "Claims that hold: 1 of 2; contradicted: 1; open: 0." in text
+    assert f"01 {ODD} 01 holds 1 1.000 1.000 2 gain (points), above 0 table 1" in text
+    assert f"02 {ODD} 02 contradicted 1 1.000 1.000 2 gain (points), above 2 table 1" in text
+    assert "verdicts" in page.anchors
 
 
 def test_pages_are_no_results_and_those_of_gone_notebooks_go(project):

@@ -25,16 +25,8 @@ from dal_lab.sources.raw import DatasetUnavailableError, Places
 from dal_lab.sources.scikit_learn import OpenML
 
 torchvision_datasets = pytest.importorskip("torchvision.datasets")
+pytestmark = pytest.mark.usefixtures("fresh_cache")
 DRAW = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def fresh(monkeypatch, tmp_path):
-    """An empty cache folder, and nothing kept from other tests."""
-    monkeypatch.setenv("DAL_CACHE", str(tmp_path / "cache"))
-    catalogue._load.cache_clear()
-    yield
-    catalogue._load.cache_clear()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.gpu.inputs import ENCODER, IMAGES, manifest
 from benchmarks.gpu.machine import version
 from benchmarks.gpu.settings import Item, Result, Settings, Skipped
-from benchmarks.gpu.times import fastest
+from benchmarks.rates import fastest
 from dal_core.loop import now
 from dal_lab.sources.encoders import Encoder, LoadedEncoder, load_encoder, resolved_revision
 from dal_lab.sources.extraction import Extraction, Request, extracted

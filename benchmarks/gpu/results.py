@@ -98,12 +98,11 @@ def _repeats(sections: dict[str, Any]) -> str:
     found = sections.get("runs", {}).get("the same grid again", {})
     if "largest_spread" not in found:
         return ""
-    points = {name: f"{100 * found[name]:.2f}" for name in ("largest_spread", "mean_spread")}
-    other = {name: f"{100 * found[name]:.2f}" for name in ("largest_difference_to_cpu", "mean_difference_to_cpu")}
+    points = {name: f"{100 * found[name]:.2f}" for name in found if name.startswith(("largest_", "mean_"))}
     return (
         f"The same grid {found['repeats']} times with the same seeds: accuracies differ by at most "
         f"{points['largest_spread']} points (mean {points['mean_spread']}), and from the CPU's by at most "
-        f"{other['largest_difference_to_cpu']} (mean {other['mean_difference_to_cpu']}). "
+        f"{points['largest_difference_to_cpu']} (mean {points['mean_difference_to_cpu']}). "
         f"{100 * found['same_batches_each_time']:.0f} % of the batches are the same each time."
     )
 
@@ -138,8 +137,11 @@ def _times(sections: dict[str, Any]) -> str:
         for name, item in sections.get("times", {}).items()
         if "twin_times_faster" in item
     ]
-    table = tabulate.tabulate(rows, columns, tablefmt="github", disable_numparse=True) if rows else ""
-    return "\n\n".join(filter(None, (table, "\n".join(lines))))
+    return "\n\n".join(filter(None, (_table(rows, columns), "\n".join(lines))))
+
+
+def _table(rows: list[tuple[str, ...]], columns: Sequence[str]) -> str:
+    return tabulate.tabulate(rows, columns, tablefmt="github", disable_numparse=True) if rows else ""
 
 
 def _growth(item: dict[str, Any]) -> str:
@@ -162,7 +164,7 @@ def _encoding(sections: dict[str, Any]) -> str:
                 rates = (f"{found['plain_per_s']:,.0f}", f"{found['ours_per_s']:,.0f}")
                 rows.append((name, words, *rates, *(f"{100 * (share or 0):.1f} %" for share in shares)))
     columns = ("model", "size", "plain, a second", "as we run it, a second", "share of peak, plain", "as we run it")
-    return tabulate.tabulate(rows, columns, tablefmt="github", disable_numparse=True) if rows else ""
+    return _table(rows, columns)
 
 
 def _open(values: dict[str, Any]) -> str:

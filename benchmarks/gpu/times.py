@@ -10,7 +10,6 @@ from benchmarks.gpu import queries, twins
 from benchmarks.gpu.measuring import CPU, measured, moved, side_by_side
 from benchmarks.gpu.settings import Item, Result, Settings
 from benchmarks.gpu.twins import badge_without_waiting, core_set_without_waiting
-from dal_core.loop import now
 from dal_core.randomness import generator_for
 from dal_core.snapshot import Snapshot
 from dal_core.strategies.badge import badge_select
@@ -54,27 +53,17 @@ def ceilings(settings: Settings) -> Result:
         one = torch.randn(side, side, device=settings.where).to(dtype)
         name = str(dtype).removeprefix("torch.")
         try:
-            values[f"{name}_operations_s"] = (
-                2 * side**3 / fastest(functools.partial(torch.mm, one, one), settings.where)
-            )
+            seconds = rates.fastest(functools.partial(torch.mm, one, one), settings.where)
+            values[f"{name}_operations_s"] = 2 * side**3 / seconds
         except RuntimeError as error:  # a card without this kind
             values[f"{name}_operations_s"] = str(error).splitlines()[0]
     here = torch.ones(2**24 if settings.scaled_down else 2**27)
     there = here.to(settings.where)
-    values["to_device_bytes_s"] = here.nbytes / fastest(lambda: here.to(settings.where, copy=True), settings.where)
-    values["to_host_bytes_s"] = here.nbytes / fastest(lambda: there.to("cpu", copy=True), settings.where)
+    values["to_device_bytes_s"] = here.nbytes / rates.fastest(
+        lambda: here.to(settings.where, copy=True), settings.where
+    )
+    values["to_host_bytes_s"] = here.nbytes / rates.fastest(lambda: there.to("cpu", copy=True), settings.where)
     return values
-
-
-def fastest(way: Callable[[], object], device: torch.device, repeats: int = 5) -> float:
-    """Seconds of the fastest of a few calls, after one to warm up."""
-    way()
-    seconds = []
-    for _ in range(repeats):
-        start = now(device)
-        way()
-        seconds.append(now(device) - start)
-    return min(seconds)
 
 
 def case(name: str, settings: Settings) -> Result:

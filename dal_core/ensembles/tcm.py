@@ -5,7 +5,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dal_core.contracts import BatchSize, Size, checked
-from dal_core.snapshot import Snapshot
+from dal_core.snapshot import Predictions
 from dal_core.strategies.registry import register
 from dal_core.strategies.typiclust import typiclust
 from dal_core.strategies.uncertainty import margin
@@ -14,7 +14,7 @@ from dal_core.strategies.uncertainty import margin
 @register("tcm")
 @checked
 def tcm(
-    snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator, *, typiclust_acquisitions: Size = 3
+    snapshot: Predictions, batch_size: BatchSize, generator: torch.Generator, *, typiclust_acquisitions: Size = 3
 ) -> Int[Tensor, " b"]:
     """Pick as TypiClust in the first `typiclust_acquisitions` acquisitions of a run, and by margin in all later ones.
 

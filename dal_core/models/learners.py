@@ -73,16 +73,16 @@ class Linear:
         virtual = virtual or [None] * len(draws)
         sizes = {(len(own), made and len(made[1])) for own, made in zip(index_sets, virtual, strict=True)}
         if len(sizes) > 1:
-            for *one, made in zip(index_sets, labels, draws, virtual, strict=True):
-                yield from self.fit(task, data, *([each] for each in one), virtual=[made], epochs=epochs)
+            for own, known, draw, made in zip(index_sets, labels, draws, virtual, strict=True):
+                yield from self.fit(task, data, [own], [known], [draw], virtual=[made], epochs=epochs)
             return
         used, local = torch.stack(tuple(index_sets)).unique(return_inverse=True)  # [u], [e, m]
         inputs = data.inputs(used)
         local, targets = local.to(inputs.device), torch.stack(tuple(labels)).to(inputs.device)
-        if virtual[0] is not None:
-            made, classes = (torch.stack(each).to(inputs.device) for each in zip(*virtual, strict=True))  # type: ignore[arg-type]
+        if given := [each for each in virtual if each is not None]:
+            features, classes = (torch.stack(each).to(inputs.device) for each in zip(*given, strict=True))
             rows = len(used) + torch.arange(classes.numel(), device=inputs.device).view(classes.shape)  # [e, v]
-            inputs = torch.cat((inputs, made.flatten(0, 1).to(inputs)))
+            inputs = torch.cat((inputs, features.flatten(0, 1).to(inputs)))
             local, targets = torch.cat((local, rows), dim=1), torch.cat((targets, classes), dim=1)
         starts = [self.initial(inputs, task.num_outputs, draw) for draw in _distinct(draws)]
         training = self.training if epochs is None else dataclasses.replace(self.training, epochs=epochs)
@@ -96,8 +96,11 @@ class Linear:
 
     def initial(self, inputs: Tensor, num_classes: int, draw: Draw) -> Head:
         """Return what the training of a run starts from."""
-        drawn = {"dtype": inputs.dtype, "device": inputs.device}
-        return Head.initial(self.kind, inputs.shape[1], num_classes, draw("initial weights"), **drawn)
+        weights = draw("initial weights")
+        return Head.initial(
+            self.kind, inputs.shape[1], num_classes, weights, dtype=inputs.dtype, device=inputs.device,
+            hidden=getattr(self, "hidden", HIDDEN_UNITS),
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +109,6 @@ class Mlp(Linear):
 
     hidden: Count = HIDDEN_UNITS
     kind: ClassVar[Kind] = "mlp"
-
-    def initial(self, inputs: Tensor, num_classes: int, draw: Draw) -> Head:
-        """Return what the training of a run starts from."""
-        drawn = {"dtype": inputs.dtype, "device": inputs.device, "hidden": self.hidden}
-        return Head.initial(self.kind, inputs.shape[1], num_classes, draw("initial weights"), **drawn)
 
 
 def _distinct(draws: Sequence[Draw]) -> Sequence[Draw]:
@@ -148,7 +146,7 @@ def last_layer_learner(snapshot: Snapshot) -> Linear:
 
 def model_of(snapshot: WithModel) -> Model:
     """Return the model of the cycle; of a snapshot made of arrays its last layer."""
-    return snapshot.model or HeadModel.of(snapshot.weight, snapshot.bias)  # type: ignore[attr-defined]
+    return snapshot.model or HeadModel.of(snapshot.weight, snapshot.bias)
 
 
 def by_stack(models: Iterable[Model]) -> Iterator[tuple[Head | None, list[Model]]]:

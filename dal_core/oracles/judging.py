@@ -133,6 +133,7 @@ def judged_by(
     return (model_of(snapshot).outputs(inputs).features if last_layer else inputs), held.labels
 
 
+@checked
 def on_last_layer(snapshot: Truth) -> Truth:
     """Return the snapshot for models that are linear heads on what its last layer sees."""
     m = len(snapshot.labels)
@@ -185,8 +186,8 @@ def _assumed_labels(
     if judgement.look_ahead == "true":
         return snapshot.hidden_labels[candidates].unsqueeze(1)
     if judgement.look_ahead == "pseudo":
-        return snapshot.logits.argmax(dim=1)[candidates].unsqueeze(1)  # type: ignore[attr-defined]
-    probabilities = snapshot.probabilities[candidates].flatten(0, 1).cpu()  # type: ignore[attr-defined]  # [t b, k]
+        return snapshot.logits.argmax(dim=1)[candidates].unsqueeze(1)
+    probabilities = snapshot.probabilities[candidates].flatten(0, 1).cpu()  # [t b, k]
     drawn = torch.multinomial(probabilities, judgement.label_draws, replacement=True, generator=generator)
     return drawn.view(*candidates.shape, -1).movedim(2, 1).to(candidates.device)
 

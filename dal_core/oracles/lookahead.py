@@ -14,7 +14,7 @@ from torch import Tensor
 from dal_core.checks import check_memory
 from dal_core.contracts import AtLeast, BatchSize, Positive, checked
 from dal_core.oracles.judging import Judgement, Loss, best_of, judge
-from dal_core.snapshot import Predictions, Truth
+from dal_core.snapshot import Snapshot, Truth
 from dal_core.strategies.registry import register
 from dal_core.strategies.shared.clustering import k_means
 from dal_core.strategies.uncertainty import margin_scores
@@ -42,7 +42,7 @@ def lookahead(
 
 @checked
 def candidate_batches(
-    snapshot: Predictions, batch_size: BatchSize, num_candidates: Candidates, generator: torch.Generator
+    snapshot: Snapshot, batch_size: BatchSize, num_candidates: Candidates, generator: torch.Generator
 ) -> Int[Tensor, "t b"]:
     """Return a third random batches, a third with one instance of each of b clusters, a third of uncertain instances.
 

@@ -22,24 +22,3 @@ from dal_core.strategies.registry import (
     query,
     register,
 )
-
-__all__ = [
-    "alfamix",
-    "badge",
-    "bait",
-    "bald",
-    "coreset",
-    "dropquery",
-    "falcun",
-    "get",
-    "herding",
-    "members",
-    "names",
-    "needs_oracle",
-    "option_names",
-    "probcover",
-    "query",
-    "register",
-    "typiclust",
-    "uncertainty",
-]

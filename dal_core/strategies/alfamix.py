@@ -10,10 +10,10 @@ from torch import Tensor
 from dal_core.blocks import blocks
 from dal_core.contracts import BatchSize, Below, Fewest, checked
 from dal_core.randomness import choose
-from dal_core.snapshot import Snapshot
+from dal_core.snapshot import LastLayer
 from dal_core.strategies.registry import register
 from dal_core.strategies.shared.clustering import k_means, nearest_to_means
-from dal_core.strategies.uncertainty import Predictions
+from dal_core.strategies.uncertainty import ClassScores
 
 Undefined = Literal["published", "limit"]
 
@@ -21,7 +21,7 @@ Undefined = Literal["published", "limit"]
 @register("alfamix")
 @checked
 def alfamix(
-    snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator, *, undefined: Undefined = "published"
+    snapshot: LastLayer, batch_size: BatchSize, generator: torch.Generator, *, undefined: Undefined = "published"
 ) -> Int[Tensor, " b"]:
     """Pick diverse instances (`diverse_picks`) among those whose prediction flips (`alfamix_candidates`)."""
     candidates = alfamix_candidates(
@@ -33,15 +33,12 @@ def alfamix(
 
 @checked
 def alfamix_candidates(
-    features_u: Float[Tensor, "n d"],
-    logits_u: Predictions,
-    weight: Float[Tensor, "k d"],
+    features_u: Float[Tensor, "n d"], logits_u: ClassScores, weight: Float[Tensor, "k d"],
     bias: Float[Tensor, " k"] | None,  # noqa: ARG001  # The logits have it already.
     features_l: Float[Tensor, "m d"],
     labels_l: Annotated[Int[Tensor, " m"], Below("k"), Fewest("m", 1, "labelled instances")],
-    *,
-    undefined: Undefined = "published",
-) -> Int[Tensor, " c"]:
+    *, undefined: Undefined = "published",
+) -> Int[Tensor, " c"]:  # fmt: skip
     """Return the positions, ascending, whose prediction flips on the way to at least one anchor (equation 5).
 
     Anchors z* are the means of the labelled classes. With g = W^T (p - onehot(argmax p)), the gradient of the loss at
@@ -90,11 +87,9 @@ def _flips(features: Tensor, logits: Tensor, weight: Tensor, anchors: Tensor, un
 
 @checked
 def diverse_picks(
-    features: Float[Tensor, "n d"],
-    candidates: Annotated[Int[Tensor, " c"], Below("n")],
-    batch_size: BatchSize,
+    features: Float[Tensor, "n d"], candidates: Annotated[Int[Tensor, " c"], Below("n")], batch_size: BatchSize,
     generator: torch.Generator,
-) -> Int[Tensor, " b"]:
+) -> Int[Tensor, " b"]:  # fmt: skip
     """Pick of `batch_size` k-means clusters of the L2-normalised candidates the instance nearest to each mean.
 
     Where candidates, or distinct ones, are too few, instances drawn uniformly from the rest fill the batch up.

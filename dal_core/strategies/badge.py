@@ -5,21 +5,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dal_core.contracts import BatchSize, checked
-from dal_core.snapshot import Snapshot
+from dal_core.snapshot import Predictions
 from dal_core.strategies.registry import register
 from dal_core.strategies.shared.drawing import drawn_in_proportion
-from dal_core.strategies.uncertainty import Predictions
+from dal_core.strategies.uncertainty import ClassScores
 
 
 @register("badge")
 @checked
-def badge(snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator) -> Int[Tensor, " b"]:
+def badge(snapshot: Predictions, batch_size: BatchSize, generator: torch.Generator) -> Int[Tensor, " b"]:
     """Pick by `badge_select`: k-means++ on the gradients that the last layer would get from the predicted labels."""
     return badge_select(snapshot.features, snapshot.logits, batch_size, generator)
 
 
 @checked
-def badge_embedding_norm(features: Float[Tensor, "n d"], logits: Predictions) -> Float[Tensor, " n"]:
+def badge_embedding_norm(features: Float[Tensor, "n d"], logits: ClassScores) -> Float[Tensor, " n"]:
     """Return the length of the gradient embedding g = e (x) phi, with e = onehot(argmax p) - p: |e| |phi|.
 
     O(n (k + d)) time.
@@ -32,7 +32,7 @@ def badge_embedding_norm(features: Float[Tensor, "n d"], logits: Predictions) ->
 
 @checked
 def badge_select(
-    features: Float[Tensor, "n d"], logits: Predictions, batch_size: BatchSize, generator: torch.Generator
+    features: Float[Tensor, "n d"], logits: ClassScores, batch_size: BatchSize, generator: torch.Generator
 ) -> Int[Tensor, " b"]:
     """Pick k-means++ seeds of g = e (x) phi: the longest first, then in proportion to the squared distance.
 

@@ -9,27 +9,20 @@ from torch import Tensor
 from dal_core.blocks import blocks
 from dal_core.contracts import BatchSize, Count, Positive, checked
 from dal_core.laplace import covariance_matrix, precision_matrix, predictive_variance
-from dal_core.snapshot import Snapshot
+from dal_core.snapshot import Predictions
 from dal_core.strategies.registry import register
-from dal_core.strategies.uncertainty import Predictions, highest
+from dal_core.strategies.uncertainty import ClassScores, highest
 
 
 @register("bald")
 @checked
 def bald(
-    snapshot: Snapshot,
-    batch_size: BatchSize,
-    generator: torch.Generator,
-    *,
-    draws: Count = 100,
-    likelihood: Literal["gaussian", "categorical"] = "gaussian",
-    prior_precision: Positive = 1.0,
-) -> Int[Tensor, " b"]:
+    snapshot: Predictions, batch_size: BatchSize, generator: torch.Generator,
+    *, draws: Count = 100, likelihood: Literal["gaussian", "categorical"] = "gaussian", prior_precision: Positive = 1.0,
+) -> Int[Tensor, " b"]:  # fmt: skip
     """Pick the instances whose labels tell most about the last layer, each taken by itself (`mutual_information`).
 
-    Args:
-        draws: samples from the posterior.
-        likelihood, prior_precision: of the Laplace approximation.
+    `draws` is the number of samples from the posterior, the other options are the Laplace approximation's.
     """
     precision = precision_matrix(
         snapshot.labelled_features, snapshot.labelled_logits, likelihood=likelihood, prior_precision=prior_precision
@@ -41,7 +34,7 @@ def bald(
 
 @checked
 def mutual_information(
-    logits: Predictions, variance: Float[Tensor, " n"], noise: Float[Tensor, "e k"]
+    logits: ClassScores, variance: Float[Tensor, " n"], noise: Float[Tensor, "e k"]
 ) -> Float[Tensor, " n"]:
     """Return the entropy of the mean prediction minus the mean entropy of the predictions, in nats.
 

@@ -8,30 +8,34 @@ from torch import Tensor
 
 from dal_core.blocks import blocks
 from dal_core.contracts import BatchSize, Fewest, checked
+from dal_core.randomness import choose
 from dal_core.snapshot import Snapshot
 from dal_core.strategies.registry import register
 
 
 @register("coreset")
 @checked
-def coreset(snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator) -> Int[Tensor, " b"]:  # noqa: ARG001
-    """Pick by `k_center_greedy` with the labelled instances as initial centres."""
-    return k_center_greedy(snapshot.features, snapshot.labelled_features, batch_size)
+def coreset(snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator) -> Int[Tensor, " b"]:
+    """Pick by `k_center_greedy` with the labelled instances as initial centres; without any, the first is drawn."""
+    features, labelled = snapshot.features, snapshot.labelled_features
+    if len(labelled):
+        return k_center_greedy(features, labelled, batch_size)
+    order = choose(len(features), len(features), generator).to(features.device)
+    first, rest = order[:1], order[1:].sort().values
+    if batch_size == 1:
+        return first
+    return torch.cat((first, rest[k_center_greedy(features[rest], features[first], batch_size - 1)]))
 
 
 @checked
 def k_center_greedy(
-    features_u: Float[Tensor, "n d"],
-    features_l: Annotated[Float[Tensor, "m d"], Fewest("m", 1, "labelled instances")],
+    features_u: Float[Tensor, "n d"], features_l: Annotated[Float[Tensor, "m d"], Fewest("m", 1, "labelled instances")],
     batch_size: BatchSize,
-) -> Int[Tensor, " b"]:
+) -> Int[Tensor, " b"]:  # fmt: skip
     """Pick, one after another, the instance farthest from all centres; what is picked becomes a centre (algorithm 1).
 
-    O(n (m + b) d) time; O(n) memory beside a block of distances. Ties go to the lower position.
-
-    Args:
-        features_u: what to pick from.
-        features_l: the initial centres.
+    The first centres are `features_l`. O(n (m + b) d) time; O(n) memory beside a block of distances. Ties go to the
+    lower position.
 
     >>> k_center_greedy(torch.tensor([[1.0], [9.0], [4.0]]), torch.tensor([[0.0]]), 2)
     tensor([1, 2])

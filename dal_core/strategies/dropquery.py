@@ -8,10 +8,11 @@ from torch import Tensor
 
 from dal_core.blocks import blocks
 from dal_core.contracts import BatchSize, Between, Count, checked
-from dal_core.snapshot import Snapshot
+from dal_core.laplace import last_layer
+from dal_core.snapshot import LastLayer, Snapshot
 from dal_core.strategies.alfamix import diverse_picks
 from dal_core.strategies.registry import register
-from dal_core.strategies.uncertainty import Predictions
+from dal_core.strategies.uncertainty import ClassScores
 
 CANDIDATES_A_PICK = 25  # So many make the threshold of disagreement stay as high as it is.
 Dropout = Annotated[float, Between(0, 1, "low")]
@@ -20,13 +21,9 @@ Dropout = Annotated[float, Between(0, 1, "low")]
 @register("dropquery")
 @checked
 def dropquery(
-    snapshot: Snapshot,
-    batch_size: BatchSize,
-    generator: torch.Generator,
-    *,
-    num_passes: Count = 3,
-    dropout: Dropout = 0.75,
-) -> Int[Tensor, " b"]:
+    snapshot: LastLayer, batch_size: BatchSize, generator: torch.Generator,
+    *, num_passes: Count = 3, dropout: Dropout = 0.75,
+) -> Int[Tensor, " b"]:  # fmt: skip
     """Pick diverse instances (`diverse_picks`) whose prediction changes under dropout (`dropquery_candidates`)."""
     enough = CANDIDATES_A_PICK * batch_size
     candidates = dropquery_candidates(snapshot, enough, generator, num_passes=num_passes, dropout=dropout)
@@ -39,8 +36,7 @@ def dropquery_candidates(
 ) -> Int[Tensor, " c"]:
     """Return the positions, ascending, that disagree with their prediction in more than half of the passes.
 
-    Where these are fewer than `enough`, the threshold is lowered pass by pass, down to those that disagree at least
-    once.
+    Where these are fewer than `enough`, the threshold is lowered pass by pass, down to a single disagreement.
     """
     disagreements = dropout_disagreements(
         snapshot.features, snapshot.logits, snapshot.weight, snapshot.bias, generator,
@@ -54,15 +50,10 @@ def dropquery_candidates(
 
 @checked
 def dropout_disagreements(
-    features: Float[Tensor, "n d"],
-    logits: Predictions,
-    weight: Float[Tensor, "k d"],
-    bias: Float[Tensor, " k"] | None,
-    generator: torch.Generator,
-    *,
-    num_passes: Count = 3,
-    dropout: Dropout = 0.75,
-) -> Int[Tensor, " n"]:
+    features: Float[Tensor, "n d"], logits: ClassScores, weight: Float[Tensor, "k d"],
+    bias: Float[Tensor, " k"] | None, generator: torch.Generator,
+    *, num_passes: Count = 3, dropout: Dropout = 0.75,
+) -> Int[Tensor, " n"]:  # fmt: skip
     """Count the passes with dropout of the features in which the predicted class differs from that of `logits`.
 
     A feature is dropped with probability `dropout`, and what is left divided by 1 - `dropout`. The masks come from the
@@ -78,6 +69,5 @@ def dropout_disagreements(
         for block in blocks(len(features), features.element_size() * (features.shape[1] + len(weight))):
             kept = torch.rand(features[block].shape, generator=generator, dtype=torch.float32) >= dropout
             dropped = features[block] * kept.to(features.device) / (1 - dropout)
-            outputs = dropped @ weight.mT if bias is None else dropped @ weight.mT + bias
-            disagreements[block] += outputs.argmax(dim=1) != prediction[block]
+            disagreements[block] += last_layer(dropped, weight, bias).argmax(dim=1) != prediction[block]
     return disagreements

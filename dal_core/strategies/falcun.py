@@ -5,10 +5,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dal_core.contracts import BatchSize, NonNegative, checked
-from dal_core.snapshot import Snapshot
+from dal_core.snapshot import Predictions
 from dal_core.strategies.registry import register
 from dal_core.strategies.shared.drawing import drawn_in_proportion
-from dal_core.strategies.uncertainty import Predictions, margin_scores
+from dal_core.strategies.uncertainty import ClassScores, margin_scores
 
 TINY = 1e-300  # It stands for a maximum of 0, so that nothing is divided by 0.
 
@@ -16,7 +16,7 @@ TINY = 1e-300  # It stands for a maximum of 0, so that nothing is divided by 0.
 @register("falcun")
 @checked
 def falcun(
-    snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator, *, gamma: NonNegative = 10.0
+    snapshot: Predictions, batch_size: BatchSize, generator: torch.Generator, *, gamma: NonNegative = 10.0
 ) -> Int[Tensor, " b"]:
     """Draw by `falcun_select`, in proportion to relevance^gamma: uncertainty plus diversity."""
     return falcun_select(snapshot.probabilities, batch_size, generator, gamma=gamma)
@@ -24,7 +24,7 @@ def falcun(
 
 @checked
 def falcun_select(
-    probabilities: Predictions, batch_size: BatchSize, generator: torch.Generator, *, gamma: NonNegative = 10.0
+    probabilities: ClassScores, batch_size: BatchSize, generator: torch.Generator, *, gamma: NonNegative = 10.0
 ) -> Int[Tensor, " b"]:
     """Draw, one after another, an instance in proportion to (u + s)^gamma (algorithm 1).
 

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from dal_core.blocks import blocks
 from dal_core.contracts import BatchSize, Positive, checked
-from dal_core.snapshot import Snapshot
+from dal_core.snapshot import Predictions, Snapshot
 from dal_core.strategies.registry import register
 from dal_core.strategies.shared.greedy import lazy_argmax
 from dal_core.strategies.shared.temperature import held_out_temperature
@@ -23,13 +23,9 @@ Form = Literal["rowwise", "coverage"]
 @register("max_herding")
 @checked
 def max_herding(
-    snapshot: Snapshot,
-    batch_size: BatchSize,
-    generator: torch.Generator,  # noqa: ARG001
-    *,
-    gamma: Positive = 1.0,
-    form: Form = "rowwise",
-) -> Int[Tensor, " b"]:
+    snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator,  # noqa: ARG001
+    *, gamma: Positive = 1.0, form: Form = "rowwise",
+) -> Int[Tensor, " b"]:  # fmt: skip
     """Pick by `herding_select`: a Gaussian kernel covers the L2-normalised pool (Bae et al. 2024)."""
     unlabelled, labelled = normalize(snapshot.features, dim=1), normalize(snapshot.labelled_features, dim=1)
     return herding_select(unlabelled, labelled, batch_size, gamma=gamma, form=form)
@@ -38,20 +34,13 @@ def max_herding(
 @register("unc_herding")
 @checked
 def unc_herding(
-    snapshot: Snapshot,
-    batch_size: BatchSize,
-    generator: torch.Generator,
-    *,
-    form: Form = "rowwise",
-    temperature: Positive | None = None,
-    gamma: Positive | None = None,
-) -> Int[Tensor, " b"]:
+    snapshot: Predictions, batch_size: BatchSize, generator: torch.Generator,
+    *, form: Form = "rowwise", temperature: Positive | None = None, gamma: Positive | None = None,
+) -> Int[Tensor, " b"]:  # fmt: skip
     """Pick by `herding_select`, weighted by the margin uncertainty of calibrated predictions (Bae et al. 2025).
 
-    Args:
-        form: of the gain, see `herding_select`.
-        temperature: divides the logits; None: the one that `held_out_temperature` finds.
-        gamma: of the kernel; None: `nearest_pair_gamma` of the labelled instances.
+    `temperature` divides the logits, None takes the one that `held_out_temperature` finds; `gamma` is the kernel's,
+    None takes `nearest_pair_gamma` of the labelled instances.
     """
     temperature = held_out_temperature(snapshot, generator) if temperature is None else temperature
     gamma = nearest_pair_gamma(snapshot.labelled_features) if gamma is None else gamma
@@ -62,14 +51,9 @@ def unc_herding(
 
 @checked
 def herding_select(
-    features_u: Float[Tensor, "n d"],
-    features_l: Float[Tensor, "m d"],
-    batch_size: BatchSize,
-    *,
-    gamma: Positive,
-    uncertainty: Float[Tensor, " n"] | None = None,
-    form: Form = "rowwise",
-) -> Int[Tensor, " b"]:
+    features_u: Float[Tensor, "n d"], features_l: Float[Tensor, "m d"], batch_size: BatchSize,
+    *, gamma: Positive, uncertainty: Float[Tensor, " n"] | None = None, form: Form = "rowwise",
+) -> Int[Tensor, " b"]:  # fmt: skip
     """Pick, one after another, the instance with the largest gain in coverage.
 
     With the kernel K_ij = exp(-gamma |x_i - x_j|^2) on L2-normalised features, u the uncertainty (1 if None) and
@@ -82,9 +66,6 @@ def herding_select(
     whose bound reaches the best gain are evaluated again (`lazy_argmax`); the picks are those of the full evaluation,
     `textbook.herding_select`. Ties, up to rounding, go to the lower position. O(n^2 d) time for the first pick, in
     blocks of the kernel; O(n) memory beside them.
-
-    Raises:
-        ValueError: if an uncertainty is negative.
 
     >>> pool = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]), dim=1)
     >>> herding_select(pool, pool[:0], 2, gamma=1.0, form="coverage")

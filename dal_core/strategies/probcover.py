@@ -16,19 +16,13 @@ from dal_core.strategies.shared.clustering import k_means
 @register("probcover")
 @checked
 def probcover(
-    snapshot: Snapshot,
-    batch_size: BatchSize,
-    generator: torch.Generator,
-    *,
-    radius: Positive | None = None,
-    purity: Share = 0.95,
-) -> Int[Tensor, " b"]:
-    """Pick by `probcover_select`: balls on L2-normalised features cover the most of the pool (Yehuda et al. 2022).
+    snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator,
+    *, radius: Positive | None = None, purity: Share = 0.95,
+) -> Int[Tensor, " b"]:  # fmt: skip
+    """Pick by `probcover_select`: balls on L2-normalised features cover the most of the pool.
 
-    Args:
-        radius: of the balls; None: the largest with which a share `purity` of them holds instances of one k-means
-            cluster only, with as many clusters as classes (`pure_radius`).
-        purity: see `radius`.
+    Without a `radius`, it is the largest with which a share `purity` of the balls holds instances of one k-means
+    cluster only, with as many clusters as classes (`pure_radius`).
     """
     unlabelled, labelled = normalize(snapshot.features, dim=1), normalize(snapshot.labelled_features, dim=1)
     if radius is None:
@@ -57,13 +51,9 @@ def pure_radius(features: Float[Tensor, "n d"], assignment: Int[Tensor, " n"], p
 
 @checked
 def probcover_select(
-    features_u: Float[Tensor, "n d"],
-    features_l: Float[Tensor, "m d"],
-    batch_size: BatchSize,
-    generator: torch.Generator,
-    *,
-    radius: Positive,
-) -> Int[Tensor, " b"]:
+    features_u: Float[Tensor, "n d"], features_l: Float[Tensor, "m d"], batch_size: BatchSize,
+    generator: torch.Generator, *, radius: Positive,
+) -> Int[Tensor, " b"]:  # fmt: skip
     """Pick, one after another, the instance with the most uncovered instances within `radius` (algorithm 1).
 
     Covered is what lies within `radius` of a labelled or picked instance. Ties go to the lower position; where all is

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dal_core import snapshot as snapshots
-from dal_core.checks import check_choice, check_text, shown, suggestion
+from dal_core.checks import check_choice, check_text, check_whole, shown, suggestion
 from dal_core.context import Context, Question
 from dal_core.contracts import BatchSize, checked
 from dal_core.snapshot import Snapshot, Truth
@@ -32,20 +32,23 @@ CONTEXT = "context"  # a keyword that is no option
 
 _HOMES = ("dal_core.strategies", "dal_core.oracles", "dal_core.ensembles")  # Importing one registers what it holds.
 _STRATEGIES: dict[str, Strategy] = {}
+_VERSIONS: dict[str, int] = {}
 _SOURCES: dict[str, str] = {}  # The texts of strategies that are not the package's, by name.
 NAMING = ("strategies", "final_strategy")  # options whose values are names of other strategies
 
 
-def register(name: str) -> Callable[[Strategy], Strategy]:
+def register(name: str, version: int = 1) -> Callable[[Strategy], Strategy]:
     """Decorator that makes a strategy known as `name`.
 
-    A function that a notebook or script defines again takes the place of the earlier one.
+    A function that a notebook or script defines again takes the place of the earlier one. A raised `version` says that
+    the strategy's numbers changed: stored runs of it, and of ensembles that ask it, are computed anew.
 
     Raises:
         ValueError: if the name is no text, or taken by another function, or the function lacks the three arguments.
     """
 
     check_text("name", name)
+    check_whole("version", version, 1)
 
     def decorate(strategy: Strategy) -> Strategy:
         if not callable(strategy):
@@ -55,7 +58,7 @@ def register(name: str) -> Callable[[Strategy], Strategy]:
             raise ValueError(f"strategy {name!r} takes {positional}; snapshot, batch_size, generator was expected")
         if name in _STRATEGIES and not _is_same_again(_STRATEGIES[name], strategy):
             raise ValueError(f"strategy {name!r} is registered already, by {_STRATEGIES[name].__module__}")
-        _STRATEGIES[name] = strategy
+        _STRATEGIES[name], _VERSIONS[name] = strategy, version
         if _is_own(strategy):
             _SOURCES[name] = _source(strategy)
         return strategy
@@ -82,6 +85,12 @@ def used(name: str, options: Mapping[str, Any]) -> set[str]:
     return found
 
 
+def version(name: str) -> int:
+    """The version that the strategy was registered with."""
+    _find(name)
+    return _VERSIONS.get(name, 1)
+
+
 def own() -> dict[str, Strategy]:
     """The registered strategies that are not the package's."""
     return {name: strategy for name, strategy in _STRATEGIES.items() if _is_own(strategy)}
@@ -93,9 +102,9 @@ def own_source(name: str) -> str:
     return _SOURCES.get(name, "")
 
 
-def adopt(name: str, strategy: Strategy, source: str) -> None:
+def adopt(name: str, strategy: Strategy, source: str, version: int = 1) -> None:
     """Register what another process has registered and checked; it takes the place of a strategy of that name."""
-    _STRATEGIES[name], _SOURCES[name] = strategy, source
+    _STRATEGIES[name], _SOURCES[name], _VERSIONS[name] = strategy, source, version
 
 
 def forget_own() -> None:
@@ -103,6 +112,7 @@ def forget_own() -> None:
     for name in own():
         del _STRATEGIES[name]
         _SOURCES.pop(name, None)
+        _VERSIONS.pop(name, None)
 
 
 def _is_own(strategy: Strategy) -> bool:

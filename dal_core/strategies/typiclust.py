@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dal_core.context import Context
 from dal_core.contracts import BatchSize, Count, checked, unchecked
 from dal_core.snapshot import Snapshot
 from dal_core.strategies.registry import register
@@ -15,33 +16,25 @@ from dal_core.strategies.shared.clustering import k_means, most_typical
 @register("typiclust")
 @checked
 def typiclust(
-    snapshot: Snapshot,
-    batch_size: BatchSize,
-    generator: torch.Generator,
-    *,
-    num_neighbours: Count = 20,
-    max_clusters: Count = 500,
-    min_cluster_size: Count = 5,
-) -> Int[Tensor, " b"]:
+    snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator,
+    *, num_neighbours: Count = 20, max_clusters: Count = 500, min_cluster_size: Count = 5,
+    context: Context | None = None,
+) -> Int[Tensor, " b"]:  # fmt: skip
     """Pick the most typical instance of each cluster without labels, largest first (`typiclust_select`)."""
-    return typiclust_select(
-        snapshot.features, snapshot.labelled_features, batch_size, generator,
-        num_neighbours=num_neighbours, max_clusters=max_clusters, min_cluster_size=min_cluster_size,
-    )  # fmt: skip
+    num_clusters = min(len(snapshot.labelled_features) + batch_size, max_clusters)
+    clusters = _clusters(snapshot.features, snapshot.labelled_features, num_clusters, generator)
+    if context is not None:
+        context.trace["clusters"] = clusters
+    return _typical(snapshot.features, *clusters, batch_size, num_neighbours, min_cluster_size)
 
 
 @checked
 def typiclust_select(
-    features_u: Float[Tensor, "n d"],
-    features_l: Float[Tensor, "m d"],
-    batch_size: BatchSize,
+    features_u: Float[Tensor, "n d"], features_l: Float[Tensor, "m d"], batch_size: BatchSize,
     generator: torch.Generator,
-    *,
-    num_neighbours: Count = 20,
-    max_clusters: Count = 500,
-    min_cluster_size: Count = 5,
-) -> Int[Tensor, " b"]:
-    """Pick typical instances of k-means clusters, from the cluster with the fewest labels first (Hacohen et al. 2022).
+    *, num_neighbours: Count = 20, max_clusters: Count = 500, min_cluster_size: Count = 5,
+) -> Int[Tensor, " b"]:  # fmt: skip
+    """Pick typical instances of k-means clusters, from the cluster with the fewest labels first.
 
     The labelled and the unlabelled instances together are clustered into min(m + b, `max_clusters`) clusters. Then,
     one after another, the cluster with the fewest labelled or picked instances (the largest one of several) gives its
@@ -54,24 +47,33 @@ def typiclust_select(
     tensor([2])
     """
     num_clusters = min(len(features_l) + batch_size, max_clusters)
-    assignment = k_means(torch.cat((features_u, features_l)), num_clusters, generator)
-    of_unlabelled, of_labelled = assignment[: len(features_u)], assignment[len(features_u) :]
-    num_clusters = int(assignment.max()) + 1
-    unlabelled = torch.bincount(of_unlabelled, minlength=num_clusters).tolist()
-    labelled = torch.bincount(of_labelled, minlength=num_clusters).tolist()
-    members = list(of_unlabelled.argsort(stable=True).split(unlabelled))
+    clusters = _clusters(features_u, features_l, num_clusters, generator)
+    return _typical(features_u, *clusters, batch_size, num_neighbours, min_cluster_size)
 
-    queue: list[tuple[bool, int, int, int]] = []  # smallest first
-    for cluster, size in enumerate(torch.bincount(assignment).tolist()):
-        if unlabelled[cluster]:
-            heapq.heappush(queue, (size < min_cluster_size, labelled[cluster], -size, cluster))
+
+def _clusters(features_u: Tensor, features_l: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The clusters of the unlabelled and of the labelled instances.  [n], [m]"""
+    assignment = k_means(torch.cat((features_u, features_l)), count, generator)
+    return assignment[: len(features_u)], assignment[len(features_u) :]
+
+
+def _typical(
+    features_u: Tensor, of_unlabelled: Tensor, of_labelled: Tensor, batch_size: int, num_neighbours: int, smallest: int
+) -> Tensor:
+    """Typical instances, cluster after cluster; those of fewer than `smallest` instances last.  [b]"""
+    sizes = torch.bincount(torch.cat((of_unlabelled, of_labelled)))
+    unlabelled = torch.bincount(of_unlabelled, minlength=len(sizes))
+    members = list(of_unlabelled.argsort(stable=True).split(unlabelled.tolist()))
+    labels = (sizes - unlabelled).tolist()
+    queue = [(n < smallest, labels[i], -n, i) for i, n in enumerate(sizes.tolist()) if len(members[i])]
+    heapq.heapify(queue)  # smallest first
     picked = torch.empty(batch_size, dtype=torch.int64, device=features_u.device)
     for i in range(batch_size):
-        small, labels, order, cluster = heapq.heappop(queue)
+        small, known, order, cluster = heapq.heappop(queue)
         left = members[cluster]
         best = int(unchecked(most_typical)(features_u[left], num_neighbours))
         picked[i] = left[best]
         members[cluster] = torch.cat((left[:best], left[best + 1 :]))
         if len(left) > 1:
-            heapq.heappush(queue, (small, labels + 1, order, cluster))
+            heapq.heappush(queue, (small, known + 1, order, cluster))
     return picked

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from dal_core.contracts import BatchSize, Fewest, checked, unchecked
 from dal_core.randomness import choose
-from dal_core.snapshot import Snapshot
+from dal_core.snapshot import Predictions, Snapshot
 from dal_core.strategies.registry import register
 
 BLOCK_ROWS = 65536  # Instances whose probabilities are copied at a time.
-Predictions = Annotated[Float[Tensor, "n k"], Fewest("k", 2, "classes")]  # logits or probabilities
+ClassScores = Annotated[Float[Tensor, "n k"], Fewest("k", 2, "classes")]  # logits or probabilities
 
 
 @checked
-def margin_scores(probabilities: Predictions) -> Float[Tensor, " n"]:
+def margin_scores(probabilities: ClassScores) -> Float[Tensor, " n"]:
     """Return 1 - (p1 - p2) for the two most probable classes: 1 where the head cannot decide between them.
 
     >>> margin_scores(torch.tensor([[0.75, 0.25, 0.0], [0.5, 0.5, 0.0]]))
@@ -35,7 +35,7 @@ def margin_scores(probabilities: Predictions) -> Float[Tensor, " n"]:
 
 
 @checked
-def entropy_scores(probabilities: Predictions) -> Float[Tensor, " n"]:
+def entropy_scores(probabilities: ClassScores) -> Float[Tensor, " n"]:
     """Return the entropy of each prediction, in nats.
 
     >>> entropy_scores(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
@@ -45,7 +45,7 @@ def entropy_scores(probabilities: Predictions) -> Float[Tensor, " n"]:
 
 
 @checked
-def least_confident_scores(probabilities: Predictions) -> Float[Tensor, " n"]:
+def least_confident_scores(probabilities: ClassScores) -> Float[Tensor, " n"]:
     """Return 1 - p_max.
 
     >>> least_confident_scores(torch.tensor([[0.75, 0.25], [0.5, 0.5]]))
@@ -74,25 +74,25 @@ def random(snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator
 
 @register("margin")
 @checked
-def margin(snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator) -> Int[Tensor, " b"]:
+def margin(snapshot: Predictions, batch_size: BatchSize, generator: torch.Generator) -> Int[Tensor, " b"]:
     """Pick the smallest gaps between the two most probable classes (Scheffer et al. 2001)."""
     return _ranked(margin_scores, snapshot, batch_size)
 
 
 @register("entropy")
 @checked
-def entropy(snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator) -> Int[Tensor, " b"]:
+def entropy(snapshot: Predictions, batch_size: BatchSize, generator: torch.Generator) -> Int[Tensor, " b"]:
     """Pick the predictions with the largest entropy (Settles 2009)."""
     return _ranked(entropy_scores, snapshot, batch_size)
 
 
 @register("least_confident")
 @checked
-def least_confident(snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator) -> Int[Tensor, " b"]:
+def least_confident(snapshot: Predictions, batch_size: BatchSize, generator: torch.Generator) -> Int[Tensor, " b"]:
     """Pick the lowest probabilities of the predicted class (Lewis & Gale 1994)."""
     return _ranked(least_confident_scores, snapshot, batch_size)
 
 
-def _ranked(scores: Callable[[Tensor], Tensor], snapshot: Snapshot, batch_size: int) -> Tensor:
+def _ranked(scores: Callable[[Tensor], Tensor], snapshot: Predictions, batch_size: int) -> Tensor:
     """The batch with the highest scores; not checked once more, as the checks take longer than some of the scores."""
     return unchecked(highest)(unchecked(scores)(snapshot.probabilities), batch_size)

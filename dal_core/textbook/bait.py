@@ -2,15 +2,15 @@
 
 Ash et al. 2021, "Gone Fishing", algorithm 1; the approximations are those of Huseljic et al. 2024, arXiv 2404.08981,
 section 4. x_i [c, s] is the factor of a sample's Fisher information F_i = x_i^T x_i, F that of all samples, and M the
-inverse of that of the labelled ones. The fast form is `dal_core.strategies.bait`.
-
-Axes: n unlabelled, m labelled, b batch, k classes, d features, c rows a sample, s = k d the side of M.
+inverse of that of the labelled ones; n unlabelled, k classes, d features, c rows a sample, s = k d the side of M.
 """
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+Scores = Callable[..., Tensor]
 
 
 def bait_select(
@@ -77,9 +77,7 @@ def updated(x: Tensor, M: Tensor, *, sign: int) -> Tensor:
     return M - xM.mT @ torch.linalg.solve(sign * identity + xM @ x.mT, xM)
 
 
-def forward(
-    x: Tensor, M: Tensor, F: Tensor, count: int, scores: Callable[..., Tensor] = scores
-) -> tuple[Tensor, Tensor]:
+def forward(x: Tensor, M: Tensor, F: Tensor, count: int, scores: Scores = scores) -> tuple[Tensor, Tensor]:
     """Pick the sample with the largest gain `count` times; return the picks and M."""
     picked = torch.empty(0, dtype=torch.int64)
     for _ in range(min(count, len(x))):
@@ -89,9 +87,7 @@ def forward(
     return picked, M
 
 
-def backward(
-    x: Tensor, picked: Tensor, M: Tensor, F: Tensor, batch_size: int, scores: Callable[..., Tensor] = scores
-) -> Tensor:
+def backward(x: Tensor, picked: Tensor, M: Tensor, F: Tensor, batch_size: int, scores: Scores = scores) -> Tensor:
     """Remove the pick with the smallest loss until `batch_size` remain."""
     while len(picked) > batch_size:
         worst = scores(x[picked], M, F, sign=-1).argmin()

@@ -1,4 +1,6 @@
-"""k-means (Arthur & Vassilvitskii 2007), and what is typical (Hacohen et al. 2022, arXiv 2202.02794)."""
+"""k-means (Arthur & Vassilvitskii 2007), TypiClust (Hacohen et al. 2022, arXiv 2202.02794), and TypiClass, with the
+classes in place of clusters (Huseljic et al., arXiv 2603.13109).
+"""
 
 import math
 
@@ -33,3 +35,37 @@ def most_typical(features: Tensor, num_neighbours: int = 20) -> int:
     count = max(1, min(num_neighbours, len(features) // 2))
     distances = torch.cdist(features.double(), features.double()).fill_diagonal_(torch.inf)
     return int(distances.sort(dim=1).values[:, :count].mean(dim=1).argmin())
+
+
+def typiclust_select(features_u: Tensor, clusters: Tensor, batch_size: int, *, min_cluster_size: int = 5) -> Tensor:
+    """Pick the most typical instance of the cluster with the fewest labels, of several the largest (algorithm 1).
+
+    `clusters` are those of the unlabelled and, after them, of the labelled instances.
+    """
+    every, n = range(int(clusters.max()) + 1), len(features_u)
+    sizes = [int((clusters == cluster).sum()) for cluster in every]
+    labels = [int((clusters[n:] == cluster).sum()) for cluster in every]
+    left = [(clusters[:n] == cluster).nonzero().flatten().tolist() for cluster in every]
+    picked: list[int] = []
+    for _ in range(batch_size):
+        candidates = [cluster for cluster in every if left[cluster]]
+        chosen = min(candidates, key=lambda c: (sizes[c] < min_cluster_size, labels[c], -sizes[c], c))
+        picked.append(left[chosen].pop(most_typical(features_u[left[chosen]])))
+        labels[chosen] += 1
+    return torch.tensor(picked)
+
+
+def class_balanced_select(features: Tensor, labels: Tensor, counts: Tensor, batch_size: int) -> Tensor:
+    """Pick, of the class with the fewest labels, the instance with the smallest summed squared distance to the others.
+
+    All distances anew in every step; O(b n_c^2 d). Ties go to the lower number.
+    """
+    known, classes, picked = counts.tolist(), labels.tolist(), []
+    for _ in range(batch_size):
+        left = [i for i in range(len(classes)) if i not in picked]
+        label = min(sorted({classes[i] for i in left}), key=known.__getitem__)
+        members = [i for i in left if classes[i] == label]
+        sums = torch.cdist(features[members].double(), features[members].double()).square().sum(dim=1)
+        picked.append(members[int((sums <= sums.min() * (1 + 1e-9)).int().argmax())])
+        known[label] += 1
+    return torch.tensor(picked)

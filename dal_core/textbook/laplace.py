@@ -5,6 +5,7 @@ W weight [k, d], S covariance [d, d], phi features of a sample [d], y its class,
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 Bias = Tensor | None
 
@@ -39,22 +40,17 @@ def second_order_update(
     weight: Tensor, covariance: Tensor, features: Tensor, targets: Tensor, *,
     likelihood: str = "gaussian", gamma: float = 10.0, passes: int = 1, bias: Bias = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """With t = S phi, v = phi^T t and a = p_max (1 - p_max), sample by sample:
-
-    gaussian:     S <- S - t t^T / (1 + v),  then  W <- W + gamma (onehot(y) - p) (S phi)^T  with the new S;
-    categorical:  W <- W + gamma (onehot(y) - p) (S' phi)^T  with  S' = S - a / (1 + v) t t^T,
-                  then, with a' at the new W,  S <- S - a' / (1 + a' v) t t^T.
-    """
-    W, S = weight, covariance
-    for phi, y in zip(features.repeat(passes, 1), targets.repeat(passes), strict=True):
+    """Return W and S after a Newton step on each sample, by the formulas of `laplace.second_order_update`."""
+    W, S, labels = weight, covariance, one_hot(targets, len(weight))
+    for phi, label in zip(features.repeat(passes, 1), labels.repeat(passes, 1), strict=True):
         p, t = _probabilities(W, phi, bias), S @ phi
         v = phi @ t
         if likelihood == "gaussian":
             S = S - torch.outer(t, t) / (1 + v)
-            W = W + gamma * torch.outer(_error(p, y), S @ phi)
+            W = W + gamma * torch.outer(label - p, S @ phi)
         else:
             provisional = S - _curvature(p) / (1 + v) * torch.outer(t, t)
-            W = W + gamma * torch.outer(_error(p, y), provisional @ phi)
+            W = W + gamma * torch.outer(label - p, provisional @ phi)
             a = _curvature(_probabilities(W, phi, bias))
             S = S - a / (1 + a * v) * torch.outer(t, t)
     return W, S
@@ -64,8 +60,8 @@ def first_order_update(
     weight: Tensor, features: Tensor, targets: Tensor, *, gamma: float, passes: int = 1, bias: Bias = None
 ) -> Tensor:
     """W <- W + gamma (onehot(y) - p) phi^T, sample by sample."""
-    for phi, y in zip(features.repeat(passes, 1), targets.repeat(passes), strict=True):
-        weight = weight + gamma * torch.outer(_error(_probabilities(weight, phi, bias), y), phi)
+    for phi, label in zip(features.repeat(passes, 1), one_hot(targets, len(weight)).repeat(passes, 1), strict=True):
+        weight = weight + gamma * torch.outer(label - _probabilities(weight, phi, bias), phi)
     return weight
 
 
@@ -92,11 +88,6 @@ def monte_carlo_probabilities(
 
 def _probabilities(weight: Tensor, phi: Tensor, bias: Bias) -> Tensor:
     return torch.softmax(weight @ phi if bias is None else weight @ phi + bias, dim=0)
-
-
-def _error(probabilities: Tensor, y: Tensor) -> Tensor:
-    """onehot(y) - p."""
-    return torch.nn.functional.one_hot(y, len(probabilities)) - probabilities
 
 
 def _curvature(probabilities: Tensor) -> Tensor:

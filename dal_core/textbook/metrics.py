@@ -38,6 +38,5 @@ def ace(logits: Tensor, labels: Tensor, borders: list[int]) -> float:
     return sum(map(abs, gaps)) / len(gaps)
 
 
-def _samples(logits: Tensor, labels: Tensor) -> list[tuple[Tensor, int]]:
-    """Probabilities [k] and class of each sample."""
+def _samples(logits: Tensor, labels: Tensor) -> list[tuple[Tensor, int]]:  # probabilities [k] and class of each
     return list(zip(logits.double().softmax(dim=1), labels.tolist(), strict=True))

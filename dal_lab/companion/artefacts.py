@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 
 from dal_lab.checks import check_file_name, check_folder
 from dal_lab.companion.description import describe
+from dal_lab.companion.origins import changes, origins, project_root
 from dal_lab.companion.tables import markdown
+from dal_lab.runs.committed import ENDING
 from dal_lab.runs.files import write_atomically, write_text
 from dal_lab.runs.provenance import git_commit
 
@@ -47,25 +49,25 @@ class ManifestError(ValueError):
     """Files and manifest of a figures folder disagree."""
 
 
-@dataclasses.dataclass
 class Report:
     """Writes the figures and tables of one notebook into `folder` and keeps the folder's manifest.
 
     Entries that an earlier run of the same notebook left are dropped when the first file is written. Files that it
     left stay, without an entry, and make `check_manifest` fail until somebody deletes them: a figure that no cell
-    makes any more should not be taken for a result.
+    makes any more should not be taken for a result. `data` are digests of the data by name, and `strategies`
+    versions by name, as a Grid has them: they may grow as long as the notebook runs.
     """
 
-    folder: Path | str
-    notebook: str
-    _entries: dict[str, Any] = dataclasses.field(default_factory=dict, init=False)
-    _earlier: dict[str, Any] = dataclasses.field(init=False)  # the manifest before
-
-    def __post_init__(self) -> None:
-        check_folder("folder", self.folder)
-        check_file_name("notebook", self.notebook)
-        self.folder = Path(self.folder).expanduser().resolve()
-        self._earlier = read_manifest(self.folder)
+    def __init__(
+        self, folder: Path | str, notebook: str, data: Mapping[str, str] | None = None,
+        strategies: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
+        check_folder("folder", folder)
+        check_file_name("notebook", notebook)
+        self.folder, self.notebook = Path(folder).expanduser().resolve(), notebook
+        self.data, self.strategies = {} if data is None else data, {} if strategies is None else strategies
+        self._earlier, self._entries = read_manifest(self.folder), dict[str, Any]()
+        self._origins = origins(notebook, self.folder.name)  # as it is when it begins, not as it is edited later
 
     def figure(self, figure: Figure, name: str, *, cell: str, keys: Sequence[str]) -> ReadableFigure:
         """Save `figure` as PNG and PDF, close it, and return it for display, with what its labels say as its text.
@@ -84,7 +86,8 @@ class Report:
         with write_atomically(png) as temporary:
             figure.savefig(temporary, metadata={"Description": origin, "Software": None})
         figure.set_layout_engine("none")  # the next drawings leave all where it is, and need no layout of their own
-        if not (self._is_as_before(png) and self._is_as_before(pdf)):
+        kept = {path: self._earlier.get(path.name, {}).get("digest") for path in (png, pdf) if path.is_file()}
+        if len(kept) < 2 or any(_digest(path.read_bytes()) != digest for path, digest in kept.items()):
             undated = dict.fromkeys(("CreationDate", "Producer", "Creator"))
             with write_atomically(pdf) as temporary:
                 figure.savefig(temporary, metadata={"Subject": origin, **undated})
@@ -106,29 +109,27 @@ class Report:
         times = [column for column in map(str, table.columns) if column.endswith("_s") or column.startswith("speedup")]
         if times and "time" not in name:
             raise ValueError(f"table {name!r} has the measured times {times}; its name has to contain 'time'")
-        text = {"csv": table.to_csv(index=False, lineterminator="\n"), "md": markdown(table)}
-        for ending, content in text.items():
-            write_text(self._path(name, ending), content)
-            self._enter(self._path(name, ending), cell, keys)
-        return ReadableTable(text["md"])
-
-    def _is_as_before(self, path: Path) -> bool:
-        """Whether a file is the one that an earlier run left."""
-        return path.is_file() and self._earlier.get(path.name, {}).get("digest") == _digest(path.read_bytes())
+        text = markdown(table)
+        for ending, content in {"csv": table.to_csv(index=False, lineterminator="\n"), "md": text}.items():
+            write_text(path := self._path(name, ending), content)
+            self._enter(path, cell, keys)
+        return ReadableTable(text)
 
     def _path(self, name: str, ending: str) -> Path:
         check_file_name("name", name)
-        return Path(self.folder) / f"{self.notebook.split('_')[0]}_{name}.{ending}"
+        return self.folder / f"{self.notebook.split('_')[0]}_{name}.{ending}"
 
     def _enter(self, path: Path, cell: str, keys: Sequence[str], **more: str) -> None:
-        folder, entry = Path(self.folder), {"notebook": self.notebook, "cell": cell, "keys": sorted(keys)}
-        self._entries[path.name] = {**entry, "digest": _digest(path.read_bytes()), **more}
-        others = {name: each for name, each in read_manifest(folder).items() if each["notebook"] != self.notebook}
-        write_text(folder / MANIFEST, json.dumps(others | self._entries, indent=1, sort_keys=True) + "\n")
+        entry = {"notebook": self.notebook, "cell": cell, "keys": sorted(keys), "digest": _digest(path.read_bytes())}
+        self._entries[path.name] = entry | more
+        sources = {**self._origins, "data": dict(self.data), "strategies": dict(self.strategies)}
+        entries = {name: {**each, "origins": sources} for name, each in self._entries.items()}
+        others = {file: each for file, each in read_manifest(self.folder).items() if each["notebook"] != self.notebook}
+        write_text(self.folder / MANIFEST, json.dumps(others | entries, indent=1, sort_keys=True) + "\n")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Entries of the manifest by file name; empty if there is none.
+    """Return the entries of the manifest by file name; empty if there is none.
 
     Raises:
         ManifestError: if the file is not what `Report` wrote.
@@ -138,11 +139,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         return {}
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        complete = all({"notebook", "cell", "keys", "digest"} <= set(entry) for entry in manifest.values())
+        if not all({"notebook", "cell", "keys", "digest"} <= set(entry) for entry in manifest.values()):
+            raise ValueError("an entry is incomplete")
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ManifestError(f"{path} is damaged: {error}; delete it and run the notebooks again") from error
-    if not complete:
-        raise ManifestError(f"{path} holds incomplete entries; delete it and run the notebooks again")
     return manifest
 
 
@@ -154,17 +154,41 @@ def check_manifest(folder: Path) -> None:
     """
     entries = {name: entry["digest"] for name, entry in read_manifest(folder).items()}
     # Hidden files, which a system, an editor or a process that writes leaves, and pages of the site are no results.
-    found = [path for path in (folder.iterdir() if folder.is_dir() else ()) if not path.name.startswith(".")]
-    files = {path.name: path for path in found if path.name != MANIFEST and path.suffix != PAGES}
+    # Committed runs know themselves whether they were changed.
+    places = [path for path in folder.glob("*") if not path.name.startswith(".")]
+    files = {path.name: path for path in places if not path.name.endswith((MANIFEST, PAGES, ENDING))}
     changed = {name for name in files.keys() & entries.keys() if _digest(files[name].read_bytes()) != entries[name]}
     faults = {
         "files without an entry (delete them, or make a cell write them)": files.keys() - entries.keys(),
         "entries without a file": entries.keys() - files.keys(),
         "files that were changed after they were written": changed,
     }
-    if any(faults.values()):
-        complaints = "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in faults.items() if names)
-        raise ManifestError(f"{folder / MANIFEST} and its folder disagree; {complaints}")
+    if found := "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in faults.items() if names):
+        raise ManifestError(f"{folder / MANIFEST} and its folder disagree; {found}")
+
+
+def stale(folder: Path, data: Mapping[str, str] | None = None) -> dict[str, list[str]]:
+    """Return the project's notebooks whose figures and tables in `folder` are not those of now, with the reasons.
+
+    Nothing is executed, and no data are read: `data` are digests of those that the caller knows, by their names in the
+    manifest, such as `Grid.digests`; others are not compared. The folder is called like the preset.
+
+    Raises:
+        ManifestError: if the manifest is damaged.
+    """
+    from dal_core.strategies import registry
+
+    entries, found = read_manifest(folder).values(), {}
+    now = {"data": data or {}, "strategies": {name: registry.version(name) for name in registry.names()}}
+    for path in sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.py")):
+        before = [entry.get("origins") for entry in entries if entry["notebook"] == path.stem]
+        if not before:
+            found[path.stem] = ["it has no figures and tables here"]
+        elif before[0] is None:
+            found[path.stem] = ["its entries do not say what they rest on: an earlier version wrote them"]
+        elif reasons := changes(before[0], origins(path.stem, folder.name) | now):
+            found[path.stem] = reasons
+    return found
 
 
 def _digest(content: bytes) -> str:

@@ -1,4 +1,4 @@
-"""How far strategies are from an oracle, and what oracles tell about their choices."""
+"""How far strategies are from an oracle, and what strategies record about their choices."""
 
 import json
 
@@ -11,7 +11,7 @@ PLACE = ["run", "data", "strategy", "seed", "cycle"]
 
 
 def with_budget(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of learning curves with the column `budget`: low, mid or high, thirds of the curve.
+    """Return rows of learning curves with the column `budget`: low, mid or high, thirds of the curve.
 
     Of 20 acquisitions, low are the cycles 0-6, mid 7-13, high 14-20 (BoSS, benchmark).
     """
@@ -21,7 +21,7 @@ def with_budget(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def leads(rows: pd.DataFrame, oracle: str) -> pd.DataFrame:
-    """For each data set and budget the best other strategy, and by how many points the oracle leads, paired by seed.
+    """Return the best other strategy for each data set and budget, and the oracle's lead over it, paired by seed.
 
     `rows` have data, seed, budget, strategy and accuracy (a share); rows of one strategy, seed and budget are
     averaged. Returns data, budget, strategy (the best one), difference (a share) and seed.
@@ -40,7 +40,7 @@ def leads(rows: pd.DataFrame, oracle: str) -> pd.DataFrame:
 
 
 def records(rows: pd.DataFrame) -> pd.DataFrame:
-    """What a strategy told about each acquisition, a column for each of its entries, beside run, data, seed and cycle.
+    """Return the records of each acquisition, a column for each entry, beside run, data, seed and cycle.
 
     Raises:
         ValueError: if the rows hold no records.
@@ -48,5 +48,5 @@ def records(rows: pd.DataFrame) -> pd.DataFrame:
     check_columns("rows", rows, PLACE)
     if "record" not in rows:
         raise ValueError("rows lack the column record; runs of a strategy that keeps records were expected")
-    told = rows[rows["cycle"] > 0].reset_index(drop=True)
-    return told[PLACE].join(pd.DataFrame([json.loads(text) for text in told["record"]]))
+    acquired = rows[rows["cycle"] > 0].reset_index(drop=True)
+    return acquired[PLACE].join(pd.DataFrame([json.loads(text) for text in acquired["record"]]))

@@ -11,6 +11,7 @@ import itertools
 import os
 import re
 import sys
+import tomllib
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from dal_core import __version__
 
 RUN_FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 ENTRY = re.compile(r"^    ([\w, ]+): (.*(?:\n {8}.*)*)", re.MULTILINE)  # names and text in the Args of a docstring
+SETTINGS = ("encoder", "batch_size", "initial_size", "cycles", "head", "optimiser", "device", "allow_oracle")
+TYPES = {"int": int, "Count": int, "Size": int, "Path": Path}  # of options, by annotation; others are texts
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,12 +30,18 @@ def main(arguments: list[str] | None = None) -> int:
     options, unknown = build_parser().parse_known_args(arguments)
     if unknown:
         options.parser.error(f"unknown {' '.join(unknown)}")
+    from dal_lab.checks import check_folder
     from dal_lab.runs.failures import RunError, RunRefusedError
 
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _print_warning  # type: ignore[assignment]
-            _check_places(options)
+            # Places to write to that cannot be folders are refused before anything is computed.
+            for name in ("results_dir", "output_dir"):
+                if getattr(options, name, None) is not None:
+                    check_folder(f"--{name.replace('_', '-')}", getattr(options, name))
+            if getattr(options, "output", None) is not None:
+                check_folder("the folder of --output", options.output.parent)
             return options.command(options) or 0
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)  # a line for each kind of failure
@@ -44,19 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _check_places(options: argparse.Namespace) -> None:
-    """Refuse places to write to that cannot be folders before anything is computed."""
-    from dal_lab.checks import check_folder
-
-    for name in ("results_dir", "output_dir"):
-        if getattr(options, name, None) is not None:
-            check_folder(f"--{name.replace('_', '-')}", getattr(options, name))
-    if getattr(options, "output", None) is not None:
-        check_folder("the folder of --output", options.output.parent)
-
-
 def _print_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
-    """A warning as a line for readers, without the place in the code; those for developers are left out."""
+    """Print a warning as a line for readers, without the place in the code; those for developers are left out."""
     if not issubclass(category, DeprecationWarning | PendingDeprecationWarning):
         print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
@@ -74,101 +72,57 @@ class OneLineParser(argparse.ArgumentParser):
         sys.exit(_complain(f"{message}; {self.prog} knows {', '.join(known)}"))
 
 
-# Options that no dataclass has, or that a command has in another way: keyword arguments of `add_argument`.
-FLAG: dict[str, Any] = {"action": "store_true"}
-LIST: dict[str, Any] = {"nargs": "+", "default": []}
-OPTIONS: dict[str, dict[str, Any]] = {
-    "dataset": LIST | {"help": "names of data sets (default: digits)"},
-    "features": LIST | {"type": Path, "metavar": "FILE", "help": "own features, .safetensors, .npz or .parquet"},
-    "strategy": {"nargs": "+", "default": ["margin"], "help": "strategies (default: margin)"},
-    "compare strategy": {"nargs": "+", "metavar": "STRATEGY", "help": "two or more, before the options"},
-    "subset_size": {"default": "1000", "help": "the strategy sees so many instances, or `all` (default: 1000)"},
-    "option": {"action": "append", "default": [], "metavar": "NAME=VALUE",
-               "help": "an option of the strategy, the training or updates within a batch; repeatable"},
-    "seeds": {"type": int, "default": 3, "help": "number of seeds, 0 to N-1 (default: 3)"},
-    "results_dir": {"type": Path, "default": Path("results"), "help": "where runs are kept (default: results)"},
-    "slurm": {"metavar": "NAME=VALUE,...",
-              "help": "compute on workers that Slurm starts, e.g. cores=4,memory=16GB,walltime=02:00:00,jobs=10"},
-    "dry_run": FLAG | {"help": "say what is stored and what would run, and stop"},
-    "output": {"type": Path, "help": "also write the rows to this CSV or Parquet file"},
-    "output_dir": {"type": Path, "help": "also write <dataset>_<encoder>.safetensors here, to take along"},
-    "report output_dir": {"type": Path, "default": Path("report"), "help": "where to write (default: report)"},
-    "compare output_dir": {"type": Path, "default": Path("comparison"), "help": "where to write (comparison)"},
-    "features dataset": {"nargs": "+", "required": True, "help": "data sets, or folders of images in --data-dir"},
-    "features encoder": {"nargs": "+", "required": True, "help": "names, or models of the Hugging Face hub or local "
-                         "folders, as MODEL[@REVISION][:cls|mean|pooler]"},
-    "features fresh": FLAG | {"help": "extract anew, with the newest revision of the model"},
-    "preset": {"default": "quick", "help": "what to run on; --list shows the presets (default: quick)"},
-    "only": {"metavar": "01,03", "help": "numbers of the notebooks to run, comma-separated"},
-    "notebooks seeds": {"type": int, "metavar": "N", "help": "number of seeds (default: the preset's)"},
-    "notebooks device": {"choices": ("auto", "cpu", "cuda", "mps"), "default": "auto", "help": "where to compute"},
-    "list": FLAG | {"help": "list notebooks and presets, and stop"},
-}  # fmt: skip
-SETTINGS = ("encoder", "batch_size", "initial_size", "cycles", "head", "optimiser", "device", "allow_oracle")
-EXTRACTION = ("device", "batch_size", "workers", "unreadable")
-EXPERIMENT = ("dataset", "features", *SETTINGS, "subset_size", "option", "data_dir", "strategy")
-GRID = (*EXPERIMENT, "seeds", "results_dir", "jobs", "dask", "slurm", "dry_run", "fresh")
-COMMANDS = {
-    "datasets": (),
-    "features": ("dataset", "encoder", "data_dir", "output_dir", *EXTRACTION, "fresh"),
-    "run": (*EXPERIMENT, "seed", "output"),
-    "grid": GRID,
-    "report": (*GRID, "output_dir"),
-    "compare": (*GRID, "output_dir"),
-    "notebooks": ("preset", "only", "jobs", "device", "seeds", "data_dir", "list", "dry_run", "fresh"),
-    "publish": (),
-}  # fmt: skip
-
-
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+    """Return the parser of all commands, with the options of the table beside this module."""
     parser = OneLineParser(
         allow_abbrev=False, prog="python -m dal_lab", description="Deep active learning on frozen features."
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    table = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
     fields = _fields("dal_lab.runs.grid", "Grid") | _fields("dal_core.experiment", "Experiment")
+    fields |= _fields("dal_core.experiment", "Protocol")
     extraction = fields | _fields("dal_lab.sources.extraction", "Extraction")
     program = os.environ.get("DAL_PROGRAM")
-    for name, options in COMMANDS.items():
+    for name, entries in table["commands"].items():
         command = globals()[name]
         prog = f"./{program}" if program and name == "notebooks" else None
         about = {"help": command.__doc__.splitlines()[0].rstrip("."), "description": command.__doc__}
         added = commands.add_parser(name, allow_abbrev=False, prog=prog, **about)
         added.set_defaults(command=command, parser=added)
-        for option in options:
-            known = extraction if name == "features" else fields
-            settings = OPTIONS.get(f"{name} {option}") or OPTIONS.get(option) or known[option]
-            settings = settings | {"nargs": 1} if name == "run" and "nargs" in settings else settings
+        known = (extraction if name == "features" else fields) | table["options"]
+        for option in itertools.chain.from_iterable(table["lists"].get(entry, [entry]) for entry in entries):
+            settings = dict(known.get(f"{name} {option}") or known[option])
+            if "type" in settings:
+                settings["type"] = TYPES.get(settings["type"], str)
+            if name == "run" and "nargs" in settings:
+                settings["nargs"] = 1
             positional = (name, option) == ("compare", "strategy")
             added.add_argument(option if positional else f"--{option.replace('_', '-')}", **settings)
     return parser
 
 
 def _fields(module: str, name: str) -> dict[str, dict[str, Any]]:
-    """Keyword arguments of `add_argument` for each field of a dataclass: type, default, and text in the docstring.
+    """Return arguments of `add_argument` for each field of a dataclass: type, default, and text in the docstring.
 
     They are read from the module's source, since an import would wait for torch.
     """
-    spec = importlib.util.find_spec(module)
-    tree = ast.parse(Path(getattr(spec, "origin", "")).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(getattr(importlib.util.find_spec(module), "origin", "")).read_text(encoding="utf-8"))
     (found,) = (each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == name)
     texts = {
         field: text for names, text in ENTRY.findall(ast.get_docstring(found) or "") for field in names.split(", ")
     }
-    options = {}
+    options: dict[str, dict[str, Any]] = {}
     for each in found.body:
         if not isinstance(each, ast.AnnAssign) or (field := ast.unparse(each.target)) not in texts:
             continue
         annotation, about = ast.unparse(each.annotation), " ".join(texts[field].split()).rstrip(".").replace("%", "%%")
         if annotation == "bool":
-            options[field] = FLAG | {"help": about}
+            options[field] = {"action": "store_true", "help": about}
         elif isinstance(each.value, ast.Constant):
-            whole = annotation.startswith(("int", "Count", "Size"))
-            kind = int if whole else Path if annotation.startswith("Path") else str
             default: Any = each.value.value
             about += "" if default is None else f" (default: {default})"
-            options[field] = {"type": kind, "default": default, "help": about}
+            options[field] = {"type": re.split(r"\W", annotation)[0], "default": default, "help": about}
     return options
 
 
@@ -179,16 +133,18 @@ def datasets(_: argparse.Namespace) -> None:
     from dal_lab.sources.catalogue import data_sets
     from dal_lab.sources.encoders import known_encoders
 
-    columns = {"train": "train_size", "test": "test_size", "classes": "num_classes", "batch": "batch_size"}
-    known = {}
-    for name, each in data_sets().items():
-        sizes = {column: getattr(each, field) for column, field in columns.items()}
-        places = {"source": " or ".join(source.where() for source in each.sources)}
-        origin = {"licence": each.licence, "citation": each.citation}
-        known[name] = {"title": each.title, "kind": each.kind} | sizes | places | origin
-    encoders = {name: dataclasses.asdict(each) for name, each in known_encoders().items()}
-    for what, table in (("data set", known), ("encoder", encoders)):
-        print(tabulate([{what: name} | row for name, row in table.items()], headers="keys", intfmt=","), end="\n\n")
+    known = [
+        {
+            "data set": name, "title": each.title, "kind": each.kind, "train": each.train_size, "test": each.test_size,
+            "classes": each.num_classes, "batch": each.batch_size,
+            "source": " or ".join(source.where() for source in each.sources),
+            "licence": each.licence, "citation": each.citation,
+        }
+        for name, each in data_sets().items()
+    ]  # fmt: skip
+    encoders = [{"encoder": name} | dataclasses.asdict(each) for name, each in known_encoders().items()]
+    for rows in (known, encoders):
+        print(tabulate(rows, headers="keys", intfmt=","), end="\n\n")
     print("batch: of the papers' protocols, or what the notebooks take; any encoder of the kind fits, and so does any")
     print("model of the Hugging Face hub; a long-tailed version of any data set: --option imbalance=10")
 
@@ -228,7 +184,8 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"--dataset and --features name {named}; one of the two was expected")
     (experiment,) = _experiments(options, [options.seed])
     rows = study.run(experiment, data_dir=options.data_dir)
-    print(rows.drop(columns="acquired").to_string(index=False, float_format="{:.4f}".format))
+    untold = ["record"] if (rows["record"] == "{}").all() else []
+    print(rows.drop(columns=["acquired", *untold]).to_string(index=False, float_format="{:.4f}".format))
     if options.output is not None:
         with write_atomically(options.output) as temporary:
             rows.to_csv(temporary, index=False) if options.output.suffix == ".csv" else rows.to_parquet(temporary)
@@ -239,22 +196,24 @@ def grid(options: argparse.Namespace) -> None:
     stored, rows = _learning_curves(options)
     if rows is not None:
         print(_summary(rows).to_string(index=False, float_format="{:.2f}".format))
-        print(f"accuracy in percent: aulc is the mean over the curve, _ci the half width of a 95 % interval over "
-              f"seeds; {len(stored.keys)} runs in {stored.store.folder}")  # fmt: skip
+        print("accuracy in percent: aulc is the mean over the curve, _ci the half width of a 95 % interval over seeds; "
+              f"{len(stored.keys)} runs in {stored.store.folder}")  # fmt: skip
 
 
 def report(options: argparse.Namespace) -> None:
-    """Draw learning curves and write a table of the runs that `grid` would compute."""
+    """Draw learning curves and write a table of the runs that `grid` would compute, and the runs beside them."""
     from dal_lab.companion.artefacts import Report
     from dal_lab.companion.figures.curves import learning_curves
     from dal_lab.companion.figures.style import use_style
+    from dal_lab.runs.committed import ENDING, commit
 
     stored, rows = _learning_curves(options)
     if rows is not None:
         use_style()
-        written = Report(options.output_dir, "report")
-        written.figure(learning_curves(rows), "learning_curves", cell="learning curves", keys=stored.keys)
-        written.table(_summary(rows), "accuracy", cell="learning curves", keys=stored.keys)
+        written, about = Report(options.output_dir, "report"), {"cell": "learning curves", "keys": stored.keys}
+        written.figure(learning_curves(rows), "learning_curves", **about)
+        written.table(_summary(rows), "accuracy", **about)
+        commit(stored.keys, stored.store, options.output_dir / f"report{ENDING}")
         print(f"figures and tables:  {options.output_dir.resolve()}")
 
 
@@ -323,8 +282,8 @@ def publish(_: argparse.Namespace) -> None:
 
 
 def _experiments(options: argparse.Namespace, seeds: Iterable[int]) -> list[Any]:
-    """An Experiment for each data set, strategy and seed."""
-    from dal_core.experiment import Experiment
+    """Return an Experiment for each data set, strategy and seed."""
+    from dal_lab.runs.settings import experiment_of
     from dal_lab.sources.catalogue import read_features
 
     for path in options.features:
@@ -332,14 +291,14 @@ def _experiments(options: argparse.Namespace, seeds: Iterable[int]) -> list[Any]
     data, subset = [*options.dataset, *map(str, options.features)] or ["digits"], options.subset_size
     if subset != "all" and (not subset.isdecimal() or len(subset) > 18):
         raise ValueError(f"--subset-size is {subset[:20]!r}; a whole number or 'all' was expected")
-    settings = {name: getattr(options, name) for name in SETTINGS} | {"options": _named(options.option)}
-    settings["subset_size"] = None if subset == "all" else int(subset)
+    given: dict[str, Any] = {name: getattr(options, name) for name in SETTINGS}
+    given |= {"subset_size": None if subset == "all" else int(subset), "options": _named(options.option)}
     runs = itertools.product(data, options.strategy, seeds)
-    return [Experiment(dataset, strategy=strategy, seed=seed, **settings) for dataset, strategy, seed in runs]
+    return [experiment_of(name, strategy=strategy, seed=seed, **given) for name, strategy, seed in runs]
 
 
 def _named(texts: Sequence[str], argument: str = "--option") -> dict[str, Any]:
-    """The values of NAME=VALUE texts by name: Python's numbers and lists, or words."""
+    """Return the values of NAME=VALUE texts by name: Python's numbers and lists, or words."""
     values: dict[str, Any] = {}
     for text in texts:
         name, separator, value = text.partition("=")
@@ -361,7 +320,7 @@ def _named(texts: Sequence[str], argument: str = "--option") -> dict[str, Any]:
 
 
 def _learning_curves(options: argparse.Namespace) -> tuple[Any, Any]:
-    """The grid and its rows; with --dry-run None in their place, and the plan is printed."""
+    """Return the grid and its rows; with --dry-run None in their place, and the plan is printed."""
     from dal_core.checks import check_whole
     from dal_lab.runs.grid import Grid
 
@@ -369,7 +328,8 @@ def _learning_curves(options: argparse.Namespace) -> tuple[Any, Any]:
     experiments = _experiments(options, range(options.seeds))
     slurm = None if options.slurm is None else _named(options.slurm.split(","), "--slurm")
     where = {"data_dir": options.data_dir, "jobs": options.jobs, "dask": options.dask, "slurm": slurm}
-    stored = Grid(options.results_dir, fresh=options.fresh, **where)
+    written = [options.output_dir] if "output_dir" in options else []  # A report's runs lie beside its figures.
+    stored = Grid(options.results_dir, fresh=options.fresh, committed=written, **where)
     if options.dry_run:
         print(*stored.plan(experiments).lines(), sep="\n")
         return stored, None
@@ -377,7 +337,7 @@ def _learning_curves(options: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def _summary(rows: Any) -> Any:
-    """Mean over the curve and final accuracy in percent, a row a data set and strategy."""
+    """Return mean over the curve and final accuracy in percent, a row a data set and strategy."""
     from dal_lab.companion.statistics import mean_over_seeds
 
     rows = rows.assign(aulc=100 * rows["accuracy"])
@@ -387,7 +347,9 @@ def _summary(rows: Any) -> Any:
 
 
 def _project_root() -> Path:
-    root = Path(os.environ.get("DAL_ROOT") or Path(__file__).resolve().parents[2])
+    from dal_lab.companion.origins import project_root
+
+    root = project_root()
     if not (root / "notebooks").is_dir():
         raise FileNotFoundError(f"no notebooks in {root}; run this from a clone of the project, or set DAL_ROOT to one")
     return root

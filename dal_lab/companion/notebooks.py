@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nbformat
 import papermill
@@ -17,23 +17,16 @@ from jupyter_client.manager import AsyncKernelManager
 
 from dal_core.checks import printable
 from dal_core.devices import device_in_words
-from dal_lab.companion.artefacts import ManifestError, check_manifest
+from dal_lab.companion.artefacts import ManifestError, check_manifest, read_manifest
 from dal_lab.companion.parameters import check_values
-from dal_lab.companion.site.index import PROVENANCE, title_of, write_site
+from dal_lab.companion.site.index import ABOUT, PROVENANCE, title_of, write_site
+from dal_lab.runs.committed import ENDING, commit
 from dal_lab.runs.files import remove_leftovers, write_atomically
 from dal_lab.runs.provenance import git_commit, versions
+from dal_lab.runs.store import Store
 
-# What a preset runs on is written in each notebook's settings cell; this is the list and what it is for.
-PRESETS = {
-    "quick": "bundled real data, a few seeds, minutes on a laptop",
-    "real": "Letter, Banking77, CLINC150, the published protocol; an hour or so, needs --data-dir or a network",
-    "paper": "the papers' own image, text and audio sets, features extracted on the way; needs a GPU and a network",
-    "tiny": "every cell in seconds, for the tests; its numbers mean nothing",
-}
-
-
-class UsageError(ValueError):
-    """The caller asked for something that does not exist."""
+PRESETS: dict[str, str] = ABOUT["presets"]
+COMMITTED = ("quick", "real", "paper")  # presets whose figures have their runs beside them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,68 +41,61 @@ class Notebook:
 
     @property
     def title(self) -> str:
-        """The first heading."""
+        """Return the first heading."""
         return title_of(nbformat.read(self.path, as_version=4)) or self.path.stem
 
     def parameters(self) -> dict[str, str]:
-        """Names and defaults of what its parameters cell offers."""
+        """Return names and defaults of what its parameters cell offers."""
         return {name: str(about["default"]) for name, about in papermill.inspect_notebook(str(self.path)).items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of a notebook."""
 
-    notebook: Notebook
     executed: Path
     seconds: float
-    error: str | None = None
+    error: str | None
 
 
 def find(folder: Path) -> list[Notebook]:
-    """The notebooks in `folder`, by number."""
+    """Return the notebooks in `folder`, by number."""
     return [Notebook(path) for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))]
 
 
 def choose(notebooks: Sequence[Notebook], only: str | None) -> list[Notebook]:
-    """Those whose number is in the comma-separated `only`; all for None.
+    """Return those whose number is in the comma-separated `only`; all for None.
 
     Raises:
-        UsageError: if a number does not exist, with those that do.
+        ValueError: if a number does not exist, with those that do.
     """
-    if only is None:
-        return list(notebooks)
-    wanted = [number.strip() for number in only.split(",")]
-    known = {notebook.number for notebook in notebooks}
+    known = [notebook.number for notebook in notebooks]
+    wanted = known if only is None else [number.strip() for number in only.split(",")]
     if unknown := [number for number in wanted if number not in known]:
-        raise UsageError(f"there is no notebook {', '.join(map(repr, unknown))}; there is {', '.join(sorted(known))}")
+        raise ValueError(f"there is no notebook {', '.join(map(repr, unknown))}; there is {', '.join(known)}")
     return [notebook for notebook in notebooks if notebook.number in wanted]
 
 
 def check_parameters(notebook: Notebook, parameters: dict[str, Any]) -> None:
-    """Refuse parameters that the notebook's parameters cell does not know: papermill alone would only warn.
+    """Refuse parameters that the notebook's parameters cell does not know, and values that they cannot have.
 
-    Nor does papermill look at their values.
+    papermill would only warn about the first, and does not look at the second.
 
     Raises:
-        UsageError: naming them, with the list of what exists, or what was expected.
+        ValueError: naming them, with the list of what exists, or what was expected.
     """
     known = notebook.parameters()
     if unknown := [printable(name) for name in parameters if name not in known]:
-        raise UsageError(f"{notebook.path.name} has no parameter {', '.join(unknown)}; it has {', '.join(known)}")
-    try:
-        check_values(parameters)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+        raise ValueError(f"{notebook.path.name} has no parameter {', '.join(unknown)}; it has {', '.join(known)}")
+    check_values(parameters)
 
 
 def execute(notebook: Notebook, executed: Path, parameters: dict[str, Any]) -> Outcome:
-    """Execute a notebook in its own folder and keep it as `executed`.
+    """Execute a notebook in its own folder and keep it as `executed`, with what it was executed on and for how long.
 
     One that fails, or has a cell that did not run, is kept beside it as `<name>.failed.ipynb` and counts as failed.
 
     Raises:
-        UsageError: if a parameter is unknown.
+        ValueError: if a parameter is unknown.
     """
     check_parameters(notebook, parameters)
     start, error = time.perf_counter(), None
@@ -123,32 +109,34 @@ def execute(notebook: Notebook, executed: Path, parameters: dict[str, Any]) -> O
             )  # fmt: skip
         except papermill.PapermillExecutionError as failure:
             error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
-        _record(temporary, parameters, time.perf_counter() - start)
-    if error := error or _fault(failed):
+        seconds = time.perf_counter() - start
+        done = nbformat.read(temporary, as_version=4)
+        device = device_in_words(str(parameters.get("device", "auto")))
+        done.metadata[PROVENANCE] = {"device": device, "versions": versions(), "commit": git_commit()}
+        done.metadata.setdefault("papermill", {})["duration"] = seconds  # its own is negative if a clock was put back
+        nbformat.write(done, temporary)
+    for position, cell in enumerate(done.cells):
+        if cell.cell_type == "code" and cell.source.strip() and cell.execution_count is None:
+            error = error or f"cell {position} was not executed"
+        if any(output.output_type == "error" for output in cell.get("outputs", [])):
+            error = error or f"cell {position} ended with an error"
+    if error:
         executed.unlink(missing_ok=True)  # of an earlier run: it would pass for this one's
     else:
         failed.replace(executed)
-    return Outcome(notebook, failed if error else executed, time.perf_counter() - start, error)
+    return Outcome(failed if error else executed, seconds, error)
 
 
-def _record(path: Path, parameters: dict[str, Any], seconds: float) -> None:
-    """Keep with an executed notebook what it was executed on and with, and for how long; papermill has put in when."""
-    executed = nbformat.read(path, as_version=4)
-    device = device_in_words(str(parameters.get("device", "auto")))
-    executed.metadata[PROVENANCE] = {"device": device, "versions": versions(), "commit": git_commit()}
-    executed.metadata.setdefault("papermill", {})["duration"] = seconds  # its own is negative if a clock was put back
-    nbformat.write(executed, path)
-
-
-def _fault(path: Path) -> str | None:
-    """Why an executed notebook does not count, or None if it does."""
-    for position, cell in enumerate(nbformat.read(path, as_version=4).cells):
-        if cell.cell_type == "code" and cell.source.strip():
-            if cell.execution_count is None:
-                return f"cell {position} was not executed"
-            if any(output.output_type == "error" for output in cell.outputs):
-                return f"cell {position} ended with an error"
-    return None
+def _with_its_runs(notebook: Notebook, outcome: Outcome, figures: Path, results: str | None) -> Outcome:
+    """Write the runs that a notebook's figures and tables rest on beside them; an error counts as the notebook's."""
+    home = notebook.path.parent.parent
+    try:
+        entries = [each for each in read_manifest(figures).values() if each["notebook"] == notebook.path.stem]
+        keys = {key for entry in entries for key in entry["keys"]}
+        commit(keys, Store(Path(results or home / "results")), figures / f"{notebook.number}{ENDING}")
+    except (OSError, ValueError) as error:
+        return outcome._replace(error=f"its runs are not committed: {error}")
+    return outcome
 
 
 class LocalKernelManager(AsyncKernelManager):
@@ -162,7 +150,7 @@ class LocalKernelManager(AsyncKernelManager):
 
 @contextlib.contextmanager
 def _kernel_environment() -> Iterator[None]:
-    """For the time of the block the kernel is this Python, whatever the user has registered, and prints plain lines."""
+    """Make this Python the kernel within the block, not one that the user has registered, and progress plain lines."""
     # The names of sockets are limited to about 100 characters, which a folder below the home may exceed.
     place, before = "/tmp" if Path("/tmp").is_dir() else None, dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="dal-", dir=place) as sockets:
@@ -194,23 +182,23 @@ def run_all(
     for notebook in notebooks:
         print(f"{notebook.number}  {notebook.title}", flush=True)
         outcome = execute(notebook, executed / preset / notebook.path.name, parameters)
+        if outcome.error is None and preset in COMMITTED:
+            outcome = _with_its_runs(notebook, outcome, figures / preset, parameters.get("results_dir"))
         if outcome.error is None:
             print(f"    done in {outcome.seconds:.0f} s", flush=True)
         else:
             failed.append(notebook.number)
             print(f"    FAILED after {outcome.seconds:.0f} s: {outcome.error} (see {outcome.executed})", flush=True)
-    page = fault = None
+    print(f"figures and tables:  {figures / preset}\nexecuted notebooks:  {executed / preset}")
+    well = not failed
     try:
         sources = [each.path for folder in {each.path.parent for each in notebooks} for each in find(folder)]
         page = write_site(figures / preset, executed / preset, sources, preset=preset, about=PRESETS.get(preset, ""))
+        print(f"to read in a browser: {page}")
         check_manifest(figures / preset)
     except ManifestError as error:
-        fault = error
+        well = False
         print(f"error: {error}", file=sys.stderr)
-    print(f"figures and tables:  {figures / preset}")
-    print(f"executed notebooks:  {executed / preset}")
-    if page is not None:
-        print(f"to read in a browser: {page}")
     if failed:
         print(f"{len(failed)} of {len(notebooks)} notebooks failed:  {', '.join(failed)}")
-    return not failed and fault is None
+    return well

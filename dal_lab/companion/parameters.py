@@ -1,4 +1,4 @@
-"""The parameters of the notebooks: what each of them may be, wherever it is set."""
+"""The parameters of the notebooks, and what each of them may be."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -5,6 +5,8 @@ The README quotes numbers only between markers that name the table they come fro
     <!-- table figures/quick/01_updating_study.md -->
     ...replaced by the table...
     <!-- end -->
+
+`figures/quick/verdicts` names no file, but stands for the verdicts of all notebooks of that preset.
 """
 
 import itertools
@@ -15,6 +17,8 @@ import jupytext
 import nbformat
 
 from dal_lab.companion.site.notebook_page import read_notebook
+from dal_lab.companion.tables import markdown
+from dal_lab.companion.verdicts import all_verdicts, counted
 from dal_lab.runs.files import write_atomically, write_text
 
 _QUOTED = re.compile(r"(<!-- table (?P<path>\S+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
@@ -57,7 +61,7 @@ def publish_notebooks(folder: Path, executed: Path) -> list[Path]:
 
 
 def rendered(readme: str, root: Path) -> str:
-    """The README's text with each quoted table as it stands in its file now.
+    """Return the README's text with each quoted table as it stands in its file now.
 
     Raises:
         ValueError: if a table is quoted that does not exist.
@@ -65,9 +69,13 @@ def rendered(readme: str, root: Path) -> str:
 
     def table(match: re.Match[str]) -> str:
         path = root / match["path"]
-        if not path.is_file():
+        if path.name == "verdicts" and len(found := all_verdicts(path.parent)):
+            text = f"{counted(found)}\n\n{markdown(found[['notebook', 'claim', 'verdict']])}"
+        elif path.is_file():
+            text = path.read_text(encoding="utf-8")
+        else:
             raise ValueError(f"README.md quotes {match['path']}, which does not exist")
-        return f"{match[1]}\n{path.read_text(encoding='utf-8').strip()}\n\n{match[3]}"
+        return f"{match[1]}\n{text.strip()}\n\n{match[3]}"
 
     return _QUOTED.sub(table, readme)
 

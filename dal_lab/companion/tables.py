@@ -12,7 +12,7 @@ from tabulate import tabulate
 # Headings and formats for readers; other columns keep their name and get two decimals.
 with resources.files("dal_lab.companion").joinpath("columns.csv").open(encoding="utf-8") as _file:
     COLUMNS = {row["column"]: row for row in csv.DictReader(_file)}
-NAMES = ("data", "strategy")
+NAMES = ("data", "strategy", "notebook")
 
 
 class Cell(NamedTuple):
@@ -23,7 +23,7 @@ class Cell(NamedTuple):
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The table as Markdown: headings with units, `±` for the half width of the 95 % interval of what is before."""
+    """Return the table as Markdown: headings with units, `±` for half the width of the 95 % interval before it."""
     columns = [str(column) for column in table.columns]
     cells = table.astype(object).where(table.notna(), None).to_numpy().tolist()
     cells = [[cell.replace("|", "\\|") if isinstance(cell, str) else cell for cell in row] for row in cells]
@@ -33,18 +33,23 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def table_of(path: Path) -> tuple[list[tuple[str, bool]], list[list[Cell]]]:
-    """Headings, each with whether its column has numbers, and rows of a CSV as `markdown` writes them."""
+    """Return headings, each with whether its column has numbers, and rows of a CSV as `markdown` writes them."""
     try:
         table = pd.read_csv(path, keep_default_na=False, na_values=[""]).rename(columns=str)
     except pd.errors.EmptyDataError:  # a table without columns
         return [], []
+    return cells_of(table)
+
+
+def cells_of(table: pd.DataFrame) -> tuple[list[tuple[str, bool]], list[list[Cell]]]:
+    """Headings, each with whether its column has numbers, and rows of a table as `markdown` writes them."""
     formats = list(map(_format, table.columns))
     rows = [list(map(_cell, row, formats)) for row in table.astype(object).to_numpy().tolist()]
     return [(_heading(str(name)), kind.kind in "iuf") for name, kind in table.dtypes.items()], rows
 
 
 def _heading(column: str) -> str:
-    """A column's name for readers."""
+    """Return a column's name for readers."""
     if column.endswith("_ci"):
         return "±"
     plain = f"{column.removesuffix('_s')} (s)" if column.endswith("_s") else column
@@ -52,7 +57,7 @@ def _heading(column: str) -> str:
 
 
 def _format(column: str) -> str:
-    """How numbers with decimals in a column are written for readers."""
+    """Return how numbers with decimals in a column are written for readers."""
     return COLUMNS.get(column, {}).get("format") or (".3g" if column.endswith("_s") else ".2f")
 
 

@@ -1,8 +1,7 @@
 """Strategies side by side, in a terminal of 80 columns and as files: what `python -m dal_lab compare` shows."""
 
-import dataclasses
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,8 +19,11 @@ WIDTH = 80  # columns of a terminal
 NAME = 20  # letters of a strategy's name there, at most
 NUMBER = 6  # columns of a number below the bars
 POINTS = 8  # so many numbers are printed of a learning curve
-CELL = "comparison"  # in the manifest
-HEAD = {"accuracy": 9, "±": 6, "final": 7, "± ": 6, "difference": 11, "±  ": 6, "p": 8, "seeds": 6}  # with widths
+COLUMNS = {  # of the table: heading, width and format
+    "accuracy": ("accuracy", 9, ".2f"), "accuracy_ci": ("±", 6, ".2f"), "final": ("final", 7, ".2f"),
+    "final_ci": ("±", 6, ".2f"), "difference": ("difference", 11, "+.2f"), "difference_ci": ("±", 6, ".2f"),
+    "p_holm": ("p", 8, ".2g"), "seeds": ("seeds", 6, ""),
+}  # fmt: skip
 NOTES = """\
 Accuracy in percent, mean over the curve and at its end; ± is half the width of
 the 95 % interval over seeds. Difference to {reference} in points, paired by seed;
@@ -38,70 +40,48 @@ def check_strategies(strategies: Sequence[str]) -> None:
         )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class Comparison:
-    """Learning curves of several strategies, the first of which is the reference.
+    """Learning curves of several strategies, the first of which is the reference, as tables.
 
     `rows` are those of `Grid.rows`: data, strategy, seed, cycle, n_labeled and accuracy (a share). The tables have
-    accuracies in percent and differences in points; `_ci` is half the width of the 95 % interval over seeds.
+    accuracies in percent and differences in points; `_ci` is half the width of the 95 % interval over seeds:
+
+    - `curves`, each point of the learning curves: data, strategy, n_labeled, accuracy, accuracy_ci, seeds;
+    - `accuracy`, mean over the curve and at its end: data, strategy, accuracy, accuracy_ci, final, final_ci, seeds;
+    - `differences`, of the mean over the curve to the reference, paired by seed: see `statistics.paired`;
+    - `win_rates`, shares of data sets, seeds and cycles in which the row's strategy is above the column's.
     """
 
-    rows: pd.DataFrame
-
-    def __post_init__(self) -> None:
-        check_columns("rows", self.rows, ("data", "strategy", "seed", "cycle", "n_labeled", "accuracy"))
-
-    @property
-    def reference(self) -> str:
-        return self.rows["strategy"].iloc[0]
-
-    @cached_property
-    def curves(self) -> pd.DataFrame:
-        """Each point of the learning curves: data, strategy, n_labeled, accuracy, accuracy_ci, seeds."""
-        return mean_over_seeds(self._percent, ["data", "strategy", "n_labeled"], ["accuracy"])
-
-    @cached_property
-    def accuracy(self) -> pd.DataFrame:
-        """Mean over the curve and final accuracy: data, strategy, accuracy, accuracy_ci, final, final_ci, seeds."""
-        by = ["data", "strategy"]
-        last = self._percent.groupby("data", sort=False)["cycle"].transform("max") == self._percent["cycle"]
-        final = mean_over_seeds(self._percent[last].rename(columns={"accuracy": "final"}), by, ["final"])
-        return mean_over_seeds(self._percent, by, ["accuracy"]).drop(columns="seeds").merge(final, on=by, how="left")
-
-    @cached_property
-    def differences(self) -> pd.DataFrame:
-        """Mean over the curve minus that of the reference, paired by seed: see `statistics.paired`."""
-        return statistics.paired(self._percent, self.reference)
-
-    @cached_property
-    def win_rates(self) -> pd.DataFrame:
-        """Share of data sets, seeds and cycles in which the row's strategy is above the column's."""
-        return statistics.win_rates(self.rows)
-
-    @cached_property
-    def _percent(self) -> pd.DataFrame:
-        return self.rows.assign(accuracy=100 * self.rows["accuracy"])
+    def __init__(self, rows: pd.DataFrame) -> None:
+        check_columns("rows", rows, ("data", "strategy", "seed", "cycle", "n_labeled", "accuracy"))
+        self.rows, self.reference, by = rows, str(rows["strategy"].iloc[0]), ["data", "strategy"]
+        percent = rows.assign(accuracy=100 * rows["accuracy"])
+        last = percent.groupby("data", sort=False)["cycle"].transform("max") == percent["cycle"]
+        final = mean_over_seeds(percent[last].rename(columns={"accuracy": "final"}), by, ["final"])
+        mean = mean_over_seeds(percent, by, ["accuracy"]).drop(columns="seeds")
+        self.curves = mean_over_seeds(percent, [*by, "n_labeled"], ["accuracy"])
+        self.accuracy = mean.merge(final, on=by, how="left")
+        self.differences = statistics.paired(percent, self.reference)
+        self.win_rates = statistics.win_rates(rows)
 
     def text(self) -> str:
-        """The tables for a terminal, and the learning curves as bars."""
+        """Return the tables for a terminal, and the learning curves as bars."""
         parts = [self._block(data) for data in self.rows["data"].drop_duplicates()]
         return "\n\n".join([*parts, self._wins(), NOTES.format(reference=self.reference)]) + "\n"
 
     def _block(self, data: str) -> str:
-        """One data set: the table, then the curves."""
+        """Return one data set: the table, then the curves."""
         table = self.accuracy.merge(self.differences.drop(columns="seeds"), on=["data", "strategy"], how="left")
-        columns = {"accuracy": ".2f", "accuracy_ci": ".2f", "final": ".2f", "final_ci": ".2f",
-                   "difference": "+.2f", "difference_ci": ".2f", "p_holm": ".2g", "seeds": ""}  # fmt: skip
-        lines = [_line("strategy", HEAD)]
+        lines = [_line("strategy", [heading for heading, _, _ in COLUMNS.values()])]
         for row in table[table["data"] == data].to_dict("records"):
-            cells = ["" if np.isnan(row[name]) else format(row[name], how) for name, how in columns.items()]
+            cells = ["" if np.isnan(row[name]) else format(row[name], form) for name, (_, _, form) in COLUMNS.items()]
             if row["p_holm"] < 1e-4:
                 cells[-2] = "<0.0001"
             lines.append(_line(row["strategy"], cells))
         return "\n".join([data, "-" * min(WIDTH, len(data)), *lines, "", *self._sparklines(data)])
 
     def _sparklines(self, data: str) -> list[str]:
-        """A line a strategy: the curve as bars, on one scale for all, and the accuracy at some numbers of labels."""
+        """Return a line a strategy: the curve as bars on one scale for all, and some of its accuracies."""
         part = self.curves[self.curves["data"] == data]
         names = [str(name) for name in part["strategy"].drop_duplicates()]
         table = part.pivot(index="strategy", columns="n_labeled", values="accuracy").loc[names]
@@ -116,7 +96,7 @@ class Comparison:
         return lines
 
     def _wins(self) -> str:
-        """The matrix of win rates; columns have the numbers of the rows."""
+        """Return the matrix of win rates; columns have the numbers of the rows."""
         names, values = [str(name) for name in self.win_rates], self.win_rates.to_numpy()
         width = min(NAME, max(map(len, names)))
         lines = [f"{'win rates':{width + 3}}" + "".join(f"{i:5d}" for i in range(1, len(names) + 1))]
@@ -127,35 +107,34 @@ class Comparison:
 
     def write(self, report: Report, keys: Sequence[str]) -> None:
         """Write figures and tables into the folder of `report`; `keys` are those of the runs."""
-        name = label(self.reference)
+        name, about = label(self.reference), dict[str, Any](cell="comparison", keys=keys)
         over = {"difference": f"over {name} (points)", "difference_ci": f"over {name} (points)_ci"}
-        rates = self.win_rates.rename_axis(columns=None).reset_index()
-        report.table(self.accuracy, "accuracy", cell=CELL, keys=keys)
-        report.table(self.differences.rename(columns=over), "tests", cell=CELL, keys=keys)
-        report.table(rates, "win_rates", cell=CELL, keys=keys)
-        report.table(self.curves, "curves", cell=CELL, keys=keys)
+        report.table(self.accuracy, "accuracy", **about)
+        report.table(self.differences.rename(columns=over), "tests", **about)
+        report.table(self.win_rates.rename_axis(columns=None).reset_index(), "win_rates", **about)
+        report.table(self.curves, "curves", **about)
+        report.figure(curves.learning_curves(self.rows), "learning_curves", **about)
+        report.figure(comparisons.win_rates({"Win rates": self.win_rates}), "win_rates", **about)
         differences = comparisons.differences(self.differences, f"Difference to {name}\n(points)")
-        report.figure(curves.learning_curves(self.rows), "learning_curves", cell=CELL, keys=keys)
-        report.figure(comparisons.win_rates({"Win rates": self.win_rates}), "win_rates", cell=CELL, keys=keys)
-        report.figure(differences, "differences", cell=CELL, keys=keys)
+        report.figure(differences, "differences", **about)
 
 
 def sparkline(values: Float[np.ndarray, " n"], low: float, high: float) -> str:
-    """The values as bars of eight heights, `low` the smallest and `high` the largest."""
+    """Return the values as bars of eight heights, `low` the smallest and `high` the largest."""
     steps = np.floor((values - low) / (high - low) * len(BARS)) if high > low else np.zeros(len(values))
     return "".join(BARS[int(step)] for step in np.clip(steps, 0, len(BARS) - 1))
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """Up to `most` positions below `count`, evenly spread, the first and the last among them."""
+    """Return up to `most` positions below `count`, evenly spread, the first and the last among them."""
     return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most))})
 
 
 def _line(name: str, cells: Iterable[str]) -> str:
-    columns = [f"{cell.strip():>{width}}" for cell, width in zip(cells, HEAD.values(), strict=True)]
+    columns = [f"{cell:>{width}}" for cell, (_, width, _) in zip(cells, COLUMNS.values(), strict=True)]
     return f"{_short(name, NAME)}{''.join(columns)}"
 
 
 def _short(name: str, width: int) -> str:
-    """A name cut or filled to `width` letters."""
+    """Return a name cut or filled to `width` letters."""
     return f"{name:{width}}" if len(name) <= width else f"{name[: width - 1]}…"

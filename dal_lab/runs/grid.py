@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-import json
+import itertools
 import platform
 import re
 import time
@@ -15,35 +15,53 @@ from typing import Any
 import joblib
 import pandas as pd
 
-from dal_core import strategies
 from dal_core.checks import check_flag, check_whole, shown
-from dal_core.experiment import Experiment, FailedRunError
+from dal_core.experiment import FailedRunError
 from dal_lab.checks import check_folder
 from dal_lab.runs import engine
+from dal_lab.runs.committed import CommittedRun, committed_runs, digests_by_data, project_figures
 from dal_lab.runs.failures import Failure, RunError, error_of
 from dal_lab.runs.files import check_writable, remove_leftovers, write_text
 from dal_lab.runs.own_strategies import OwnStrategies, own_strategies
-from dal_lab.runs.plan import Plan
+from dal_lab.runs.plan import Plan, but_for_seed
 from dal_lab.runs.progress import progress
-from dal_lab.runs.store import Store, Study, but_for_seed, own_of
-from dal_lab.runs.study import bank_name, configuration, device_of, run, run_together
+from dal_lab.runs.store import Store
+from dal_lab.runs.study import (
+    AnyStudy,
+    bank_name,
+    configuration,
+    data_of,
+    device_of,
+    digest_of,
+    for_workers,
+    is_study,
+    joint_training,
+    run,
+    run_together,
+    settings,
+    strategies_of,
+)
 from dal_lab.sources import catalogue
 
 
 @dataclasses.dataclass
 class Grid:
-    """Rows of many studies: those in the store are read, the others computed and stored run by run.
+    """Rows of many studies: finished ones are read, the others computed and stored run by run.
+
+    Finished are those in the folder, and those that are committed with the project's figures; where the data of the
+    latter are absent, their configuration is enough.
 
     Args:
         folder: where runs are stored; made if need be.
         jobs: processes that compute side by side; None: one a core. On CUDA and MPS there is one process, and on CUDA
             runs that differ in the seed only go together.
         data_dir: folder with local data files.
-        fresh: compute all runs anew, once, stored or not.
+        fresh: compute all runs anew, once, stored or committed or not.
         dask: compute on the workers of the Dask cluster with this address, e.g. tcp://host:8786, which see the folders
             of results and data under the same paths.
         slurm: compute on workers that Slurm starts: options of dask_jobqueue.SLURMCluster, and `jobs`, how many Slurm
             jobs. Each call of `rows` that has something to compute submits its jobs and ends them.
+        committed: more folders with files of committed runs, beside the project's figures.
     """
 
     folder: Path | str = "results"
@@ -52,7 +70,10 @@ class Grid:
     fresh: bool = False
     dask: str | None = None
     slurm: Mapping[str, Any] | None = None
+    committed: Sequence[Path] = ()
     keys: list[str] = dataclasses.field(default_factory=list, init=False)  # of all runs asked for so far
+    digests: dict[str, str] = dataclasses.field(default_factory=dict, init=False)  # of their data, by name
+    strategies: dict[str, int] = dataclasses.field(default_factory=dict, init=False)  # with their versions
 
     def __post_init__(self) -> None:
         if self.jobs is not None:
@@ -70,7 +91,7 @@ class Grid:
         remove_leftovers(self.store.folder)
         self.data_dir = None if self.data_dir is None else Path(self.data_dir).expanduser().resolve()
 
-    def rows(self, studies: Sequence[Study], what: str = "runs") -> pd.DataFrame:
+    def rows(self, studies: Sequence[AnyStudy], what: str = "runs") -> pd.DataFrame:
         """The rows of all studies, in the order given, with the column `run` (the run's key) and the study's settings.
 
         `what` names the work in the progress bar. Runs that fail do not stop the others. What is computed is kept,
@@ -89,30 +110,59 @@ class Grid:
         self.keys += [key for key in keyed if key not in self.keys]
         return pd.concat([_with_settings(key, study, rows[key]) for key, study in keyed.items()], ignore_index=True)
 
-    def plan(self, studies: Sequence[Study]) -> Plan:
-        """Which runs `rows` would read and which compute, with the seconds of stored runs that differ in the seed."""
+    def plan(self, studies: Sequence[AnyStudy]) -> Plan:
+        """Which runs `rows` would read and which compute, with the seconds of finished runs that differ in the seed."""
         keyed, _, missing = self._look_up(studies)
-        durations = self.store.durations() if missing else {}
+        durations: dict[str, list[float]] = {}
+        committed = (run.about for run in self._committed().values())
+        for about in itertools.chain(self.store.provenances(), committed) if missing else ():
+            durations.setdefault(but_for_seed(about["configuration"]), []).append(about["duration_s"])
         return Plan(
             stored=[study for key, study in keyed.items() if key not in missing],
             missing=[(study, durations.get(but_for_seed(configuration(study)), [])) for study in missing.values()],
             side_by_side=self._side_by_side(missing),
         )
 
+    def available(self, wanted: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
+        """`catalogue.available`, to which data that committed runs are of are to be had."""
+        return catalogue.available(wanted, self.data_dir, digests_by_data(self._committed().values()))
+
     def _look_up(
-        self, studies: Sequence[Study]
-    ) -> tuple[dict[str, Study], dict[str, pd.DataFrame | None], dict[str, Study]]:
-        """The studies by key, the rows of those that the store holds, and the others."""
-        if not isinstance(studies, Sequence) or not studies or not all(isinstance(each, Study) for each in studies):
+        self, studies: Sequence[AnyStudy]
+    ) -> tuple[dict[str, AnyStudy], dict[str, pd.DataFrame | None], dict[str, AnyStudy]]:
+        """The studies by key, the rows of those that are finished, and the others."""
+        if not isinstance(studies, Sequence) or not studies or not all(map(is_study, studies)):
             raise ValueError(f"studies is {shown(studies)}; a list of Experiments or other studies was expected")
-        digests = {(s.dataset, s.encoder): digest_of(s, self.data_dir) for s in studies}
-        _check_names(studies, digests)
-        keyed = {self.store.key(study, digests[study.dataset, study.encoder]): study for study in studies}
+        committed, keyed = self._committed(), {}
+        some = {data_of(study): study for study in studies}
+        digests = {data: self._digests(study, committed) for data, study in some.items()}
+        _check_names(some, digests)
+        self.digests |= {bank_name(some[data]): digests[data][0] for data in filter(None, some)}
+        for study in studies:
+            self.strategies |= strategies_of(study)
+            keys = [self.store.key(study, digest) for digest in digests[data_of(study)]]
+            keyed[next((key for key in keys if key in committed), keys[0])] = study
         redo = keyed.keys() - set(self.keys) if self.fresh else set()
         rows = {key: self.store.read(study, key) for key, study in keyed.items() if key not in redo}
+        for key in keyed.keys() & committed.keys():
+            if rows[key] is None:  # The user's own folder takes precedence.
+                rows[key] = committed[key].read()
         return keyed, rows, {key: study for key, study in keyed.items() if rows.get(key) is None}
 
-    def _compute(self, missing: Mapping[str, Study], what: str, total: int) -> list[Failure]:
+    def _committed(self) -> dict[str, CommittedRun]:
+        return {} if self.fresh else committed_runs((project_figures(), *self.committed))
+
+    def _digests(self, study: AnyStudy, committed: Mapping[str, CommittedRun]) -> list[str]:
+        """The digest of a study's data; where they are absent, those that they had for the committed runs."""
+        try:
+            return [digest_of(study, self.data_dir)]
+        except (catalogue.DatasetUnavailableError, catalogue.EncoderUnavailableError):
+            known = digests_by_data(committed.values()).get(bank_name(study))
+            if known is None or not (self.data_dir is None or Path(self.data_dir).is_dir()):
+                raise
+            return known
+
+    def _compute(self, missing: Mapping[str, AnyStudy], what: str, total: int) -> list[Failure]:
         """Compute and store the missing runs; returns the failures."""
         if not missing:
             return []
@@ -133,16 +183,13 @@ class Grid:
             raise RunError(f"{error}: {done} {kept}") from error
         return failures
 
-    def _outcomes(self, missing: Mapping[str, Study]) -> Generator[Failure | None, None, None]:
+    def _outcomes(self, missing: Mapping[str, AnyStudy]) -> Generator[Failure | None, None, None]:
         """For each run None when it has been computed and stored, or why it failed, in the order of completion."""
         cluster, jobs, own = self.dask is not None or self.slurm is not None, self._side_by_side(missing), None
-        if cluster:  # A worker may have another device than this machine, whose device is part of the key.
-            types: dict[str, Any] = {key: device_of(study).type for key, study in missing.items()}
-            missing = {key: dataclasses.replace(study, device=types[key]) for key, study in missing.items()}
         if cluster or jobs > 1:
-            own = own_strategies(set().union(*map(own_of, missing.values())))
-        together = groups(missing)
-        tasks = [functools.partial(attempt, _absolute(group), self.store, self.data_dir, own) for group in together]
+            own = own_strategies(set().union(*map(strategies_of, missing.values())))
+        together = groups({key: for_workers(study) for key, study in missing.items()})
+        tasks = [functools.partial(attempt, group, self.store, self.data_dir, own) for group in together]
         with contextlib.closing(self._finished(tasks, jobs)) as finished:
             for position, result in finished:
                 if isinstance(result, Exception):  # The worker was lost, or could not even begin.
@@ -157,7 +204,7 @@ class Grid:
             return engine.on_slurm(tasks, self.slurm, self.store.folder)
         return engine.in_processes(tasks, jobs) if jobs > 1 else engine.in_this_process(tasks)
 
-    def _side_by_side(self, missing: Mapping[str, Study]) -> int:
+    def _side_by_side(self, missing: Mapping[str, AnyStudy]) -> int:
         """How many runs are computed at the same time; 1 for a cluster that somebody else has started."""
         if self.slurm is not None:
             return self.slurm.get("jobs", 1) * self.slurm.get("processes", self.slurm.get("cores", 1))
@@ -166,66 +213,39 @@ class Grid:
         return max(1, min(self.jobs or joblib.cpu_count(), len(missing)))
 
 
-def _with_settings(key: str, study: Study, rows: pd.DataFrame | None) -> pd.DataFrame:
+def _with_settings(key: str, study: AnyStudy, rows: pd.DataFrame | None) -> pd.DataFrame:
     """The rows behind columns with the run's key, its data and its settings."""
     assert rows is not None, "a run that was computed is in the store"
-    fields = {name: value for name, value in dataclasses.asdict(study).items() if not isinstance(value, (dict, tuple))}
-    # Options that set two curves of one strategy apart become columns of their own.
-    options = {n: v if isinstance(v, str | int | float | None) else json.dumps(v) for n, v in study.options.items()}
-    settings = {"run": key, "data": bank_name(study), **fields, **options}
-    settings = {name: value for name, value in settings.items() if name not in rows.columns}
-    return pd.concat([pd.DataFrame(settings, index=rows.index), rows], axis=1)
+    about = {name: value for name, value in ({"run": key} | settings(study)).items() if name not in rows.columns}
+    return pd.concat([pd.DataFrame(about, index=rows.index), rows], axis=1)
 
 
-def _check_names(studies: Sequence[Study], digests: Mapping[Any, str]) -> None:
+def _check_names(some: Mapping[Any, AnyStudy], digests: Mapping[Any, Sequence[str]]) -> None:
     """Raise ValueError if two data sets are called the same: their rows would be taken for those of one."""
-    first: dict[str, tuple[str, str]] = {}
-    for study in studies:
-        if study.dataset is None:
-            continue
-        digest, name = digests[study.dataset, study.encoder], bank_name(study)
-        other, of_other = first.setdefault(name, (study.dataset, digest))
-        if of_other != digest:
+    first: dict[str, Any] = {}
+    for data in filter(None, some):
+        other = first.setdefault(name := bank_name(some[data]), data)
+        if digests[other] != digests[data]:
             raise ValueError(
-                f"{other!r} and {study.dataset!r} are different data of the same name {name!r}; "
+                f"{other[0]!r} and {data[0]!r} are different data of the same name {name!r}; "
                 "different names were expected: rename a file"
             )
 
 
-def _absolute(group: Mapping[str, Study]) -> dict[str, Study]:
-    """The runs with full paths of their data, since a worker may have another working directory; keys do not change."""
-    return {
-        key: study
-        if study.dataset is None
-        else dataclasses.replace(study, dataset=catalogue.absolute_name(study.dataset))
-        for key, study in group.items()
-    }
-
-
-def groups(missing: Mapping[str, Study]) -> list[dict[str, Study]]:
+def groups(missing: Mapping[str, AnyStudy]) -> list[dict[str, AnyStudy]]:
     """The runs by key, split into those to compute at once: on CUDA the ones that differ in the seed only.
 
     On a CPU, where processes compute side by side, each run is a group of its own.
     """
-    # Oracles and ensembles, which query far longer than a head trains, go alone: an interruption would lose more of
-    # their group's work than the joint training saves.
-    quick = set(strategies.members())
-    found: dict[Any, dict[str, Study]] = {}
+    found: dict[Any, dict[str, AnyStudy]] = {}
     for key, study in missing.items():
-        joins = isinstance(study, Experiment) and study.strategy in quick and device_of(study).type == "cuda"
-        found.setdefault(dataclasses.replace(study, seed=0) if joins else key, {})[key] = study
+        joins = joint_training(study) if device_of(study).type == "cuda" else None
+        found.setdefault(joins or key, {})[key] = study
     return list(found.values())
 
 
-def digest_of(study: Study, data_dir: Path | str | None) -> str:
-    """Digest of the data that a study computes on."""
-    if study.dataset is None:
-        return "no data"
-    return catalogue.load(study.dataset, encoder=study.encoder, data_dir=data_dir).digest
-
-
 def attempt(
-    group: Mapping[str, Study], store: Store, data_dir: Path | str | None, own: OwnStrategies | None = None
+    group: Mapping[str, AnyStudy], store: Store, data_dir: Path | str | None, own: OwnStrategies | None = None
 ) -> list[Failure]:
     """Compute the runs of a group and store them, in a worker; returns those that failed, while the others go on.
 
@@ -247,7 +267,7 @@ def attempt(
     return failures
 
 
-def _check_same_key(group: Mapping[str, Study], store: Store, data_dir: Path | str | None) -> None:
+def _check_same_key(group: Mapping[str, AnyStudy], store: Store, data_dir: Path | str | None) -> None:
     """Refuse to compute on a machine of a cluster that has other data of the same name, or another version."""
     key, study = next(iter(group.items()))
     if store.key(study, digest_of(study, data_dir)) != key:
@@ -256,11 +276,12 @@ def _check_same_key(group: Mapping[str, Study], store: Store, data_dir: Path | s
         )
 
 
-def compute(group: Mapping[str, Study], store: Store, data_dir: Path | str | None) -> None:
+def compute(group: Mapping[str, AnyStudy], store: Store, data_dir: Path | str | None) -> None:
     """Compute the runs of a group and store them, all or none."""
     started, start = datetime.now(UTC), time.perf_counter()
     studies: list[Any] = list(group.values())
     curves = [run(studies[0], data_dir=data_dir)] if len(group) == 1 else run_together(studies, data_dir=data_dir)
     seconds = (time.perf_counter() - start) / len(group)  # the share of each
     for (key, study), rows in zip(group.items(), curves, strict=True):
-        store.write(study, key, rows, started=started, seconds=seconds)
+        digest = digest_of(study, data_dir)
+        store.write(study, key, rows, data_digest=digest, started=started, seconds=seconds)

@@ -22,6 +22,7 @@ class _Packed(NamedTuple):
     view: str
     required: bool
     source: str
+    version: int
     pickled: bytes
 
 
@@ -53,7 +54,7 @@ class OwnStrategies(NamedTuple):
             function = registry.function_of(strategy)
             function = function.__call__ if inspect.isclass(function) else getattr(function, "__func__", function)
             function.__annotations__ = {"snapshot": getattr(snapshot, each.view, snapshot.Snapshot)}
-            registry.adopt(each.name, strategy, each.source)
+            registry.adopt(each.name, strategy, each.source, each.version)
 
 
 def own_strategies(required: Collection[str]) -> OwnStrategies:
@@ -75,7 +76,8 @@ def own_strategies(required: Collection[str]) -> OwnStrategies:
             if name in required:
                 raise _stays(name, module, error) from error
             continue
-        packed.append(_Packed(name, module, view, name in required, registry.own_source(name), pickled))
+        source, version = registry.own_source(name), registry.version(name)
+        packed.append(_Packed(name, module, view, name in required, source, version, pickled))
     return OwnStrategies(tuple(packed), tuple(place or str(Path.cwd()) for place in sys.path), PROCESS)
 
 

@@ -1,8 +1,9 @@
 """Which runs of a grid are stored, which would run, and for how long."""
 
 import dataclasses
+import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dal_lab.runs.study import described, described_by_seed
@@ -49,3 +50,8 @@ def duration_in_words(seconds: float) -> str:
         if seconds >= 1.5 * length:
             return f"{seconds / length:.2g} {unit}" if seconds < 10 * length else f"{seconds / length:.0f} {unit}"
     return f"{max(seconds, 0.1):.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def but_for_seed(configuration: Mapping[str, Any]) -> str:
+    """A text that is the same for runs that differ in the seed only."""
+    return json.dumps({name: value for name, value in configuration.items() if name != "seed"}, sort_keys=True)

@@ -18,13 +18,13 @@ TRAINING_OPTIONS = {f"training_{field}": field for field in CHANGES} | {
     field: field for field in CHANGES if field != "batch_size"
 }
 UPDATES = {f"update_{field.name}": field.name for field in dataclasses.fields(Updates)}
-BUYING = ("initial_size", "batch_size", "cycles", "subset_size")  # of a Protocol, with a column for each run
+BUYING = ("batch_size", "initial_size", "cycles", "subset_size")  # of a Protocol, with a column for each run
 RARE = {"initial": "random", "validation_size": 0, "share": 1.0, "imbalance": 1.0}  # with one where they are set
 
 
 def experiment_of(
     dataset: str = "digits", encoder: str | None = None, strategy: str = "margin", seed: int = 0, *,
-    head: str = "linear", optimiser: str = "sgd", subset_size: int | None = 1000, device: str = "auto",
+    head: str = "linear", optimiser: str = "sgd", subset_size: int | None = 1000, device: Any = "auto",
     allow_oracle: bool = False, options: Mapping[str, Any] | None = None, **buying: Any,
 ) -> Experiment:  # fmt: skip
     """Return the experiment of flat settings.
@@ -101,9 +101,9 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
             if (value := getattr(training, field)) != getattr(plain, field):
                 taken = field == "batch_size" or field in strategy.options
                 found[f"training_{field}" if taken else field] = value
-    for field in dataclasses.fields(learner):  # type: ignore[arg-type]
-        if field.name != "training" and (value := getattr(learner, field.name)) != field.default:
-            found[field.name] = value
+    for each in dataclasses.fields(learner):  # type: ignore[arg-type]
+        if each.name != "training" and (value := getattr(learner, each.name)) != each.default:
+            found[each.name] = value
     if (updates := experiment.updates) is not None:
         changed = {n: v for n, v in dataclasses.asdict(updates).items() if v != getattr(Updates(), n)}
         found |= {f"update_{name}": value for name, value in {"every": updates.every, **changed}.items()}

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dal_core import RESULTS_VERSION
-from dal_core.experiment import Experiment
-from dal_core.strategies import registry
 from dal_lab.runs.files import UNSEALED, is_intact, sealed, write_atomically
 from dal_lab.runs.provenance import git_commit, versions
-from dal_lab.runs.study import canonical, configuration, device_of
-from dal_lab.studies.scaling import ScalingStudy
-from dal_lab.studies.updating import UpdateStudy
+from dal_lab.runs.study import AnyStudy, bank_name, canonical, code_of, configuration, device_of, strategies_of
 
-Study = Experiment | UpdateStudy | ScalingStudy
 PROVENANCE, SEAL = b"dal_core", b"dal_core.seal"  # keys in a Parquet file's metadata
 
 
@@ -34,17 +29,20 @@ class Store:
 
     folder: Path
 
-    def key(self, study: Study, data_digest: str) -> str:
-        """Hash of the full configuration, the digest of the data and RESULTS_VERSION.
+    def key(self, study: AnyStudy, data_digest: str) -> str:
+        """Hash of the full configuration, the digest of the data, RESULTS_VERSION and the versions of strategies.
 
-        A strategy of the user's own adds the text of its function; what that calls does not count.
+        A strategy or study of the user's own adds the text of its function; what that calls does not count.
         """
-        sources = [registry.own_source(name) for name in sorted(own_of(study))]
-        identity = "\n".join((canonical(study), data_digest, str(RESULTS_VERSION), *sources))
+        identity = "\n".join((canonical(study), data_digest, str(RESULTS_VERSION), *code_of(study)))
         return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
-    def path(self, study: Study, key: str) -> Path:
+    def path(self, study: AnyStudy, key: str) -> Path:
         return self.folder / f"{type(study).__name__.lower()}-{key}.parquet"
+
+    def paths(self) -> dict[str, Path]:
+        """The files of all runs by their keys."""
+        return {path.stem.rpartition("-")[2]: path for path in sorted(self.folder.glob("[!.]*.parquet"))}
 
     @property
     def failures(self) -> Path:
@@ -54,13 +52,18 @@ class Store:
     def failure_path(self, key: str) -> Path:
         return self.failures / f"{key}.txt"
 
-    def write(self, study: Study, key: str, rows: pd.DataFrame, *, started: datetime, seconds: float) -> None:
+    def write(
+        self, study: AnyStudy, key: str, rows: pd.DataFrame, *, data_digest: str, started: datetime, seconds: float
+    ) -> None:
         """Keep the rows of a run, with its provenance in the file's metadata, atomically."""
         provenance = {
             "key": key,
             "configuration": configuration(study),
             "seed": study.seed,
+            "data": bank_name(study),
+            "data_digest": data_digest,
             "results_version": RESULTS_VERSION,
+            "strategies": strategies_of(study),
             "git_commit": git_commit(),
             "versions": versions(),
             "device": str(device_of(study)),
@@ -68,15 +71,12 @@ class Store:
             "duration_s": round(seconds, 3),
         }
         table = pa.Table.from_pandas(rows, preserve_index=False)
-        about = {PROVENANCE: json.dumps(provenance, sort_keys=True).encode(), SEAL: UNSEALED}
-        metadata, content = (table.schema.metadata or {}) | about, io.BytesIO()
-        pq.write_table(table.replace_schema_metadata(metadata), content, write_page_checksum=True)
-        with write_atomically(self.path(study, key)) as temporary:
-            temporary.write_bytes(sealed(content.getvalue()))
+        about = {PROVENANCE: json.dumps(provenance, sort_keys=True).encode()}
+        write_sealed(table.replace_schema_metadata((table.schema.metadata or {}) | about), self.path(study, key))
         with contextlib.suppress(OSError):  # The run is kept, whatever lies in the place of that folder.
             self.failure_path(key).unlink(missing_ok=True)
 
-    def read(self, study: Study, key: str) -> pd.DataFrame | None:
+    def read(self, study: AnyStudy, key: str) -> pd.DataFrame | None:
         """The rows of a finished run; None if there are none, and with a warning if the file is damaged.
 
         Raises:
@@ -87,44 +87,64 @@ class Store:
             raise IsADirectoryError(f"{path} is a folder; a file with the rows of a run was expected: move it away")
         if not path.is_file():
             return None
-        try:
-            # Page checksums leave out headers and schema, where a changed byte may cost rows without an error.
-            if not is_intact(content := path.read_bytes()):
-                raise ValueError("its bytes are not those that were written")
-            table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
-            provenance = json.loads((table.schema.metadata or {})[PROVENANCE])
+        with told_if_damaged(path, "will be computed anew"):
+            provenance, table = self.load(path)
             if provenance["key"] != key:
                 raise ValueError(f"it holds the run {provenance['key']}")
-            if (found := table.column_names) != list(study.columns):
-                raise ValueError(f"it has the columns {found}; {list(study.columns)} were expected")
+            if (found := table.column_names) != list(columns := getattr(study, "columns", found)):
+                raise ValueError(f"it has the columns {found}; {list(columns)} were expected")
             if table.num_rows == 0:
                 raise ValueError("it has no rows")
             return table.to_pandas()
-        except Exception as error:  # Damaged files make their readers raise all sorts of errors.
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            warnings.warn(f"{path} is damaged and will be computed anew: {reason}", stacklevel=2)
-            return None
+        return None
+
+    def load(self, path: Path) -> tuple[dict[str, Any], pa.Table]:
+        """What is recorded with the run in `path`, and its table, with what pandas has to know about it.
+
+        Raises:
+            ValueError, KeyError: if the file is damaged.
+        """
+        table = read_sealed(path)
+        metadata = table.schema.metadata or {}
+        for_pandas = {name: text for name, text in metadata.items() if name == b"pandas"}
+        return json.loads(metadata[PROVENANCE]), table.replace_schema_metadata(for_pandas)
 
     def provenance(self, path: Path) -> dict[str, Any]:
         """The configuration, versions and times that `write` recorded with the run in `path`."""
         return json.loads((pq.read_schema(path).metadata or {})[PROVENANCE])
 
-    def durations(self) -> dict[str, list[float]]:
-        """Seconds that the stored runs took, by their configuration less the seed."""
-        found: dict[str, list[float]] = {}
-        for path in sorted(self.folder.glob("[!.]*.parquet")):
-            with contextlib.suppress(OSError, ValueError, KeyError, pa.ArrowException):  # a damaged file
-                provenance = self.provenance(path)
-                found.setdefault(but_for_seed(provenance["configuration"]), []).append(provenance["duration_s"])
-        return found
+    def provenances(self) -> Iterator[dict[str, Any]]:
+        """What is recorded with each stored run, without damaged files."""
+        for path in self.paths().values():
+            with contextlib.suppress(OSError, ValueError, KeyError, pa.ArrowException):
+                yield self.provenance(path)
 
 
-def own_of(study: Study) -> set[str]:
-    """Names of the user's own strategies that a study runs, itself or as parts of another strategy."""
-    name = getattr(study, "strategy", None)
-    return set() if name is None else registry.used(name, study.options) & registry.own().keys()
+def write_sealed(table: pa.Table, path: Path, **options: Any) -> None:
+    """Write a table as Parquet with a digest of the file in its metadata, atomically."""
+    metadata, content = (table.schema.metadata or {}) | {SEAL: UNSEALED}, io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(metadata), content, write_page_checksum=True, **options)
+    with write_atomically(path) as temporary:
+        temporary.write_bytes(sealed(content.getvalue()))
 
 
-def but_for_seed(configuration: Mapping[str, Any]) -> str:
-    """A text that is the same for runs that differ in the seed only."""
-    return json.dumps({name: value for name, value in configuration.items() if name != "seed"}, sort_keys=True)
+def read_sealed(path: Path) -> pa.Table:
+    """Read what `write_sealed` wrote.
+
+    Raises:
+        ValueError, and what a reader of damaged files raises: if it was changed since.
+    """
+    # Page checksums leave out headers and schema, where a changed byte may cost rows without an error.
+    if not is_intact(content := path.read_bytes()):
+        raise ValueError("its bytes are not those that were written")
+    return pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+
+
+@contextlib.contextmanager
+def told_if_damaged(path: Path, consequence: str) -> Iterator[None]:
+    """Make any error of the block a warning that `path` is damaged."""
+    try:
+        yield
+    except Exception as error:  # Damaged files make their readers raise all sorts of errors.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        warnings.warn(f"{path} is damaged and {consequence}: {reason}", stacklevel=4)

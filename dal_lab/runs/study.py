@@ -1,11 +1,15 @@
-"""Running experiments, and studies that are no plain runs, by the names of their data; configurations as JSON."""
+"""Running experiments, and studies that are no plain runs, by the names of their data.
 
+All that the rooms of runs know about the fields of a configuration stands here.
+"""
+
+import contextlib
 import dataclasses
-import functools
+import inspect
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 import torch
@@ -13,32 +17,41 @@ import torch
 from dal_core import loop
 from dal_core.context import Question
 from dal_core.devices import resolve_device, with_float64
-from dal_core.experiment import Experiment, check_alike_but_for_seed
+from dal_core.experiment import Experiment, Strategy, check_alike_but_for_seed
+from dal_core.strategies import members, registry
+from dal_lab.runs.settings import settings_of
 from dal_lab.sources import catalogue
 
 
-def device_of(study: Any) -> torch.device:
-    """The device that a study computes on; only an Experiment does so on MPS, which has no float64."""
-    device = resolve_device(study.device)
-    return device if isinstance(study, Experiment) else with_float64(device)
+@runtime_checkable
+class Study(Protocol):
+    """What a grid computes beside Experiments: a frozen dataclass of JSON values, which says itself how it is run.
+
+    Fields that are called so mean the same as in an Experiment: `dataset` and `encoder` (without them a study makes up
+    its data), `device` (without it, the CPU), and `strategy` with `options`. Its class may have a `version`, which is
+    raised when numbers change; the text of `run` counts, too, unless it is the package's.
+    """
+
+    seed: int
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Of the rows that `run` returns."""
+
+    def run(self, *, data_dir: str | Path | None = None) -> pd.DataFrame:
+        """Return at least one row. The same but for times for the same configuration and data, bit by bit."""
 
 
-def configuration(study: Any) -> dict[str, Any]:
-    """The full configuration of a study (an Experiment, or another dataclass that `run` knows) as JSON values."""
-    values = dataclasses.asdict(study) | {"device": device_of(study).type}
-    if study.dataset is not None:  # A file counts by its name and its content, in any folder.
-        values["dataset"] = catalogue.short_name(study.dataset)
-    return {"kind": type(study).__name__, **json.loads(json.dumps(values))}
+AnyStudy = Experiment | Study
 
 
-def canonical(study: Any) -> str:
-    """`configuration` as text that is the same for the same configuration."""
-    return json.dumps(configuration(study), sort_keys=True)
+def is_study(value: object) -> bool:
+    """Whether `run` takes it."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type) and isinstance(value, AnyStudy)
 
 
-@functools.singledispatch
-def run(experiment: Any, *, data_dir: str | Path | None = None) -> pd.DataFrame:  # noqa: ARG001
-    """Run an experiment; returns a row for the initial labelled set and one for each acquisition.
+def run(study: Any, *, data_dir: str | Path | None = None) -> pd.DataFrame:
+    """Run an experiment, or another study; of an experiment, return a row a cycle, the first of the initial set.
 
     Columns: cycle, n_labeled, accuracy, nll (nats), brier, ece, ace on the test split; query_s and train_s (seconds);
     acquired, the instances bought since the row before, as positions in the train split, in the order of picking; and
@@ -49,13 +62,11 @@ def run(experiment: Any, *, data_dir: str | Path | None = None) -> pd.DataFrame:
         ValueError: if the pool is too small for the experiment.
         DatasetUnavailableError: if the data are not to be had.
     """
-    raise TypeError(f"experiment is a {type(experiment).__name__}; an Experiment was expected")
-
-
-@run.register
-def _(experiment: Experiment, *, data_dir: str | Path | None = None) -> pd.DataFrame:
-    (rows,) = run_together([experiment], data_dir=data_dir)
-    return rows
+    if isinstance(study, Experiment):
+        return run_together([study], data_dir=data_dir)[0]
+    if not is_study(study):
+        raise TypeError(f"experiment is a {type(study).__name__}; an Experiment was expected")
+    return study.run(data_dir=data_dir)
 
 
 def run_together(
@@ -92,26 +103,103 @@ def walk(experiment: Experiment, *, data_dir: str | Path | None = None) -> list[
     return steps
 
 
+def data_of(study: Any) -> tuple[str, str | None] | None:
+    """The names of a study's data set and encoder; None if it makes up its data."""
+    name = study.data if isinstance(study, Experiment) else getattr(study, "dataset", None)
+    return None if name is None else (name, getattr(study, "encoder", None))
+
+
+def digest_of(study: Any, data_dir: str | Path | None) -> str:
+    """Digest of the data that a study computes on."""
+    data = data_of(study)
+    return "no data" if data is None else catalogue.load(*data, data_dir=data_dir).digest
+
+
+def device_of(study: Any) -> torch.device:
+    """The device that a study computes on; only an Experiment does so on MPS, which has no float64."""
+    device = resolve_device(getattr(study, "device", "cpu"))
+    return device if isinstance(study, Experiment) else with_float64(device)
+
+
+def strategies_of(study: Any) -> dict[str, int]:
+    """The strategies that a study runs, itself or as parts of another strategy, with their versions."""
+    strategy = getattr(study, "strategy", None)
+    if isinstance(strategy, str):
+        strategy = Strategy(strategy, **getattr(study, "options", {}))
+    names = [] if strategy is None else sorted(registry.used(strategy.name, strategy.options))
+    return {name: registry.version(name) for name in names}
+
+
+def configuration(study: Any) -> dict[str, Any]:
+    """The full configuration of a study as JSON values; a part of it begins with the name of its class."""
+    values = _as_json(study) | {"device": device_of(study).type}
+    if (data := data_of(study)) is not None:  # A file counts by its name and its content, in any folder.
+        values["data" if isinstance(study, Experiment) else "dataset"] = catalogue.short_name(data[0])
+    return json.loads(json.dumps(values))
+
+
+def _as_json(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        fields = {each.name: _as_json(getattr(value, each.name)) for each in dataclasses.fields(value)}
+        return {"kind": type(value).__name__, **fields}
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def canonical(study: Any) -> str:
+    """`configuration` as text that is the same for the same configuration."""
+    return json.dumps(configuration(study), sort_keys=True)
+
+
+def code_of(study: Any) -> list[str]:
+    """Texts that change with the code behind a study's numbers: raised versions, and the text of the user's own code.
+
+    Versions of 1 leave no text, so that runs from before there were versions are still found.
+    """
+    used, kind = strategies_of(study), type(study)
+    texts = [text for name in used if (text := registry.own_source(name))]
+    for part in (kind, *(type(getattr(study, name, None)) for name in ("learner", "task"))):
+        if part.__module__.split(".")[0] not in ("dal_core", "dal_lab", "builtins"):
+            with contextlib.suppress(OSError, TypeError):  # There is no text of what was typed in.
+                texts.append(inspect.getsource(part))
+    raised = {**used, "": getattr(kind, "version", 1)}
+    return texts + [f"{name} {version}" for name, version in raised.items() if version > 1]
+
+
+def settings(study: Any) -> dict[str, Any]:
+    """The columns that a study's rows get: its data, its single values, and its options, lists as JSON.
+
+    Options that set two curves of one strategy apart become columns of their own.
+    """
+    if isinstance(study, Experiment):
+        options, fields = settings_of(study).items(), {}
+    else:
+        plain = ((each.name, getattr(study, each.name)) for each in dataclasses.fields(study))
+        fields = {name: value for name, value in plain if not isinstance(value, dict | tuple | list)}
+        options = getattr(study, "options", {}).items()
+    texts = {n: v if isinstance(v, str | int | float | None) else json.dumps(v) for n, v in options}
+    return {"data": bank_name(study), **fields, **texts}
+
+
 def bank_name(study: Any) -> str:
     """The data of a study in words."""
-    if study.dataset is None:
+    if (data := data_of(study)) is None:
         return "synthetic"
-    name = catalogue.short_name(study.dataset)
-    return name if study.encoder is None else f"{name} ({study.encoder})"
+    name, encoder = catalogue.short_name(data[0]), data[1]
+    return name if encoder is None else f"{name} ({encoder})"
 
 
 def described(study: Any) -> str:
     """The data, the strategy, and the settings that are not the defaults, but for the seed."""
-    words = (
-        [bank_name(study), study.strategy]
-        if isinstance(study, Experiment)
-        else [type(study).__name__, bank_name(study)]
-    )
-    for field in dataclasses.fields(study):
-        value = getattr(study, field.name)
-        if field.name not in ("dataset", "encoder", "strategy", "seed", "device", "options") and value != field.default:
-            words.append(f"{field.name}={value}")
-    return ", ".join([*words, *(f"{name}={value}" for name, value in study.options.items())])
+    if isinstance(study, Experiment):
+        values, usual, words = settings_of(study), settings_of(Experiment()), [bank_name(study), study.strategy.name]
+    else:
+        values = {each.name: getattr(study, each.name) for each in dataclasses.fields(study)}
+        usual = {each.name: each.default for each in dataclasses.fields(study)}
+        values |= values.pop("options", {})
+        words = [type(study).__name__, bank_name(study)]
+    known = ("dataset", "encoder", "seed", "device", *(["strategy"] if isinstance(study, Experiment) else []))
+    changed = {n: v for n, v in values.items() if n not in known and (n not in usual or v != usual[n])}
+    return ", ".join([*words, *(f"{name}={value}" for name, value in changed.items())])
 
 
 def described_by_seed(studies: Iterable[Any]) -> dict[str, str]:
@@ -120,3 +208,26 @@ def described_by_seed(studies: Iterable[Any]) -> dict[str, str]:
     for study in studies:
         seeds.setdefault(described(study), []).append(study.seed)
     return {what: f"{what}, seed{'s' * (len(n) > 1)} {', '.join(map(str, sorted(n)))}" for what, n in seeds.items()}
+
+
+def for_workers(study: Any) -> Any:
+    """The study for another process, or machine; its key stays.
+
+    Its data have their full path, as the working directory may be another, and its device is the one that it means
+    here, which "auto" may not mean there.
+    """
+    changes, data = {"device": device_of(study).type}, data_of(study)
+    if data is not None:
+        changes["data" if isinstance(study, Experiment) else "dataset"] = catalogue.absolute_name(data[0])
+    fields = {field.name for field in dataclasses.fields(study)}
+    return dataclasses.replace(study, **{name: changes[name] for name in changes.keys() & fields})
+
+
+def joint_training(study: Any) -> Hashable:
+    """What is equal for studies that may share their trainings; None if this one is computed alone.
+
+    Oracles and ensembles, which query far longer than a head trains, go alone: an interruption would lose more of
+    their group's work than the joint training saves.
+    """
+    together = isinstance(study, Experiment) and study.strategy.name in members()
+    return dataclasses.replace(study, seed=0) if together else None

@@ -7,11 +7,12 @@ extracted once and kept. A name that ends like such a file is one: `load("my.par
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +69,14 @@ class DataSet:
 @functools.cache
 def data_sets() -> dict[str, DataSet]:
     """Return the data sets that `load` knows by name, from the table `data_sets.toml`."""
+
+    def source(reader: str, **fields: Any) -> Source:
+        return READERS[reader](**{key: tuple(each) if isinstance(each, list) else each for key, each in fields.items()})
+
     rows = rows_of("data_sets.toml")
-    return {name: DataSet(**row | {"sources": tuple(map(_source, row["sources"]))}) for name, row in rows.items()}
-
-
-def _source(row: dict[str, Any]) -> Source:
-    """Return the source of a row of the table: an instance of its `reader`, whose lists are tuples."""
-    reader = READERS[row["reader"]]
-    values = {name: tuple(each) if isinstance(each, list) else each for name, each in row.items() if name != "reader"}
-    return reader(**values)
+    return {
+        name: DataSet(**row | {"sources": tuple(source(**s) for s in row["sources"])}) for name, row in rows.items()
+    }
 
 
 def load(name: str | Path, encoder: str | None = None, data_dir: str | Path | None = None) -> FeatureBank:
@@ -132,14 +132,15 @@ def file_stem(name: str, encoder: str | None) -> str:
 
 
 def available(
-    wanted: Sequence[dict[str, Any]], data_dir: str | Path | None = None
+    wanted: Sequence[dict[str, Any]], data_dir: str | Path | None = None, known: Container[str] = ()
 ) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
-    """Return those settings (with the entries `dataset` and `encoder`) whose data are to be had, and why others not.
+    """Return those settings (with entries `dataset` and `encoder`) whose data are available, and why others are not.
 
-    Features are extracted on the way. The second result maps a reason to the data sets and encoders it concerns.
+    Features are extracted on the way. The second result maps a reason to the data sets and encoders it concerns. What
+    is named in `known`, as "letter" or "banking77 (minilm)", counts as to be had.
 
     Raises:
-        DatasetUnavailableError: if nothing is to be had.
+        DatasetUnavailableError: if none is available.
     """
     there, absent = [], collections.defaultdict(list)
     for each in wanted:
@@ -148,7 +149,8 @@ def available(
             load(name, encoder, data_dir)
             there.append(each)
         except (DatasetUnavailableError, EncoderUnavailableError) as error:
-            absent[str(error)].append(name if encoder is None else f"{name} ({encoder})")
+            words = name if encoder is None else f"{name} ({encoder})"
+            there.append(each) if words in known else absent[str(error)].append(words)
     if not there:
         raise DatasetUnavailableError(f"none of the data sets is to be had: {'; '.join(absent)}")
     return there, dict(absent)
@@ -174,22 +176,21 @@ def _folder(data_dir: str | Path | None) -> Path | None:
         return None
     if not isinstance(data_dir, str | Path):
         raise ValueError(f"data_dir is {shown(data_dir)}; the path of a folder was expected")
-    try:
-        folder = Path(data_dir).expanduser().resolve()
-        found = folder.is_dir()
-    except (OSError, ValueError, RuntimeError):  # a name that no folder can have, or a home that nobody has
-        folder, found = Path(data_dir), False
-    if not found:
-        raise DatasetUnavailableError(f"data_dir {printable(folder)} is not a folder")
-    return folder
+    folder = Path(data_dir)
+    # A name that no folder can have, or a home that nobody has, is an error of one of these kinds.
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        folder = folder.expanduser().resolve()
+        if folder.is_dir():
+            return folder
+    raise DatasetUnavailableError(f"data_dir {printable(folder)} is not a folder")
 
 
 @functools.lru_cache(maxsize=64)  # more than a preset has: banks in the cache are mapped, and take no memory
 def _load(name: str, encoder: str | None, folder: Path | None) -> FeatureBank:
-    if folder is not None:
-        for ending in feature_files.ENDINGS:
-            if files.is_file(path := folder / f"{file_stem(name, encoder)}{ending}"):
-                return feature_files.read(path, encoder)
+    stem = file_stem(name, encoder)
+    for path in [] if folder is None else [folder / f"{stem}{ending}" for ending in feature_files.ENDINGS]:
+        if files.is_file(path):
+            return feature_files.read(path, encoder)
     if encoder is not None:
         return _encoded(name, encoder, folder, None)
     check_choice("dataset", name, [*sorted(data_sets()), *(f"FILE{ending}" for ending in feature_files.ENDINGS)])
@@ -197,15 +198,28 @@ def _load(name: str, encoder: str | None, folder: Path | None) -> FeatureBank:
     if known.kind != FEATURES:
         fitting = next(each for each, encoder in known_encoders().items() if encoder.kind == known.kind)
         raise ValueError(f"encoder is None, but dataset {name!r} holds {KINDS[known.kind]}: name one, e.g. {fitting!r}")
-    return _first_to_be_had(known.sources, lambda source: source.read(name, places))
+    return _first_available(known.sources, lambda source: source.read(name, places))
 
 
 def _encoded(
     name: str, encoder: str, folder: Path | None, how: Extraction | None, *, fresh: bool = False
 ) -> FeatureBank:
     """Return features of raw data, from the cache or extracted, from the first source that has the data."""
-    places = Places(folder, cache_dir())
-    kind, sources = _raw_sources(name, encoder, places)
+    known, places = data_sets().get(name), Places(folder, cache_dir())
+    sources: tuple[Source, ...] = (ImageFolder(),)
+    if folder is not None and (folder / name / "train").is_dir() and (known is None or known.kind == "image"):
+        kind = "image"
+    elif known is None:
+        stem = file_stem(name, encoder)
+        raise DatasetUnavailableError(
+            f"dataset {name!r} with encoder {encoder!r}: no {stem}.safetensors, {stem}.npz, {stem}.parquet or folder "
+            f"{name}/train ({f'looked in {folder}' if folder else 'no --data-dir was given'}); make one with "
+            f"save_bank and name its folder with --data-dir, or use one of {', '.join(sorted(data_sets()))}"
+        )
+    elif known.kind == FEATURES:
+        raise _features_already(name, encoder)
+    else:
+        kind, sources = known.kind, known.sources
     parsed = encoder_of(encoder, kind)
     revision = functools.cache(lambda: resolved_revision(parsed, places.cache, renew=fresh))
 
@@ -217,10 +231,10 @@ def _encoded(
         data: Any = source.read(name, places)  # RawData, as this is no source of features
         return extracted(request, data, how or Extraction(), fresh=fresh)
 
-    return _first_to_be_had(sources, of)
+    return _first_available(sources, of)
 
 
-def _first_to_be_had(sources: Sequence[Source], read: Callable[[Source], Any]) -> FeatureBank:
+def _first_available(sources: Sequence[Source], read: Callable[[Source], Any]) -> FeatureBank:
     """Return what `read` makes of the first source that has the data, or raise with the reasons of all."""
     reasons = []
     for source in sources:
@@ -229,23 +243,6 @@ def _first_to_be_had(sources: Sequence[Source], read: Callable[[Source], Any]) -
         except DatasetUnavailableError as error:
             reasons.append(str(error))
     raise DatasetUnavailableError("; ".join(reasons))
-
-
-def _raw_sources(name: str, encoder: str, places: Places) -> tuple[str, tuple[Source, ...]]:
-    """Return the kind of a data set's instances, and where they can be had: a folder of images before all else."""
-    known, folder = data_sets().get(name), places.folder
-    if folder is not None and (folder / name / "train").is_dir() and (known is None or known.kind == "image"):
-        return "image", (ImageFolder(),)
-    if known is None:
-        stem = file_stem(name, encoder)
-        raise DatasetUnavailableError(
-            f"dataset {name!r} with encoder {encoder!r}: no {stem}.safetensors, {stem}.npz, {stem}.parquet or folder "
-            f"{name}/train ({f'looked in {folder}' if folder else 'no --data-dir was given'}); make one with "
-            f"save_bank and name its folder with --data-dir, or use one of {', '.join(sorted(data_sets()))}"
-        )
-    if known.kind == FEATURES:
-        raise _features_already(name, encoder)
-    return known.kind, known.sources
 
 
 def _features_already(name: str, encoder: str) -> ValueError:

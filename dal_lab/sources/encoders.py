@@ -20,12 +20,13 @@ from dal_lab.sources.hub import HUB_TIMEOUT
 from dal_lab.sources.raw import KINDS, package, rows_of
 
 POOLINGS = ("cls", "mean", "pooler")
+PROCESSORS = {"image": "AutoImageProcessor", "text": "AutoTokenizer", "audio": "AutoFeatureExtractor"}
 LONGEST_TEXT = 512  # Tokens of a text that are read where neither the table nor the tokenizer says less.
 MODEL_FILES = (".json", ".txt", ".model", ".safetensors")  # The files of a local folder that features depend on.
 
 
 class EncoderUnavailableError(OSError):
-    """The encoder's weights are neither on this machine nor to be had from the network."""
+    """The encoder's weights are neither on this machine nor available from the network."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Encoder:
     """
 
     model: str
-    kind: str | None = None  # image, text or audio; None: whatever the data set holds
+    kind: str | None = None  # image, text or audio; None: that of the data set
     pooling: str | None = None
     normalise: bool = False  # divide each vector by its length
     max_tokens: int | None = None  # longer texts are cut
@@ -46,7 +47,7 @@ class Encoder:
     def described(self, kind: str) -> dict[str, Any]:
         """Return all that features of instances of `kind` depend on but the model's files, as JSON values."""
         folder = Path(self.model)
-        model = folder.name if folder.is_dir() else self.model  # a folder is known by its files, wherever it lies
+        model = folder.name if folder.is_dir() else self.model  # A folder is identified by its files, not its place.
         return dataclasses.asdict(self) | {"model": model, "kind": kind, "pooling": self.pooling_of(kind)}
 
     def pooling_of(self, kind: str) -> str:
@@ -83,13 +84,13 @@ def encoder_of(text: str, kind: str) -> Encoder:
 
 
 def resolved_revision(encoder: Encoder, cache: Path, *, renew: bool = False) -> str:
-    """Return what tells this model's files apart from others: a commit of the hub, or the digest of a local folder.
+    """Return what identifies this model's files: a commit of the hub, or the digest of a local folder.
 
     The commit of a model that is named without one is asked for once and kept in `cache`: features stay comparable,
     and are found again without a network. `renew` asks anew.
 
     Raises:
-        EncoderUnavailableError: if the model is not to be had; one line that says why, and the way out.
+        EncoderUnavailableError: if the model is not available; one line that says why, and the way out.
     """
     folder = Path(encoder.model)
     if folder.is_dir():
@@ -111,34 +112,30 @@ def resolved_revision(encoder: Encoder, cache: Path, *, renew: bool = False) -> 
 
 def _commit(encoder: Encoder) -> str:
     """Return the commit of the model on the hub, or where that does not answer, in the hub's cache on this machine."""
-    _transformers(encoder)
+    package("transformers", f"encoder {encoder.model!r} needs", EncoderUnavailableError)
     import huggingface_hub
+    from huggingface_hub import errors
 
     model, revision = encoder.model, encoder.revision
     try:
         hub = huggingface_hub.HfApi()
         commit = hub.model_info(model, revision=revision, timeout=HUB_TIMEOUT).sha
-        hub.auth_check(model)  # what a gated model is called everybody may know, its files only some may have
+        hub.auth_check(model)  # Everybody may know what a gated model is called, only some may have its files.
         return str(commit)
-    except Exception as error:  # of the hub, or of whatever library it is asked with
+    except Exception as error:  # The hub's library and its transport raise many kinds.
         try:
             path = huggingface_hub.hf_hub_download(model, "config.json", revision=revision, local_files_only=True)
+            return Path(path).parent.name  # <cache>/snapshots/<commit>/config.json
         except (OSError, ValueError):
-            raise _unavailable(encoder, _refusal(encoder, error)) from error
-        return Path(path).parent.name  # <cache>/snapshots/<commit>/config.json
-
-
-def _refusal(encoder: Encoder, error: Exception) -> str:
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.GatedRepoError):
-        page = "its page of the Hugging Face hub"
-        return f"is gated: accept its licence on {page}, then log in with `hf auth login` or set HF_TOKEN"
-    if isinstance(error, errors.RevisionNotFoundError):
-        return f"has no revision {encoder.revision!r}"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return "does not exist on the Hugging Face hub, or is private"
-    return f"is neither in the local model cache nor to be had from the network ({_first_line(error)})"
+            why = f"is neither in the local model cache nor to be had from the network ({_first_line(error)})"
+            if isinstance(error, errors.GatedRepoError):
+                page = "its page of the Hugging Face hub"
+                why = f"is gated: accept its licence on {page}, then log in with `hf auth login` or set HF_TOKEN"
+            elif isinstance(error, errors.RevisionNotFoundError):
+                why = f"has no revision {revision!r}"
+            elif isinstance(error, errors.RepositoryNotFoundError):
+                why = "does not exist on the Hugging Face hub, or is private"
+            raise _unavailable(encoder, why) from error
 
 
 def _unavailable(encoder: Encoder, what: str) -> EncoderUnavailableError:
@@ -148,10 +145,6 @@ def _unavailable(encoder: Encoder, what: str) -> EncoderUnavailableError:
 
 def _first_line(error: Exception) -> str:
     return printable((str(error).strip() or type(error).__name__).splitlines()[0])
-
-
-def _transformers(encoder: Encoder) -> Any:
-    return package("transformers", f"encoder {encoder.model!r} needs", EncoderUnavailableError)
 
 
 def prepared(kind: str, processor: Any, max_tokens: int, instances: list[Any]) -> dict[str, Tensor]:
@@ -189,7 +182,7 @@ class LoadedEncoder:
 
     @property
     def precision(self) -> torch.dtype:
-        """What the model computes in: half the bits on CUDA, where that is several times faster."""
+        """Return what the model computes in: half the bits on CUDA, where that is several times faster."""
         if self.device.type != "cuda":
             return torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
@@ -235,14 +228,21 @@ def load_encoder(encoder: Encoder, kind: str, revision: str, device: torch.devic
     Weights are read from safetensors only, since a pickle could run code, and no code of the hub is run.
 
     Raises:
-        EncoderUnavailableError: if the model is not to be had, or has no weights in safetensors.
+        EncoderUnavailableError: if the model is not available, or has no weights in safetensors.
     """
-    transformers = _transformers(encoder)
-    processors = {"image": "AutoImageProcessor", "text": "AutoTokenizer", "audio": "AutoFeatureExtractor"}
-    place = {} if Path(encoder.model).is_dir() else {"revision": revision}
+    transformers = package("transformers", f"encoder {encoder.model!r} needs", EncoderUnavailableError)
+    name, place = encoder.model, {} if Path(encoder.model).is_dir() else {"revision": revision}
+    options = {"use_safetensors": True, "trust_remote_code": False, "dtype": torch.float32}
     try:
-        processor = getattr(transformers, processors[kind]).from_pretrained(encoder.model, **place)
-        model = _model(transformers, encoder, place)
+        processor = getattr(transformers, PROCESSORS[kind]).from_pretrained(name, **place)
+        try:
+            model = transformers.AutoModel.from_pretrained(name, **place, **options).eval()
+        except OSError:
+            if not place or encoder.revision is not None:
+                raise
+            # Some older models of the hub have their weights in safetensors in a reference beside the main branch,
+            # which the library looks for only when it is asked for the main branch.
+            model = transformers.AutoModel.from_pretrained(name, revision="main", **options).eval()
     except (OSError, ValueError, KeyError) as error:
         raise _unavailable(encoder, f"cannot be loaded as one for {KINDS[kind]} ({_first_line(error)})") from error
     # Of a model for images and texts, the tower that reads what we have.
@@ -250,15 +250,3 @@ def load_encoder(encoder: Encoder, kind: str, revision: str, device: torch.devic
     longest = encoder.max_tokens or min(getattr(processor, "model_max_length", LONGEST_TEXT), LONGEST_TEXT)
     prepare = functools.partial(prepared, kind, processor, longest)
     return LoadedEncoder(prepare, tower.to(device), encoder.pooling_of(kind), encoder.normalise, device)
-
-
-def _model(transformers: Any, encoder: Encoder, place: dict[str, str]) -> torch.nn.Module:
-    options = {"use_safetensors": True, "trust_remote_code": False, "dtype": torch.float32}
-    try:
-        return transformers.AutoModel.from_pretrained(encoder.model, **place, **options).eval()
-    except OSError:
-        if not place or encoder.revision is not None:
-            raise
-        # Some older models of the hub have their weights in safetensors in a reference beside the main branch, which
-        # the library looks for only when it is asked for the main branch.
-        return transformers.AutoModel.from_pretrained(encoder.model, revision="main", **options).eval()

@@ -20,19 +20,19 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dal_core.checks import check_choice
 from dal_core.contracts import Count, Size, check_fields
 from dal_core.data import FeatureBank
-from dal_core.devices import DEVICES, resolve_device
+from dal_core.devices import resolve_device
 from dal_lab.runs.files import remove_leftovers, write_atomically
 from dal_lab.runs.progress import progress
 from dal_lab.sources.bank import load_bank, save_bank, training_scale
 from dal_lab.sources.encoders import Encoder, LoadedEncoder, load_encoder
-from dal_lab.sources.raw import RawData, UnreadableInstanceError
+from dal_lab.sources.raw import RawData, Split, UnreadableInstanceError
 
 FORMAT = "dal_core.Features.1"  # The format of parts, and of the preprocessing that follows the model.
 PART_SIZE = 4096  # Instances in a file of features: what an interruption may cost.
 MOST_WORKERS = 8
+WAY_OUT = "repair or remove it, or leave such instances out with `python -m dal_lab features --unreadable skip`"
 # What decoders raise for a file that is cut off, empty, or no image or sound at all.
 DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError)
 
@@ -51,14 +51,12 @@ class Extraction:
         ValueError: on anything out of range.
     """
 
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     batch_size: Count = 128
     workers: Size | None = None
-    unreadable: str = "refuse"
+    unreadable: Literal["refuse", "skip"] = "refuse"
 
     def __post_init__(self) -> None:
-        check_choice("device", self.device, DEVICES)
-        check_choice("unreadable", self.unreadable, ("refuse", "skip"))
         check_fields(self)
 
     def workers_for(self, kind: str) -> int:
@@ -74,14 +72,14 @@ class Request:
 
     dataset: str
     encoder: Encoder
-    revision: str  # what tells the encoder's files apart (`encoders.resolved_revision`)
+    revision: str  # identifies the encoder's files (`encoders.resolved_revision`)
     kind: str
-    identity: str  # what tells the data apart from other data of that name (`Source.identity`)
+    identity: str  # identifies the data among others of that name (`Source.identity`)
     folder: Path
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """All that the features depend on, as JSON values."""
+        """Return all that the features depend on, as JSON values."""
         return {
             "format": FORMAT,
             "dataset": self.dataset,
@@ -91,20 +89,15 @@ class Request:
         }
 
     @cached_property
-    def stem(self) -> str:
-        """The stem of file names: the data set and the model in readable words, and a digest of the description."""
-        words = (self.dataset, self.encoder.model.rstrip("/").split("/")[-1], _digest(self.description)[:16])
-        return "_".join(re.sub(r"[^A-Za-z0-9.]+", "-", word) for word in words)
-
-    @property
     def path(self) -> Path:
-        """The path of the finished bank."""
-        return self.folder / f"{self.stem}.safetensors"
+        """Return the path of the finished bank: data set and model in words, and a digest of the description."""
+        words = (self.dataset, self.encoder.model.rstrip("/").split("/")[-1], _digest(self.description)[:16])
+        return self.folder / f"{'_'.join(re.sub(r'[^A-Za-z0-9.]+', '-', word) for word in words)}.safetensors"
 
     @property
     def parts(self) -> Path:
-        """The folder of what is finished so far."""
-        return self.folder / f"{self.stem}.parts"
+        """Return the folder of what is finished so far."""
+        return self.path.with_suffix(".parts")
 
 
 def _digest(description: dict[str, Any]) -> str:
@@ -133,10 +126,10 @@ def extracted(request: Request, data: RawData, extraction: Extraction, *, fresh:
 
     Raises:
         UnreadableInstanceError: if an instance cannot be decoded and is not to be skipped.
-        EncoderUnavailableError: if the model is not to be had.
+        EncoderUnavailableError: if the model is not available.
     """
     request.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(request.folder / f"{request.stem}.lock"):  # another process may be at it
+    with FileLock(request.path.with_suffix(".lock")):  # another process may be at it
         remove_leftovers(request.folder)
         if fresh:
             request.path.unlink(missing_ok=True)
@@ -212,9 +205,15 @@ class _Extractor:
 
     def _features(self, name: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
         """Return features [m, d] float32 and the positions [m] in the split that they belong to, ascending."""
-        parts = [self._part(name, start) for start in range(0, len(getattr(self.data, name)), PART_SIZE)]
+        split, parts = getattr(self.data, name), []
+        for start in range(0, len(split), PART_SIZE):
+            positions = range(start, min(start + PART_SIZE, len(split)))
+            about = {"split": name, "start": start, "size": len(positions)}
+            how = {"unreadable": self.extraction.unreadable, "device": self.device.type}
+            path = self.request.parts / f"{name}-{start:09}.safetensors"
+            parts.append(_Part(path, positions, _digest(self.request.description | about | how)))
         if missing := [part for part in parts if part.read() is None]:
-            self._encode(name, missing)
+            self._encode(name, split, missing)
         # Parts are mapped from their files, so that the features are in memory once.
         found = [tensors for part in parts if (tensors := part.read()) is not None and len(tensors["kept"])]
         if not found:
@@ -224,18 +223,15 @@ class _Extractor:
             )
         return torch.cat([each["features"] for each in found]), torch.cat([each["kept"] for each in found])
 
-    def _part(self, name: str, start: int) -> _Part:
-        positions = range(start, min(start + PART_SIZE, len(getattr(self.data, name))))
-        about = {"split": name, "start": start, "size": len(positions)}
-        how = {"unreadable": self.extraction.unreadable, "device": self.device.type}
-        path = self.request.parts / f"{name}-{start:09}.safetensors"
-        return _Part(path, positions, _digest(self.request.description | about | how))
-
-    def _encode(self, name: str, parts: Sequence[_Part]) -> None:
+    def _encode(self, name: str, split: Split, parts: Sequence[_Part]) -> None:
         """Encode the instances of the parts and write each part as soon as it is done."""
-        split, total = getattr(self.data, name), sum(len(part.positions) for part in parts)
-        batches = [self._batches(part.positions, split.instances) for part in parts]
-        positions_alone: Any = range(len(split))  # since `_read` is called in the loader's processes
+        size, batches = self.extraction.batch_size, []
+        for part in parts:
+            positions = list(part.positions)
+            if self.data.kind == "text":  # All texts of a batch are padded to the longest.
+                positions.sort(key=lambda i: len(split.instances[i]))
+            batches.append([positions[i : i + size] for i in range(0, len(positions), size)])
+        positions_alone: Any = range(len(split))  # The loader's processes read the instances, in `_read`.
         loaded = iter(
             DataLoader(
                 positions_alone,
@@ -243,59 +239,40 @@ class _Extractor:
                 collate_fn=functools.partial(_read, split.instances, self.encoder.prepare),
                 num_workers=self.extraction.workers_for(self.data.kind),
                 pin_memory=self.device.type == "cuda",
-                generator=torch.Generator(),  # or the loader would draw from the global one
+                generator=torch.Generator(),  # Without one, the loader draws from the global generator.
             )
         )
         what = f"{self.request.dataset}, {name} split, with {Path(self.request.encoder.model).name}"
-        with progress(None, what, unit="instances", total=total) as bar:
+        with progress(None, what, unit="instances", total=sum(len(part.positions) for part in parts)) as bar:
             for part, of_part in zip(parts, batches, strict=True):
                 kept: list[int] = []
-                features: list[Tensor] = []  # on the device until the part is whole: it never waits for the host
+                features: list[Tensor] = []  # They stay on the device until the part is whole: no wait for the host.
                 for batch in of_part:
-                    positions, inputs, failures = next(loaded)
+                    decoded, inputs, failures = next(loaded)
                     for i, reason in failures:
-                        self._refuse_or_warn(split.name(i), reason)
-                    kept += positions
-                    features += self._encoded(inputs) if positions else []
+                        message = f"dataset {self.request.dataset!r}: {split.name(i)} cannot be decoded ({reason})"
+                        if self.extraction.unreadable == "refuse":
+                            raise UnreadableInstanceError(f"{message}; {WAY_OUT}")
+                        warnings.warn(f"{message}; it is left out", stacklevel=2)
+                    kept += decoded
+                    features += self._encoded(inputs) if decoded else []
                     bar.update(len(batch))
                 part.write(kept, features)
-
-    def _batches(self, positions: Sequence[int], instances: Sequence[Any]) -> list[list[int]]:
-        """Return positions batch by batch; texts by length, since all of a batch are padded to the longest."""
-        if self.data.kind == "text":
-            positions = sorted(positions, key=lambda i: len(instances[i]))
-        size = self.extraction.batch_size
-        return [list(positions[i : i + size]) for i in range(0, len(positions), size)]
-
-    def _refuse_or_warn(self, instance: str, reason: str) -> None:
-        message = f"dataset {self.request.dataset!r}: {instance} cannot be decoded ({reason})"
-        if self.extraction.unreadable == "refuse":
-            raise UnreadableInstanceError(
-                f"{message}; repair or remove it, or leave such instances out with "
-                f"`python -m dal_lab features --unreadable skip`"
-            )
-        warnings.warn(f"{message}; it is left out", stacklevel=2)
 
     def _encoded(self, inputs: dict[str, Tensor]) -> Iterator[Tensor]:
         """Yield the features of a batch in pieces, which are halved whenever memory runs out, down to one instance."""
         start, size = 0, len(next(iter(inputs.values())))
         while start < size:
-            piece = {name: each[start : start + self.limit] for name, each in inputs.items()}
             try:
-                features = self.encoder.encode(piece)
-            except RuntimeError as error:
-                if not _out_of_memory(error) or self.limit == 1:
+                features = self.encoder.encode({key: each[start : start + self.limit] for key, each in inputs.items()})
+            except RuntimeError as error:  # Lack of memory has a class of its own on CUDA alone.
+                if not re.search("out of memory|not enough memory", str(error), re.IGNORECASE) or self.limit == 1:
                     raise
                 self.limit = max(1, min(self.limit, size) // 2)
                 warnings.warn(f"memory ran out; going on with {self.limit} instances at a time", stacklevel=2)
-                continue
-            start += self.limit
-            yield features
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    words = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in words or "not enough memory" in words
+            else:
+                start += self.limit
+                yield features
 
 
 def _read(

@@ -1,4 +1,4 @@
-"""Features that somebody brings along in a file: a FeatureBank, an archive of arrays or a table."""
+"""A user's own features in a file: a FeatureBank, an archive of arrays or a table."""
 
 import functools
 import zipfile
@@ -19,6 +19,7 @@ from dal_lab.sources.raw import numbered, restated
 SPLIT_ARRAYS = ("x_train", "y_train", "x_test", "y_test", "classes")  # The arrays of an archive with a test split.
 ARRAYS = ("x", "y")  # The arrays of an archive without one.
 LABEL, SPLIT = "label", "split"  # Columns of a table that are no features.
+NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)  # Types of columns of features.
 PARTS = ("train", "test")  # The entries of the column `split`.
 
 Content = tuple[Parts, Iterable[object], str]  # arrays of both splits, names of classes, and who made the split
@@ -49,7 +50,7 @@ def read_features(path: str | Path) -> FeatureBank:
         raise ValueError(f"path is {shown(path)}; the path of a feature file was expected")
     path = absolute(path)
     found = path.stat() if is_file(path) else None
-    # The time of change as well, which nobody can set: that of modification may be kept by whoever replaces the file.
+    # The time of change as well, which nobody can set: that of modification may be kept when the file is replaced.
     version = None if found is None else (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     return _cached(path, version)
 
@@ -145,7 +146,8 @@ def _table(path: Path) -> Content:
     if LABEL not in names:
         raise ValueError(f"the columns are {_few(names)}; one called {LABEL!r} was expected")
     chosen = [name for name in names if name not in (LABEL, SPLIT) and not name.startswith("__index_level_")]
-    others = {name: str(kind) for name in chosen if not _is_number(kind := table.schema.field(name).type)}
+    kinds = {name: table.schema.field(name).type for name in chosen}
+    others = {name: str(kind) for name, kind in kinds.items() if not any(fits(kind) for fits in NUMBERS)}
     if others or not chosen:
         found = f"{_few(list(others))} hold {_few(sorted(set(others.values())))}" if others else "there are none"
         raise ValueError(f"columns of features: {found}; numbers were expected in all but {LABEL!r} and {SPLIT!r}")
@@ -166,10 +168,6 @@ def _table(path: Path) -> Content:
     parts = [words[part].astype(str).tolist() for part in (train, test)]
     train_labels, test_labels = numbered(parts, class_names, f"column {LABEL!r}")
     return (features[train], features[test], train_labels, test_labels), class_names, "the file's"
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
 
 
 def _in_one_piece(features_name: str, features: np.ndarray, labels_name: str, labels: np.ndarray) -> Content:

@@ -55,7 +55,9 @@ class HuggingFace(Source):
     def _rows(self, name: str, split: str) -> Any:
         datasets = package("datasets", f"dataset {name!r} is read with", DatasetUnavailableError)
         try:
-            if not self._is_local(datasets.config.HF_DATASETS_CACHE):
+            cached = self.path.replace("/", "___").lower()  # the folder of the data set in the library's cache
+            kept = [each.name.lower() for each in Path(datasets.config.HF_DATASETS_CACHE).glob("*___*")]
+            if cached not in kept and not Path(self.path).is_dir():
                 import huggingface_hub
 
                 # The library itself would ask for half a minute before it gives up.
@@ -71,11 +73,6 @@ class HuggingFace(Source):
             raise ValueError(f"dataset {name!r}: {self.path} has no column {missing}; it has {rows.column_names}")
         return rows
 
-    def _is_local(self, cache: str | Path) -> bool:
-        """Return whether this is a folder, or the library has something of that name in its cache."""
-        wanted = self.path.replace("/", "___").lower()
-        return Path(self.path).is_dir() or any(each.name.lower() == wanted for each in Path(cache).glob("*___*"))
-
     def _named(self, rows: Any) -> tuple[Any, list[str]]:
         """Return the rows whose classes are not left out, and the names of their classes."""
         declared = getattr(rows.features[self.label], "names", None)
@@ -85,7 +82,7 @@ class HuggingFace(Source):
 
 
 class _Encoded(Sequence[Any]):
-    """Images or sounds that lie in a table as the bytes of a file, decoded when asked for."""
+    """Images or sounds that a table holds as the bytes of a file, decoded when asked for."""
 
     def __init__(self, table: str, rows: Any, column: str, kind: str) -> None:
         from datasets import Audio, Image

@@ -30,16 +30,12 @@ class _Images(ConcatDataset, Sequence[Any]):
         return super().__getitem__(i)[0]
 
 
-def _first_of(thing: Any, attributes: Sequence[str]) -> Any:
-    return next((getattr(thing, name) for name in attributes if hasattr(thing, name)), None)
-
-
 def _split(parts: Sequence[Any]) -> Split:
     labels, names = [], []
     for part in parts:
-        found = _first_of(part, LABELS)
-        labels.append(np.asarray([label for _, label in part] if found is None else found, dtype=np.int64))
-        files = _first_of(part, FILES) or (f"image {i} of {type(part).__name__}" for i in range(len(part)))
+        found, files = ([getattr(part, each) for each in known if hasattr(part, each)] for known in (LABELS, FILES))
+        labels.append(np.asarray(found[0] if found else [label for _, label in part], dtype=np.int64))
+        files = files[0] if files else [f"image {i} of {type(part).__name__}" for i in range(len(part))]
         names += [file[0] if isinstance(file, tuple) else file for file in files]
     return Split(_Images(parts), np.concatenate(labels), lambda i: str(names[i]))
 
@@ -129,20 +125,22 @@ class ImageFolder(Source):
     def _unpack(self, name: str, places: Places) -> None:
         folder = places.cache / name
         if all((folder / split).is_dir() for split in self.archives):
-            return  # without the lock: the cache may be read-only
+            return  # The cache may be read-only, and have no place for the lock.
         places.cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(places.cache / f"{name}.lock"):  # another process may be at it
+        with FileLock(places.cache / f"{name}.lock"):  # Another process may be unpacking.
             for split, url in self.archives.items():
-                if not (folder / split).is_dir():
-                    _unpack_one(fetch(name, f"{name}_{split}.zip", url, places), folder / split)
-
-
-def _unpack_one(path: Path, target: Path) -> None:
-    partial = target.with_name(f".{target.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)  # what an interrupted call has left
-    with restated(zipfile.BadZipFile, f"{path} is not a whole zip archive: "), zipfile.ZipFile(path) as archive:
-        archive.extractall(partial)  # keeps members below the folder, whatever their names
-    # Many archives hold a single folder with everything in it.
-    inner = [each for each in partial.iterdir() if not each.name.startswith((".", "__"))]
-    (inner[0] if len(inner) == 1 and inner[0].is_dir() else partial).replace(target)
-    shutil.rmtree(partial, ignore_errors=True)
+                if (target := folder / split).is_dir():
+                    continue
+                path, partial = fetch(name, f"{name}_{split}.zip", url, places), folder / f".{split}.part"
+                shutil.rmtree(partial, ignore_errors=True)  # An interrupted call may have left it.
+                with (
+                    restated(zipfile.BadZipFile, f"{path} is not a whole zip archive: "),
+                    zipfile.ZipFile(path) as archive,
+                ):
+                    archive.extractall(
+                        partial
+                    )  # It keeps members below the folder, even those with names that lead out of it.
+                # Many archives hold a single folder with everything in it.
+                inner = [each for each in partial.iterdir() if not each.name.startswith((".", "__"))]
+                (inner[0] if len(inner) == 1 and inner[0].is_dir() else partial).replace(target)
+                shutil.rmtree(partial, ignore_errors=True)

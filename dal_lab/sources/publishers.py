@@ -45,7 +45,7 @@ def fetch(name: str, file: str, url: str, places: Places) -> Path:
     """Return the path of a file on this machine, which is downloaded whole or not at all.
 
     Raises:
-        DatasetUnavailableError: if there is none, and none to be had.
+        DatasetUnavailableError: if there is none, and it cannot be downloaded.
     """
     if (found := places.find(file)) is not None:
         return found

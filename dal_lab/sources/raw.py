@@ -20,7 +20,7 @@ KINDS = {"image": "images", "text": "texts", "audio": "sounds"}  # The kinds tha
 
 
 class DatasetUnavailableError(FileNotFoundError):
-    """The data are neither on this machine nor to be had from the network."""
+    """The data are neither on this machine nor available from the network."""
 
 
 class UnreadableInstanceError(ValueError):
@@ -36,13 +36,11 @@ class Places:
 
     def find(self, name: str) -> Path | None:
         """Return the first file or folder of that name, `folder` before `cache`."""
-        return next((path for place in self._all() if (path := place / name).exists()), None)
+        places = filter(None, (self.folder, self.cache))
+        return next((path for place in places if (path := place / name).exists()), None)
 
     def __str__(self) -> str:
-        return " and ".join(map(str, self._all()))
-
-    def _all(self) -> list[Path]:
-        return [place for place in (self.folder, self.cache) if place is not None]
+        return " and ".join(map(str, filter(None, (self.folder, self.cache))))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,7 +72,7 @@ class RawData:
 class Source(abc.ABC):
     """One way to get a data set; `place` says where for a reader, with fields of the source in braces.
 
-    Methods raise DatasetUnavailableError with a line that says what was looked for if the data are not to be had, and
+    Methods raise DatasetUnavailableError with a line that says what was looked for if the data are not available, and
     ValueError if a file does not hold what its publisher promises.
     """
 
@@ -84,7 +82,7 @@ class Source(abc.ABC):
         return self.place.format(**vars(self))
 
     def identity(self, name: str, places: Places) -> str:  # noqa: ARG002 - other sources look at files
-        """Return what tells this data apart from another under the same name, without decoding an instance."""
+        """Return what identifies this data among others of the same name, without decoding an instance."""
         return repr(self)
 
     @abc.abstractmethod

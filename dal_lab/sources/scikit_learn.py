@@ -1,6 +1,7 @@
 """Data through scikit-learn: what comes with it, which are digits and points in the plane, and tables of OpenML."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from sklearn import datasets as sklearn_datasets
@@ -9,46 +10,23 @@ from dal_core.data import FeatureBank
 from dal_lab.sources.bank import STRATIFIED, bank, in_two, standardised
 from dal_lab.sources.raw import DatasetUnavailableError, Places, Source, restated
 
-TOY_POINTS = 1000
-CENTRES = [[-1.5, -1.0], [1.5, -1.0], [0.0, 1.5], [0.0, 0.0]]
-
 
 @dataclasses.dataclass(frozen=True)
 class Bundled(Source):
-    """Data that a function of this module makes, which `MAKERS` has under the data set's name."""
+    """Data that a function of sklearn.datasets returns or generates, split 75/25 by class."""
 
     place = "scikit-learn"
+    function: str
+    arguments: dict[str, Any]
+    about: str  # the function and its arguments, for the provenance
+    scale: float = 1.0  # features are divided by it
+    classes: str = "{}"  # a class's name, by its number
 
     def read(self, name: str, places: Places) -> FeatureBank:  # noqa: ARG002 - no file is read
-        return MAKERS[name]()
-
-
-def digits() -> FeatureBank:
-    """Return grey values of 8x8 pixels, scaled from 0..16 to [0, 2]."""
-    bunch = sklearn_datasets.load_digits()
-    parts = in_two(bunch.data / 8.0, bunch.target, stratify=True)
-    return bank(parts, bunch.target_names, source="scikit-learn, load_digits", split=STRATIFIED)
-
-
-def moons() -> FeatureBank:
-    """Return two interleaved half circles."""
-    points, labels = sklearn_datasets.make_moons(TOY_POINTS, noise=0.15, random_state=0)
-    return _toy(points, labels, "make_moons, noise 0.15")
-
-
-def blobs() -> FeatureBank:
-    """Return four Gaussian clusters."""
-    points, labels = sklearn_datasets.make_blobs(TOY_POINTS, centers=CENTRES, cluster_std=0.45, random_state=0)
-    return _toy(points, labels, "make_blobs, 4 centres")
-
-
-def _toy(points: np.ndarray, labels: np.ndarray, source: str) -> FeatureBank:
-    class_names = [f"class {label}" for label in np.unique(labels)]
-    parts = in_two(points, labels, stratify=True)
-    return bank(parts, class_names, source=f"scikit-learn, {source}", split=STRATIFIED)
-
-
-MAKERS = {"digits": digits, "moons": moons, "blobs": blobs}
+        features, labels = getattr(sklearn_datasets, self.function)(**self.arguments)
+        parts = in_two(features / self.scale, labels, stratify=True)
+        names = map(self.classes.format, np.unique(labels))
+        return bank(parts, names, source=f"scikit-learn, {self.about}", split=STRATIFIED)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import statistics
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -22,10 +22,10 @@ from torch.utils._pytree import tree_leaves
 from dal_core import strategies
 from dal_core.checks import check_choice, check_options
 from dal_core.contracts import AtLeast, Count, Size, check_fields
-from dal_core.devices import DEVICES, now
+from dal_core.devices import now
 from dal_core.randomness import fixed_threads, generator_for
 from dal_core.snapshot import Snapshot
-from dal_lab.runs.study import device_of, run
+from dal_lab.runs.study import device_of
 
 NOISE = 1.5  # Standard deviation of features around their class's centre, whose entries have variance 1.
 
@@ -51,16 +51,14 @@ class ScalingStudy:
     batch_size: Count = 100
     repeats: Count = 3
     seed: Size = 0
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    dataset: ClassVar[None] = None
-    encoder: ClassVar[None] = None
+    version: ClassVar[int] = 1
     columns: ClassVar[tuple[str, ...]] = ("query_s", "peak_bytes")
 
     def __post_init__(self) -> None:
         check_fields(self)
         check_options("options", self.options)
-        check_choice("device", self.device, DEVICES)
         check_choice("strategy", self.strategy, strategies.names(oracle=False))
         strategies.get(self.strategy, self.options)
         if self.batch_size > self.num_unlabelled:
@@ -69,27 +67,24 @@ class ScalingStudy:
             )
 
     def __hash__(self) -> int:
-        return hash((self.strategy, self.num_unlabelled, self.seed))  # options are a dict, and cannot take part
+        return hash((self.strategy, self.num_unlabelled, self.seed))  # The options, a dictionary, cannot take part.
 
+    def run(self, *, data_dir: str | Path | None = None) -> pd.DataFrame:  # noqa: ARG002
+        """Return one row: query_s, the median time (seconds), and peak_bytes, the memory in use beyond the snapshot."""
+        device, strategy = device_of(self), strategies.get(self.strategy, self.options)
+        with fixed_threads():
+            snapshot = synthetic_snapshot(self, device)
 
-@run.register
-def _(study: ScalingStudy, *, data_dir: str | Path | None = None) -> pd.DataFrame:  # noqa: ARG001
-    """One row: query_s, the median time (seconds), and peak_bytes, the memory in use beyond the snapshot."""
-    device = device_of(study)
-    strategy = strategies.get(study.strategy, study.options)
-    with fixed_threads():
-        snapshot = synthetic_snapshot(study, device)
+            def query() -> Tensor:
+                return strategies.query(strategy, snapshot, self.batch_size, generator_for(self.seed, "strategy"))
 
-        def query() -> Tensor:
-            return strategies.query(strategy, snapshot, study.batch_size, generator_for(study.seed, "strategy"))
-
-        seconds = []
-        for _ in range(study.repeats):
-            start = now(device)
-            query()
-            seconds.append(now(device) - start)
-        held = peak_bytes(query, device)
-    return pd.DataFrame([{"query_s": statistics.median(seconds), "peak_bytes": held}], columns=study.columns)
+            seconds = []
+            for _ in range(self.repeats):
+                start = now(device)
+                query()
+                seconds.append(now(device) - start)
+            held = peak_bytes(query, device)
+        return pd.DataFrame([{"query_s": statistics.median(seconds), "peak_bytes": held}], columns=self.columns)
 
 
 def synthetic_snapshot(study: ScalingStudy, device: torch.device) -> Snapshot:
@@ -99,9 +94,8 @@ def synthetic_snapshot(study: ScalingStudy, device: torch.device) -> Snapshot:
     labels = torch.randint(k, (study.num_labelled + study.num_unlabelled,), generator=draw)
     features = centres[labels].add_(torch.randn(len(labels), d, generator=draw), alpha=NOISE)
     features = torch.nn.functional.normalize(features, dim=1).mul_(math.sqrt(d)).to(device)
-    weight = (torch.nn.functional.normalize(centres, dim=1) * 4 / math.sqrt(d)).to(
-        device
-    )  # Predictions are unsure, but no guesses.
+    # With a weight of that length predictions are unsure, but no guesses.
+    weight = (torch.nn.functional.normalize(centres, dim=1) * 4 / math.sqrt(d)).to(device)
     known = torch.arange(study.num_labelled)
     return Snapshot.of(features, labelled=known, labels=labels[known], weight=weight)
 

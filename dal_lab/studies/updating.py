@@ -33,7 +33,7 @@ from dal_core.posterior import fit
 from dal_core.randomness import choose, fixed_threads, generator_for
 from dal_core.strategies.uncertainty import highest, margin_scores
 from dal_lab.runs.settings import HEADS, training_of
-from dal_lab.runs.study import bank_name, device_of, run
+from dal_lab.runs.study import bank_name, device_of
 from dal_lab.sources import catalogue
 
 GRADIENT_SAMPLES = ("new", "all", "mixture")
@@ -81,6 +81,7 @@ class UpdateStudy:
     optimiser: Literal["sgd", "radam"] = "radam"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    version: ClassVar[int] = 1
     columns: ClassVar[tuple[str, ...]] = (
         "draw", "n_new", "method", "gamma", "steps", "rate",
         "accuracy", "nll", "flips", "validation_accuracy", "update_s",
@@ -102,6 +103,24 @@ class UpdateStudy:
     @property
     def training(self) -> Training:
         return training_of(self.optimiser, self.options)
+
+    def run(self, *, data_dir: str | Path | None = None) -> pd.DataFrame:
+        """Return a row a draw, number of new samples, method and step size; nll in nats, update_s in seconds."""
+        device, bank = device_of(self), catalogue.load(self.dataset, encoder=self.encoder, data_dir=data_dir)
+        held_out = max(1, round(self.validation_share * len(bank.train_labels)))
+        needed, left = self.initial_size + self.new_sizes[-1], len(bank.train_labels) - held_out
+        if needed > left:
+            raise ValueError(
+                f"the study needs {needed} instances; the pool of {bank_name(self)} has {left} to train on"
+            )
+        with fixed_threads():
+            setting = _prepare(self, bank.to(device), held_out)
+            new = _draw_new_samples(setting)  # [draws, b]
+            rows = list(_monte_carlo_updates(setting, new))
+            for n_new in self.new_sizes:
+                for updated in (_laplace_updates, _gradient_updates, _retraining):
+                    rows += [{"n_new": n_new, **row} for row in updated(setting, new[:, :n_new])]
+        return pd.DataFrame(rows, columns=self.columns)
 
 
 def tuned(rows: pd.DataFrame, by: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -178,27 +197,6 @@ class _Setting:
         scores |= {"flips": flips.double().mean().item()}
         scores |= {"validation_accuracy": correct(logits[split:], self.truth[split:])}
         return {**what, **scores, "update_s": seconds}
-
-
-@run.register
-def _(study: UpdateStudy, *, data_dir: str | Path | None = None) -> pd.DataFrame:
-    """Return a row a draw, number of new samples, method and step size.
-
-    Columns: draw, n_new, method, gamma, steps, rate, accuracy, nll, flips, validation_accuracy, update_s (seconds).
-    """
-    device, bank = device_of(study), catalogue.load(study.dataset, encoder=study.encoder, data_dir=data_dir)
-    held_out = max(1, round(study.validation_share * len(bank.train_labels)))
-    needed, left = study.initial_size + study.new_sizes[-1], len(bank.train_labels) - held_out
-    if needed > left:
-        raise ValueError(f"the study needs {needed} instances; the pool of {bank_name(study)} has {left} to train on")
-    with fixed_threads():
-        setting = _prepare(study, bank.to(device), held_out)
-        new = _draw_new_samples(setting)  # [draws, b]
-        rows = list(_monte_carlo_updates(setting, new))
-        for n_new in study.new_sizes:
-            for updated in (_laplace_updates, _gradient_updates, _retraining):
-                rows += [{"n_new": n_new, **row} for row in updated(setting, new[:, :n_new])]
-    return pd.DataFrame(rows, columns=study.columns)
 
 
 def _prepare(study: UpdateStudy, bank: FeatureBank, held_out: int) -> _Setting:

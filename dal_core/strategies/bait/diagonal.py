@@ -1,7 +1,4 @@
-"""BAIT where all Fisher information is reduced to its diagonal (Huseljic et al. 2024, section 4).
-
-Axes: n samples, b batch, k classes, d features.
-"""
+"""BAIT where all Fisher information is reduced to its diagonal (Huseljic et al. 2024, section 4)."""
 
 import dataclasses
 
@@ -21,17 +18,18 @@ class DiagonalProblem:
     squares: Float[Tensor, "n d"]  # phi^2
     F: Float[Tensor, "k d"]
     precision: Float[Tensor, "k d"]  # 1 / M before anything is picked
+    pool: Int[Tensor, " n"]  # 0 to n - 1
     block: int  # samples whose gains are computed at a time
 
     @classmethod
-    def of(
-        cls, features_u: Tensor, logits_u: Tensor, features_l: Tensor, logits_l: Tensor, weights: Weights, size: int
-    ) -> "DiagonalProblem":
+    def of(cls, pool: tuple[Tensor, ...], weights: Weights, block_bytes: int) -> "DiagonalProblem":
+        features_u, logits_u, features_l, logits_l = pool
         p, p_l, squares = logits_u.softmax(dim=1), logits_l.softmax(dim=1), features_u.square()
         h, known = p * (1 - p), (p_l * (1 - p_l)).mT @ features_l.square()
         F = (h.mT @ squares + known) * weights.everything
         precision = known * weights.labelled + weights.prior
-        return cls(h * weights.candidate**2, squares, F, precision, max(1, size // (3 * F.nbytes)))
+        every, block = torch.arange(len(h), device=h.device), max(1, block_bytes // (3 * F.nbytes))
+        return cls(h * weights.candidate**2, squares, F, precision, every, block)
 
     def gains(self, samples: Int[Tensor, " r"], precision: Float[Tensor, "k d"], sign: int) -> Float[Tensor, " r"]:
         """Return sum(F M^2 f / (sign + M f)): the gain of a pick (sign 1), minus the loss of a removal (-1)."""
@@ -39,12 +37,9 @@ class DiagonalProblem:
         ratios = ((self.h[i].unsqueeze(2) * self.squares[i].unsqueeze(1)).div_(precision) for i in blocks)  # M f
         return sign * torch.cat([ratio.div_(1 + sign * ratio).flatten(1) @ weights for ratio in ratios])
 
-    def first_scores(self) -> Float[Tensor, " n"]:
-        return self.gains(torch.arange(len(self.h), device=self.h.device), self.precision, 1)
-
     def select(self, batch_size: int) -> Int[Tensor, " b"]:
         """tr(M F) is supermodular in the picks: gains shrink, losses grow, and lazy evaluation gives the same picks."""
-        pool, precision = torch.arange(len(self.h), device=self.h.device), self.precision.clone()
+        precision = self.precision.clone()
 
         def greedy(samples: Int[Tensor, " r"], count: int, sign: int) -> Int[Tensor, " count"]:
             bounds, chosen = self.gains(samples, precision, sign), samples.new_empty(count)
@@ -57,5 +52,5 @@ class DiagonalProblem:
                 fresh = torch.isneginf(bounds)
             return chosen
 
-        picked = greedy(pool, min(2 * batch_size, len(pool)), 1)
+        picked = greedy(self.pool, min(2 * batch_size, len(self.pool)), 1)
         return picked[~torch.isin(picked, greedy(picked, len(picked) - batch_size, -1))]

@@ -2,8 +2,6 @@
 
 A sample with features phi [d] and probabilities p [k] has the Fisher information F_i = x^T x [k d, k d], where row j of
 its factor x is w_j (e_j - p) (x) phi. The rows are never formed.
-
-Axes: n samples, c rows a sample, k classes, d features, s = k d, v vectors.
 """
 
 import dataclasses
@@ -125,9 +123,6 @@ def _projections(vectors: Float[Tensor, "v d"], features: Float[Tensor, "n d"]) 
     end = len(features) - len(features) % 32
     if len(vectors) > 8 or end == 0:
         return vectors @ features.mT
-    pieces, projected = features[:end].view(32, -1, features.shape[1]), features.new_empty(len(vectors), len(features))
-    by_piece = torch.bmm(vectors.expand(32, -1, -1), pieces.mT)
-    projected[:, :end].view(len(vectors), 32, -1).copy_(by_piece.movedim(0, 1))
-    if end < len(features):
-        torch.mm(vectors, features[end:].mT, out=projected[:, end:])
-    return projected
+    pieces = features[:end].view(32, -1, features.shape[1])
+    by_piece = torch.bmm(vectors.expand(32, -1, -1), pieces.mT).movedim(0, 1).flatten(1)
+    return torch.cat((by_piece, vectors @ features[end:].mT), dim=1)

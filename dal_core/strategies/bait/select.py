@@ -8,19 +8,16 @@ as they are (`spaces.py`), and the changes are kept as rows,
     M = M_0 - T^T T,        M F M = N_0 - T^T W - W^T T,
 
 so that a step costs x M_0 and x N_0 of one instance, products with the rows so far, and one pass over the features.
-
-Axes: n unlabelled, m labelled, b batch, k classes, d features, c rows of x, s side of M, u = p c rows X of p picks.
 """
 
-import dataclasses
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from dal_core.contracts import BatchSize, Count, Positive, checked
-from dal_core.snapshot import Snapshot
+from dal_core.snapshot import Predictions
 from dal_core.strategies.bait.diagonal import DiagonalProblem
 from dal_core.strategies.bait.factors import factors
 from dal_core.strategies.bait.spaces import Space, Weights, cheaper_space
@@ -31,10 +28,10 @@ Approximation = Literal["exact", "top", "binary", "diagonal"]
 Fisher = Literal["sum", "mean"]
 Selection = Literal["forward_backward", "topk"]
 BLOCK_BYTES = 128 * 2**20
+CACHED_PICKS = 1000  # Up to so many, a removal corrects matrices that stay in a processor's cache.
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """What `bait_select` can be asked for."""
 
     approximation: Approximation  # "diagonal": that of the exact Fisher information
@@ -49,7 +46,7 @@ class Options:
 @register("bait")
 @checked
 def bait(
-    snapshot: Snapshot, batch_size: BatchSize, generator: torch.Generator, *,  # noqa: ARG001
+    snapshot: Predictions, batch_size: BatchSize, generator: torch.Generator, *,  # noqa: ARG001
     approximation: Approximation = "binary", top_classes: int | None = None, renormalise: bool = True,
     fisher: Fisher = "sum", prior_precision: Positive = 1.0, selection: Selection = "forward_backward",
 ) -> Int[Tensor, " b"]:  # fmt: skip
@@ -112,27 +109,26 @@ def bait_first_scores(
 
 
 def _problem(pool: tuple[Tensor, Tensor, Tensor, Tensor], batch_size: int, options: Options) -> Space | DiagonalProblem:
+    approximation, top_classes, renormalise, fisher, prior_precision, selection, block_bytes = options
     features_u, logits_u, features_l, logits_l = pool
     (n, k), m, b = logits_u.shape, len(logits_l), batch_size
     if k < 2:
         raise ValueError(f"logits_u has shape ({n}, {k}); at least two classes were expected, a sigmoid's as (0, z)")
-    if options.approximation != "top" and options.top_classes is not None:
-        other = f"it belongs to 'top' and approximation is {options.approximation!r}"
-        raise ValueError(f"top_classes is {options.top_classes}, but {other}")
-    if options.approximation == "top" and not 1 <= (options.top_classes or 0) <= k:
-        raise ValueError(f"top_classes is {options.top_classes}; 1 to {k}, the number of classes, was expected")
-    mean, scaled = options.fisher == "mean", options.selection == "forward_backward"
-    labelled, everything = (m / (m + b) / max(m, 1), 1 / (n + m)) if mean else (m / (m + b), 1.0)
-    weights = Weights(options.prior_precision, labelled, everything, (b / (m + b)) ** 0.5 if scaled else 1.0)
-    if options.approximation == "diagonal":
-        return DiagonalProblem.of(*pool, weights, options.block_bytes)
-    how = (options.approximation, options.top_classes, options.renormalise, options.block_bytes)
+    if approximation != "top" and top_classes is not None:
+        raise ValueError(f"top_classes is {top_classes}, but it belongs to 'top'; approximation is {approximation!r}")
+    if approximation == "top" and not 1 <= (top_classes or 0) <= k:
+        raise ValueError(f"top_classes is {top_classes}; 1 to {k}, the number of classes, was expected")
+    labelled, everything = (m / (m + b) / max(m, 1), 1 / (n + m)) if fisher == "mean" else (m / (m + b), 1.0)
+    weights = Weights(prior_precision, labelled, everything, 1.0 if selection == "topk" else (b / (m + b)) ** 0.5)
+    if approximation == "diagonal":
+        return DiagonalProblem.of(pool, weights, block_bytes)
+    how = (approximation, top_classes, renormalise, block_bytes)
     return cheaper_space(factors(features_u, logits_u, *how), factors(features_l, logits_l, *how), weights, b)
 
 
 def _first_scores(problem: Space | DiagonalProblem) -> Float[Tensor, " n"]:
     if isinstance(problem, DiagonalProblem):
-        return problem.first_scores()
+        return problem.gains(problem.pool, problem.precision, 1)
     covered, gained = problem.curvatures()
     return _quotients(gained, covered + covered.new_ones(covered.shape[1]).diag())
 
@@ -174,23 +170,37 @@ def _forward(space: Space, count: int) -> tuple[Int[Tensor, " p"], Float[Tensor,
 def _backward(positions: Tensor, covered: Tensor, gained: Tensor, batch_size: int) -> Int[Tensor, " b"]:
     """Remove picks until `batch_size` remain; their own rows in I - X M X^T and X M F M X^T are all that takes part.
 
-    I - X M X^T is the inverse of I + X M_0 X^T: leaving out rows there is a Schur complement here.
+    I - X M X^T is the inverse of I + X M_0 X^T: leaving out rows there is a Schur complement here. Both matrices are
+    corrected for a block of removals by one product, and until then what is read of them by the rows of its changes.
     """
     count, c = len(positions), len(covered) // len(positions)
     identity = covered.new_ones(len(covered)).diag()
     uncovered, kept = identity - covered, torch.zeros_like(covered[:count, 0])  # infinity where removed
-    own_uncovered, own_gained = (
-        each.view(count, c, count, c).diagonal(dim1=0, dim2=2).permute(2, 0, 1) for each in (uncovered, gained)
-    )
-    for _ in range(count - batch_size):
-        worst = (_quotients(own_gained, own_uncovered) + kept).argmin().view(1)
-        kept.index_fill_(0, worst, torch.inf)
-        rows = worst * c + torch.arange(c, device=worst.device)
-        x_uncovered, x_gained = uncovered[rows], gained[rows]
-        t, w = _change(x_uncovered[:, rows], x_uncovered, x_gained, x_gained[:, rows])
+    together = 1 if count <= CACHED_PICKS else 64
+    for start in range(batch_size, count, together):
+        own_uncovered, own_gained = (
+            each.view(count, c, count, c).diagonal(dim1=0, dim2=2).permute(2, 0, 1).clone()
+            for each in (uncovered, gained)
+        )
+        changes = uncovered.new_empty(2, min(together, count - start), c, count * c)  # t and w of each removal
+        for step in range(changes.shape[1]):
+            if step:
+                t, w = changes[:, step - 1].view(2, c, count, c).permute(0, 2, 3, 1)
+                _add_products(own_uncovered, t, t, -1)
+                _add_products(own_gained, t, w, -2)
+            matrices = torch.where(kept.view(-1, 1, 1) > 0, identity[:c, :c], own_uncovered)  # for finite quotients
+            worst = (_quotients(own_gained, matrices) + kept).argmin().view(1)
+            kept.index_fill_(0, worst, torch.inf)
+            rows = worst * c + torch.arange(c, device=worst.device)
+            x_uncovered, x_gained = uncovered[rows], gained[rows]
+            if step:
+                t, w = changes[:, :step].flatten(1, 2)
+                x_uncovered -= t[:, rows].mT @ t
+                x_gained -= t[:, rows].mT @ w + w[:, rows].mT @ t
+            changes[:, step] = torch.stack(_change(x_uncovered[:, rows], x_uncovered, x_gained, x_gained[:, rows]))
+        t, w = changes.flatten(1, 2)
         uncovered.addmm_(t.mT, t, alpha=-1)
         gained.addmm_(t.mT, w, alpha=-1).addmm_(w.mT, t, alpha=-1)
-        own_uncovered[worst] = identity[:c, :c]  # of zeros: for finite quotients
     return positions[kept == 0]
 
 

@@ -3,8 +3,6 @@
 A candidate's c rows x are vectors of length `side`. With N_0 = M_0 F M_0, a space has `curvatures`, x M_0 x^T and
 x N_0 x^T of all candidates; `columns`, x M_0 and x N_0 of one; and `rows`, which multiplies those of some, or of all,
 with vectors. It works in the dtype of the features, for float64 sums: the recursion subtracts hundreds of such terms.
-
-Axes: n candidates, c rows a sample, k classes, d features, r rows of all samples, s side of a space, v vectors.
 """
 
 import dataclasses
@@ -20,7 +18,6 @@ from dal_core.strategies.bait.factors import Factors
 
 LARGEST_SIDE = 20_000  # of the dense matrices, of which four are held at a time
 WAY_OUT = "use approximation='binary', 'top' with fewer classes, or a smaller subset of the pool"
-Products = Callable[[Float[Tensor, "v s"]], Float[Tensor, "n c v"]]
 
 
 class Weights(NamedTuple):
@@ -63,7 +60,7 @@ class ParameterSpace:
         partial = self.matrices.view(-1, x.features.shape[1]) @ x.features[0]  # Features first: s^2 operations.
         return x.class_products(partial.view(2, self.side, -1).mT).double()
 
-    def rows(self, candidates: Int[Tensor, " p"] | None = None) -> Products:
+    def rows(self, candidates: Int[Tensor, " p"] | None = None) -> Callable[[Tensor], Tensor]:
         return (self.candidates if candidates is None else self.candidates[candidates].double()).products
 
 
@@ -100,7 +97,7 @@ class GramSpace:
         column = self.kernel.view(-1, self.c, self.side)[candidate][0] * self.weights.candidate
         return torch.stack((column, (column @ self.kernel).mul_(self.weights.everything))).double()
 
-    def rows(self, candidates: Int[Tensor, " p"] | None = None) -> Products:
+    def rows(self, candidates: Int[Tensor, " p"] | None = None) -> Callable[[Tensor], Tensor]:
         some = slice(self.n) if candidates is None else candidates  # A product with a vector is one of its entries.
         return lambda vectors: (vectors.unflatten(1, (-1, self.c))[:, some] * self.weights.candidate).permute(1, 2, 0)
 

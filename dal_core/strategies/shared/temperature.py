@@ -12,7 +12,7 @@ from dal_core.data import FeatureData
 from dal_core.metrics import CALIBRATION_BINS
 from dal_core.models.learners import last_layer_learner
 from dal_core.randomness import choose
-from dal_core.snapshot import LastLayer, Predictions
+from dal_core.snapshot import LastLayer, Snapshot
 from dal_core.strategies.shared.clustering import first_of_smallest
 from dal_core.task import Classification
 
@@ -20,7 +20,7 @@ TEMPERATURES = torch.arange(10, 201, dtype=torch.float64) / 10  # 1.0, 1.1, ...,
 
 
 @checked
-def held_out_temperature(snapshot: Predictions, generator: torch.Generator) -> float:
+def held_out_temperature(snapshot: Snapshot, generator: torch.Generator) -> float:
     """Return the temperature that calibrates a last layer on a fifth of the labelled that it was not trained on.
 
     The layer starts from new weights and is trained on the other four fifths as the head was; where there is no last
@@ -40,7 +40,9 @@ def held_out_temperature(snapshot: Predictions, generator: torch.Generator) -> f
     (model,) = learner.fit(
         Classification(snapshot.num_classes), data, [rest], [labels[order[count:]]], [lambda _: generator]
     )
-    return calibrating_temperature(model.outputs(data.inputs(held_out)).logits, labels[order[:count]])
+    logits = model.outputs(data.inputs(held_out)).logits
+    assert logits is not None, "a classifier gives logits"
+    return calibrating_temperature(logits, labels[order[:count]])
 
 
 @checked

@@ -87,7 +87,7 @@ class View:
     @property
     def labelled(self) -> Int[Tensor, " m"]:
         """Positions in the train split, in the order of buying."""
-        return self.step.snapshot.labelled  # type: ignore[attr-defined]
+        return self.step.snapshot.labelled
 
     @property
     def labels(self) -> str:

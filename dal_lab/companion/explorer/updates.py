@@ -107,7 +107,7 @@ def views(experiment: Experiment) -> list[Update]:
             if (place := number % size) == 0:
                 before, generator = step.head, generator_for(experiment.seed, "strategy", step.context.cycle)
                 at_once = at.instances[query(experiment.strategy.function, at, size, generator)]
-            (retrained,) = fit(at, [at.labelled], [at.labels], [at.draw])
+            retrained: Any = next(fit(at, [at.labelled], [at.labels], [at.draw]))
             why = reason(experiment.strategy, step)
             found.append(Update(plane, experiment, step, place, before, retrained.head, at_once, why))
     return found

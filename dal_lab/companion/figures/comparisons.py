@@ -18,7 +18,7 @@ BAR = 3  # points, the width of a bar that joins ranks
 
 
 def win_rates(matrices: Mapping[str, pd.DataFrame]) -> Figure:
-    """Heat maps of win rates side by side, titled with their keys: share in which the row is above the column.
+    """Draw heat maps of win rates side by side, titled with their keys: shares in which the row is above the column.
 
     Raises:
         ValueError: if rows and columns of a matrix are not the same strategies in the same order.
@@ -52,7 +52,7 @@ def win_rates(matrices: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def _heat_map(axes: Axes, matrix: pd.DataFrame) -> None:
-    """Squares with their numbers, blue above one half and red below; none on the diagonal."""
+    """Draw squares with their numbers, blue above one half and red below; none on the diagonal."""
     import seaborn as sns
 
     sns.heatmap(
@@ -68,7 +68,7 @@ def _heat_map(axes: Axes, matrix: pd.DataFrame) -> None:
 
 
 def critical_difference(blocks: int, strategies: int) -> float:
-    """How far average ranks have to be apart to differ at 5 % (Nemenyi's test).
+    """Return how far average ranks have to be apart to differ at 5 % (Nemenyi's test).
 
     CD = q_0.95(k, inf) / sqrt(2) * sqrt(k (k + 1) / (6 N))        k strategies, N blocks; Demsar 2006, 3.2.2
     """
@@ -77,7 +77,7 @@ def critical_difference(blocks: int, strategies: int) -> float:
 
 
 def ranks(blocks: pd.DataFrame) -> Figure:
-    """Average ranks on an axis; bars join strategies that Nemenyi's test does not tell apart (Demsar 2006).
+    """Draw average ranks on an axis; bars join strategies that Nemenyi's test does not tell apart (Demsar 2006).
 
     `blocks` has a row a block and a column a strategy (`statistics.blocks`).
     """
@@ -107,7 +107,7 @@ def ranks(blocks: pd.DataFrame) -> Figure:
 
 
 def differences(table: pd.DataFrame, text: str) -> Figure:
-    """Differences in points with their 95 % intervals, a panel a data set, a line a strategy, against 0.
+    """Draw differences in points with their 95 % intervals, a panel a data set, a line a strategy, against 0.
 
     `table` has data, strategy, difference and difference_ci, as `statistics.paired` returns them, in percent.
     """

@@ -8,31 +8,30 @@ import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from dal_core.checks import check_columns
-from dal_lab.companion.figures.style import BLUE, CLASS_COLOURS, CLASS_MARKERS, GREY, RED, look, short_label, verbatim
+from dal_lab.companion.figures.style import (
+    BLUE,
+    CLASS_COLOURS,
+    CLASS_MARKERS,
+    GREY,
+    RED,
+    TABLES,
+    look,
+    short_label,
+    verbatim,
+)
 from dal_lab.companion.statistics import mean_over_seeds
 
 PANEL, WIDE = (3.4, 2.7), (4.6, 3.4)  # inches
-# What is drawn: its name at the axis, and the factor from the rows' unit to that of the axis.
-VALUES = {
-    "accuracy": ("Test accuracy (%)", 100.0),
-    "gain": ("Gain over base (points)", 100.0),
-    "difference": ("Difference to random (points)", 100.0),
-    "nll": ("Test NLL (nats)", 1.0),
-    "flips": ("Decision flips (%)", 100.0),
-    "update_s": ("Time of an update (ms)", 1000.0),
-    "speedup": ("Speed-up (times)", 1.0),
-    "query_s": ("Time of an acquisition (s)", 1.0),
-    "peak_bytes": ("Memory beside the features (MB)", 1e-6),
-}
-SIZES = {"N": "Pool size N", "D": "Features D", "K": "Classes K", "b": "Batch size b"}
+VALUES: dict[str, tuple[str, float]] = {name: tuple(each) for name, each in TABLES["values"].items()}
 
 
 def panels(count: int, *, columns: int = 3, panel: tuple[float, float] = PANEL) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels, `columns` in a row."""
+    """Return a figure with `count` panels, `columns` in a row."""
     columns = min(columns, count)
     rows = -(-count // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(panel[0] * columns, panel[1] * rows), squeeze=False)
@@ -45,7 +44,7 @@ def panels(count: int, *, columns: int = 3, panel: tuple[float, float] = PANEL) 
 def curves(
     axes: Axes, rows: pd.DataFrame, *, x: str, y: str, by: str, looks: Callable = look, band: bool = True
 ) -> None:
-    """A line of `y` (mean over seeds) against `x` for each entry of the column `by`, with 95 % confidence bands.
+    """Draw a line of `y` (mean over seeds) against `x` for each entry of the column `by`, with 95 % confidence bands.
 
     Lines are drawn in the order in which their names first appear; one without a marker is dashed.
     """
@@ -63,7 +62,7 @@ def curves(
 
 
 def shared_legend(figure: Figure, axes: Sequence[Axes], *, columns: int = 5) -> Figure:
-    """The figure with one legend below all panels; a single panel is too narrow for more than two columns."""
+    """Return the figure with one legend below all panels; a single panel is too narrow for more than two columns."""
     handles: dict[str, Artist] = {}
     for each in axes:
         for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
@@ -74,7 +73,7 @@ def shared_legend(figure: Figure, axes: Sequence[Axes], *, columns: int = 5) -> 
 
 
 def _split(rows: pd.DataFrame, by: str | list[str], **size: Any) -> tuple[Figure, list[tuple[Axes, Any, pd.DataFrame]]]:
-    """A figure with a panel for each entry of the column or columns `by`; each panel with the entry and its rows."""
+    """Return a figure with a panel for each entry of the columns `by`, and each panel with its entry and rows."""
     groups = list(rows.groupby(by, sort=False))
     figure, axes = panels(len(groups), **size)
     return figure, [(each, *group) for each, group in zip(axes, groups, strict=True)]
@@ -84,7 +83,7 @@ def _lines(
     rows: pd.DataFrame, by: str | list[str], lines: dict[str, Any], *, xlabel: str, columns: int,
     size: tuple[float, float] = PANEL,
 ) -> Figure:  # fmt: skip
-    """Curves as `lines` has them, a panel for each entry of `by`: data sets, or data sets and initial sizes."""
+    """Draw curves as `lines` has them, a panel for each entry of `by`: data sets, or data sets and initial sizes."""
     figure, parts = _split(rows, by, panel=size)
     for axes, entry, part in parts:
         curves(axes, part, **lines)
@@ -94,14 +93,14 @@ def _lines(
 
 
 def learning_curves(rows: pd.DataFrame, *, y: str = "accuracy") -> Figure:
-    """`y` of the strategies against the number of labels, a panel a data set."""
+    """Draw `y` of the strategies against the number of labels, a panel a data set."""
     check_columns("rows", rows, ("data", "strategy", "seed", "n_labeled", y))
     lines = {"x": "n_labeled", "y": y, "by": "strategy"}
     return _lines(rows, "data", lines, xlabel="Labelled instances", columns=4, size=WIDE)
 
 
 def accuracy_against_time(rows: pd.DataFrame) -> Figure:
-    """Mean accuracy over the curve against the mean time of an acquisition, a point a strategy, a panel a data set."""
+    """Draw mean accuracy over the curve against mean time of an acquisition, a point a strategy, a panel a data set."""
     check_columns("rows", rows, ("data", "strategy", "seed", "accuracy", "query_s"))
     figure, parts = _split(rows.assign(accuracy=100 * rows["accuracy"]), "data", panel=WIDE)
     for axes, data, part in parts:
@@ -114,12 +113,12 @@ def accuracy_against_time(rows: pd.DataFrame) -> Figure:
 
 
 def costs(rows: pd.DataFrame, *, y: str) -> Figure:
-    """`y` of each strategy against what was varied, a panel each, on logarithmic axes."""
+    """Draw `y` of each strategy against what was varied, a panel each, on logarithmic axes."""
     check_columns("rows", rows, ("varied", "size", "strategy", "seed", y))
     figure, parts = _split(rows, "varied", columns=2, panel=(4.2, 3.0))
     for axes, name, part in parts:
         curves(axes, part, x="size", y=y, by="strategy", band=False)
-        axes.set(xlabel=SIZES.get(name, name), xscale="log", yscale="log")
+        axes.set(xlabel=TABLES["sizes"].get(name, name), xscale="log", yscale="log")
         sizes = sorted(part["size"].unique())
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axes.xaxis.set_minor_locator(NullLocator())
@@ -128,7 +127,7 @@ def costs(rows: pd.DataFrame, *, y: str) -> Figure:
 
 
 def shares(table: pd.DataFrame, *, expected: float) -> Figure:
-    """Bars of the shares in percent, a panel a data set: a group of bars a strategy, in it one bar a budget.
+    """Draw bars of the shares in percent, a panel a data set: a group of bars a strategy, in it one bar a budget.
 
     `table` has the index data, budget and a column a strategy; `expected` is drawn as a dashed line.
     """
@@ -145,7 +144,7 @@ def shares(table: pd.DataFrame, *, expected: float) -> Figure:
 
 
 def ablation(sources: Mapping[str, pd.DataFrame], *, x: str, label: str, log: bool = True) -> Figure:
-    """Mean accuracy over the curve against the setting `x`, a panel a data set of each source, with 95 % intervals."""
+    """Draw mean accuracy over the curve against `x`, with 95 % intervals, a panel a data set of each source."""
     rows = pd.concat([rows.assign(panel=rows["data"] + f", {source}") for source, rows in sources.items()])
     figure, parts = _split(rows, "panel")
     for axes, title, part in parts:
@@ -161,13 +160,13 @@ def ablation(sources: Mapping[str, pd.DataFrame], *, x: str, label: str, log: bo
 
 
 def updating_study(rows: pd.DataFrame, *, y: str, band: bool = True) -> Figure:
-    """`y` of each method against the number of new samples, a panel a data set and initial size."""
+    """Draw `y` of each method against the number of new samples, a panel a data set and initial size."""
     lines = {"x": "n_new", "y": y, "by": "method", "band": band}
     return _lines(rows, ["data", "initial_size"], lines, xlabel="New samples", columns=5)
 
 
 def step_sizes(rows: pd.DataFrame, *, base: pd.DataFrame, retraining: pd.DataFrame) -> Figure:
-    """Accuracy of the second-order update for each gamma, between what base and retraining reach."""
+    """Draw accuracy of the second-order update for each gamma, between what base and retraining reach."""
     names = {gamma: f"γ = {gamma:g}" for gamma in sorted(rows["gamma"].unique())}
     colours = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(names)))
     looks = {name: (name, colour, "s") for name, colour in zip(names.values(), colours, strict=True)}
@@ -185,13 +184,13 @@ def decision_surface(
     title: str,
     strength: float = 0.6,
 ) -> None:
-    """Probability of the predicted class over the plane, shaded, with the decision boundary.
+    """Draw the probability of the predicted class over the plane, shaded, with the decision boundary.
 
     `probabilities` [rows, columns, k] on a regular grid over `extent` (left, right, bottom, top); `strength` is that of
     the shades, 0 to 1.
     """
     confidence, predicted = probabilities.max(axis=-1), probabilities.argmax(axis=-1)
-    shades = np.array([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in CLASS_COLOURS])
+    shades = np.array([to_rgb(colour) for colour in CLASS_COLOURS])
     chance = 1 / probabilities.shape[-1]
     shading = ((confidence - chance) / (1 - chance))[..., None] * strength
     axes.imshow(1 - shading * (1 - shades[predicted]), origin="lower", extent=extent, aspect="auto", rasterized=True)
@@ -204,7 +203,7 @@ def decision_surface(
 
 
 def points(axes: Axes, positions: np.ndarray, labels: np.ndarray, *, new: bool = False) -> None:
-    """Labelled instances in the plane, marked by class; new ones are large, with a red rim."""
+    """Draw labelled instances in the plane, marked by class; new ones are large, with a red rim."""
     for k in np.unique(labels):
         chosen = positions[labels == k]
         axes.scatter(

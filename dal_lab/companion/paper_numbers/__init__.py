@@ -1,33 +1,30 @@
 """Figures from the papers, to stand beside the measured ones."""
 
 from collections.abc import Sequence
-from importlib import resources
+from pathlib import Path
 
 import pandas as pd
 
 from dal_core.checks import check_choice, check_columns
 from dal_lab.sources.catalogue import data_sets
 
-TABLES = {
-    path.name.removesuffix(".csv"): path for path in resources.files(__name__).iterdir() if path.name.endswith(".csv")
-}
+TABLES = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.csv"))}
 # Where each table is from: its first line, a comment.
-SOURCES = {name: TABLES[name].read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for name in sorted(TABLES)}
+SOURCES = {name: TABLES[name].read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for name in TABLES}
 
 
 def published(name: str) -> pd.DataFrame:
-    """A published table as the papers print it; `SOURCES[name]` says where.
+    """Return a published table as the papers print it; `SOURCES[name]` says where.
 
     Raises:
         ValueError: for an unknown name, with the list of what exists.
     """
     check_choice("name", name, SOURCES)
-    with TABLES[name].open(encoding="utf-8") as file:
-        return pd.read_csv(file, comment="#")
+    return pd.read_csv(TABLES[name], comment="#")
 
 
 def bank_names(data: pd.Series, encoder: str = "dinov2") -> pd.Series:
-    """Data sets under their papers' titles as measured rows name them: CIFAR-10 is "cifar10 (dinov2)"."""
+    """Return data sets, given by their papers' titles, as measured rows name them: CIFAR-10 is "cifar10 (dinov2)"."""
     known = {each.title: name for name, each in data_sets().items()}
     return data.map(lambda title: f"{known[title]} ({encoder})" if title in known else title)
 
@@ -35,7 +32,7 @@ def bank_names(data: pd.Series, encoder: str = "dinov2") -> pd.Series:
 def cell_by_cell(
     measured: pd.DataFrame, paper: pd.DataFrame, by: Sequence[str], value: str = "accuracy", unit: str = "%"
 ) -> pd.DataFrame:
-    """Published beside measured for the cells that both tables have; empty if there are none.
+    """Return published beside measured values for the cells that both tables have; empty if there are none.
 
     `measured` is what `mean_over_seeds` returns: keys, among them `by`, then `value`, `value_ci` and seeds. `paper` has
     `by` and `value`, in the same unit. "within ±" says whether the published value lies in the 95 % interval of the

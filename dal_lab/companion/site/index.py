@@ -1,12 +1,14 @@
 """The site over a preset's figures, tables and executed notebooks: pages that need neither a server nor a network.
 
-`<folder>/index.html` has of each notebook the headline figure and table, and links to everything;
+`<folder>/index.html` has the verdicts, of each notebook the headline figure and table, and links to everything;
 `<folder>/<notebook>.html` is the executed notebook. Styles and the script that sorts tables are in the pages.
 """
 
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,12 @@ from pygments.formatters import HtmlFormatter
 
 from dal_lab.companion.artefacts import PAGES, read_manifest
 from dal_lab.companion.site.notebook_page import body_of, read_notebook
-from dal_lab.companion.tables import table_of
+from dal_lab.companion.tables import cells_of, table_of
+from dal_lab.companion.verdicts import all_verdicts, counted
 from dal_lab.runs.files import write_text
 
 PROVENANCE = "dal_core"  # key of an executed notebook's metadata: device, versions, commit
-# What stands for a paper, by the notebook's number: names of figures and tables, the first that there is.
-HEADLINES = {
-    "01": (["updating gain"], ["updating cells", "recovered gain", "updating study"]),
-    "02": (["benchmark differences", "top classes"], ["top classes cells", "top classes"]),
-    "03": (["leads"], ["leads"]),
-    "04": (["win rates"], ["win rate cells", "win rates"]),
-}
+ABOUT = tomllib.loads(resources.files("dal_lab.companion").joinpath("notebooks.toml").read_text("utf-8"))
 
 
 def write_site(folder: Path, executed: Path, sources: Sequence[Path], *, preset: str, about: str = "") -> Path:
@@ -53,13 +50,14 @@ def write_site(folder: Path, executed: Path, sources: Sequence[Path], *, preset:
         chapters.append(chapter)
     for page in {path.name for path in folder.glob(f"[0-9][0-9]_*{PAGES}")} - {each["page"] for each in chapters}:
         (folder / page).unlink()
-    front = folder / f"index{PAGES}"
-    write_text(front, _page("front", chapters=chapters, facts=_facts(chapters, preset, about), preset=preset))
+    front, runs = folder / f"index{PAGES}", frozenset().union(*(chapter["runs"] for chapter in chapters))
+    page = _page("front", chapters=chapters, runs=runs, verdicts=_verdicts(folder), preset=preset, about=about)
+    write_text(front, page)
     return front
 
 
 def title_of(notebook: Any) -> str | None:
-    """The first heading of a notebook; None if it has none."""
+    """Return the first heading of a notebook; None if it has none."""
     for cell in notebook.cells:
         if found := re.search(r"^# (.+)$", cell.source, flags=re.MULTILINE):
             return found[1]
@@ -67,7 +65,7 @@ def title_of(notebook: Any) -> str | None:
 
 
 def _chapter(source: Path, executed: Path, folder: Path, manifest: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
-    """What the pages say about the notebook `source`, and the notebook itself, executed where it was.
+    """Return what the pages say about the notebook `source`, and the notebook itself, executed where it was.
 
     The state is "done", "failed", or why there is no page.
     """
@@ -78,9 +76,17 @@ def _chapter(source: Path, executed: Path, folder: Path, manifest: Mapping[str, 
     run = notebook.metadata.get("papermill", {}) if ran else {}
     entries = {name: each for name, each in sorted(manifest.items()) if each["notebook"] == source.stem}
     entries = {name: each for name, each in entries.items() if (folder / name).is_file()}
-    drawings = [_drawing(name, entries) for name in entries if name.endswith(".png")]
-    tables = [_table(name, entries, folder) for name in entries if name.endswith(".csv")]
-    headlines = HEADLINES.get(number, ([], []))
+    drawings, tables = [], []
+    for file, entry in entries.items():
+        stem, words = file.rpartition(".")[0], Path(file).stem.split("_", 1)[-1].replace("_", " ")
+        about = {"name": words, "alt": f"{entry['cell']}: {words}", **entry}
+        if file.endswith(".png"):
+            files = {ending: f"{stem}.{ending}" for ending in ("png", "pdf") if f"{stem}.{ending}" in entries}
+            drawings.append(about | {"files": files})
+        elif file.endswith(".csv"):
+            headings, rows = table_of(folder / file)  # headings are (text, whether the column has numbers)
+            tables.append(about | {"csv": file, "headings": headings, "rows": rows})
+    headlines = ABOUT["headlines"].get(number, {"figures": [], "tables": []})
     return {
         "number": number,
         "title": title_of(notebook) or source.stem,
@@ -93,24 +99,24 @@ def _chapter(source: Path, executed: Path, folder: Path, manifest: Mapping[str, 
         "runs": frozenset(key for entry in entries.values() for key in entry["keys"]),
         "drawings": drawings,
         "tables": tables,
-        "headline": _first(drawings, headlines[0]),
-        "headline_table": _first(tables, headlines[1]),
+        "headline": _first(drawings, headlines["figures"]),
+        "headline_table": _first(tables, headlines["tables"]),
     }, notebook  # fmt: skip
 
 
 def _paper(notebook: Any) -> Markup:
-    """The paragraph below the title, which names paper, authors and venue; any HTML in it stays text."""
+    """Return the paragraph below the title, which names paper, authors and venue; any HTML in it stays text."""
     text = next((cell.source for cell in notebook.cells if cell.cell_type == "markdown"), "")
     paragraphs = [part for part in text.split("\n\n") if part.strip() and not part.startswith("#")]
     return Markup(mistune.create_markdown(escape=True)(paragraphs[0])) if paragraphs else Markup("")
 
 
 def _about(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Device, versions, commit, and the settings that differ from the preset's, of an executed notebook."""
+    """Return device, versions, commit, and the settings that differ from the preset's, of an executed notebook."""
     kept = metadata.get(PROVENANCE, {})
     versions = kept.get("versions", {})
     names = {"dal_core": "dal_core", "torch": "torch", "python": "Python"}
-    commit, *changed = kept.get("commit", "").split("-", 1)
+    commit, _, changed = kept.get("commit", "").partition("-")
     about = {
         "Device": kept.get("device", ""),
         "Versions": ", ".join(f"{text} {versions[name]}" for name, text in names.items() if name in versions),
@@ -120,51 +126,24 @@ def _about(metadata: Mapping[str, Any]) -> dict[str, str]:
     return {name: text for name, text in about.items() if text}
 
 
-def _drawing(png: str, entries: Mapping[str, Any]) -> dict[str, Any]:
-    """A figure; `files` are its endings with their file names."""
-    name, entry = _readable(png), entries[png]
-    files = {ending: png[:-3] + ending for ending in ("png", "pdf") if png[:-3] + ending in entries}
-    alt = entry.get("alt") or f"{entry['cell']}: {name}"
-    return {"name": name, "cell": entry["cell"], "alt": alt, "files": files}
-
-
-def _table(csv: str, entries: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """A table; its headings are (text, whether the column has numbers)."""
-    headings, rows = table_of(folder / csv)
-    return {"name": _readable(csv), "cell": entries[csv]["cell"], "csv": csv, "headings": headings, "rows": rows}
-
-
-def _facts(chapters: Sequence[Mapping[str, Any]], preset: str, about: str) -> dict[str, list[str]]:
-    """What holds for the whole site; several entries where the notebooks come from several runs that differ."""
-    done = [chapter for chapter in chapters if chapter["seconds"] is not None]
-    runs = frozenset().union(*(chapter["runs"] for chapter in chapters))
-    facts = {"Preset": [f"{preset}: {about}" if about else preset]}
-    if done:
-        facts["Last run"] = [max(chapter["finished"] for chapter in done)]
-        facts["Took"] = [duration(sum(chapter["seconds"] for chapter in done))]
-    facts["Runs behind it"] = [f"{len(runs):,}"]
-    for name in ("Device", "Versions", "Commit", "Seeds"):
-        facts[name] = list(dict.fromkeys(chapter["about"][name] for chapter in done if name in chapter["about"]))
-    return {name: texts for name, texts in facts.items() if texts}
+def _verdicts(folder: Path) -> dict[str, Any] | None:
+    """The verdicts of all notebooks, and a sentence that counts them; None where there are none."""
+    table = all_verdicts(folder)
+    first = ["notebook", "claim", "verdict"]  # which a narrow window shows
+    headings, rows = cells_of(table[[*first, "value", "low", "high", "seeds", "measure", "source"]])
+    return {"counted": counted(table), "headings": headings, "rows": rows} if len(table) else None
 
 
 def duration(seconds: float) -> str:
-    """A time for readers: 13 s, 4 min 10 s, 2 h 5 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def _readable(file: str) -> str:
-    """The name of a figure or table in words: 01_updating_gain.png is "updating gain"."""
-    return Path(file).stem.split("_", 1)[-1].replace("_", " ")
+    """Return a time for readers: 13 s, 4 min 10 s, 2 h 5 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _first(items: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Mapping[str, Any] | None:
-    """The first item with one of the names, in their order; else the first item."""
+    """Return the first item with one of the names, in their order; else the first item."""
     return min(items, key=lambda item: [*names, item["name"]].index(item["name"]), default=None)
 
 

@@ -1,6 +1,5 @@
 """Walking through a run: what its strategy was asked, saw and picked."""
 
-import dataclasses
 import itertools
 import json
 
@@ -8,10 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from dal_core import strategies
-from dal_core.randomness import fixed_threads
-from dal_core.strategies import register
-from dal_core.strategies.registry import forget_own
+from dal_core.randomness import fixed_threads, generator_for
+from dal_core.strategies import registry
 from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import run, walk
 from dal_lab.sources import catalogue
@@ -29,7 +26,7 @@ RUNS = [
 def experiment(strategy="margin", options=None, **changes):
     settings = {"dataset": "blobs", "head": "mlp", "optimiser": "radam", "device": "cpu", "initial_size": 5,
                 "batch_size": 4, "cycles": 3, "subset_size": 60, "seed": 2}  # fmt: skip
-    allowed = strategies.needs_oracle(strategy)
+    allowed = registry.needs_oracle(strategy)
     options = {"epochs": 7} | (options or {})
     return experiment_of(strategy=strategy, allow_oracle=allowed, options=options, **settings | changes)
 
@@ -37,13 +34,11 @@ def experiment(strategy="margin", options=None, **changes):
 @pytest.mark.parametrize(("strategy", "options"), RUNS)
 @pytest.mark.parametrize("subset_size", [60, None])
 def test_a_walk_picks_what_the_run_acquires(strategy, options, subset_size):
-    asked = experiment(strategy, options, subset_size=subset_size)
-    if strategy == "refine":
-        asked = dataclasses.replace(asked, cycles=1)
+    asked = experiment(strategy, options, subset_size=subset_size, cycles=1 if strategy == "refine" else 3)
     rows, steps = run(asked), walk(asked)
     for cycle, acquired in enumerate(rows["acquired"].iloc[1:]):
-        assert torch.cat([step.picked for step in steps if step.cycle == cycle]).tolist() == acquired
-    assert len(steps) == asked.cycles * (asked.batch_size // options.get("update_every", asked.batch_size))
+        assert torch.cat([step.instances for step in steps if step.context.cycle == cycle]).tolist() == acquired
+    assert len(steps) == (1 if strategy == "refine" else 3) * (4 // options.get("update_every", 4))
 
 
 @pytest.mark.parametrize("strategy", ["margin", "refine"])
@@ -61,39 +56,36 @@ def test_a_step_holds_what_the_strategy_saw(options, head):
     asked, bank = experiment("badge", options, head=head), catalogue.load("blobs")
     for step in walk(asked):
         seen = step.snapshot
-        assert not torch.isin(step.visible, step.labelled).any()
-        assert torch.isin(step.picked, step.visible).all()
-        assert step.visible[step.positions()].equal(step.picked)
-        torch.testing.assert_close(seen.features, step.head.embed(bank.train_features[step.visible]))
-        torch.testing.assert_close(seen.labelled_features, step.head.embed(bank.train_features[step.labelled]))
-        torch.testing.assert_close(seen.logits, step.head.logits(bank.train_features[step.visible]))
-        assert seen.labels.equal(bank.train_labels[step.labelled])
+        assert not torch.isin(seen.instances, seen.labelled).any()
+        assert seen.instances[step.picked].equal(step.instances)
+        torch.testing.assert_close(seen.features, step.head.embed(bank.train_features[seen.instances]))
+        torch.testing.assert_close(seen.labelled_features, step.head.embed(bank.train_features[seen.labelled]))
+        torch.testing.assert_close(seen.logits, step.head.logits(bank.train_features[seen.instances]))
+        assert seen.labels.equal(bank.train_labels[seen.labelled])
 
 
 def test_the_head_learns_within_a_batch_when_it_is_updated():
     steps = walk(experiment("margin", ONE_BY_ONE, cycles=1))
-    sizes = [len(step.labelled) for step in steps]
-    assert sizes == [5, 6, 7, 8]
-    assert [len(step.visible) for step in steps] == [60, 59, 58, 57]
+    assert [len(step.snapshot.labelled) for step in steps] == [5, 6, 7, 8]
+    assert [len(step.snapshot.instances) for step in steps] == [60, 59, 58, 57]
     for earlier, later in itertools.pairwise(steps):
-        assert later.labelled[-1:].equal(earlier.picked)
+        assert later.snapshot.labelled[-1:].equal(earlier.instances)
         assert not later.head.weight.equal(earlier.head.weight)
         assert later.head.hidden_weight.equal(earlier.head.hidden_weight)
 
 
 @pytest.mark.parametrize("strategy", ["random", "badge", "typiclust", "boss"])
-def test_a_generator_draws_what_the_strategy_drew(strategy):
-    options = {"num_candidates": 4, "retraining_epochs": 3} if strategy == "boss" else {}
+def test_asked_again_with_what_it_drew_from_a_strategy_picks_the_same(strategy):
+    asked = experiment(strategy, {"num_candidates": 4, "retraining_epochs": 3} if strategy == "boss" else {})
     with fixed_threads():
-        for step in walk(experiment(strategy, options)):
-            for _ in range(2):  # a new generator each time
-                again = strategies.query(strategies.get(strategy, options), step.snapshot, 4, step.generator())
-                assert step.visible[again].equal(step.picked)
+        for step in walk(asked):
+            generator = generator_for(asked.seed, "strategy", step.context.cycle)
+            assert registry.query(asked.strategy.function, step.snapshot, 4, generator).equal(step.picked)
 
 
 def test_each_step_keeps_the_record_of_its_own_cycle():
     asked = experiment("boss", {"num_candidates": 4, "retraining_epochs": 3})
-    told = [step.told for step in walk(asked)]
+    told = [step.context.record for step in walk(asked)]
     assert [json.loads(record)["losses"] for record in run(asked)["record"].iloc[1:]] == (
         [each["losses"] for each in told]
     )
@@ -101,12 +93,12 @@ def test_each_step_keeps_the_record_of_its_own_cycle():
 
 
 def test_a_strategy_of_ones_own_is_walked_through():
-    @register("first_ones")
+    @registry.register("first_ones")
     def first_ones(snapshot, batch_size, generator):
         return torch.arange(batch_size)
 
     try:
         steps = walk(experiment("first_ones"))
     finally:
-        forget_own()
-    assert all(step.picked.equal(step.visible[:4]) for step in steps)
+        registry.forget_own()
+    assert all(step.instances.equal(step.snapshot.instances[:4]) for step in steps)

@@ -1,0 +1,68 @@
+"""What a notebook's figures and tables rest on beside their runs, as digests that are told without executing it.
+
+The code of the packages is not among them: its versions count, which change when numbers do.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from dal_core import RESULTS_VERSION
+
+LOCK = "requirements.lock"
+CELLS = re.compile(r"^(?=# %%)", flags=re.MULTILINE)
+PRESETS = re.compile(r"^settings\b[^=\n]*= \{", flags=re.MULTILINE)
+
+
+def project_root() -> Path:
+    """Return the folder that holds notebooks and figures: the environment's `DAL_ROOT`, else that of this checkout."""
+    return Path(os.environ.get("DAL_ROOT") or Path(__file__).resolve().parents[2])
+
+
+def origins(notebook: str, preset: str) -> dict[str, str]:
+    """Return digests of the notebook's cells, of the preset's settings in them, and of the lock; and the version.
+
+    The settings are the cell with the dictionary `settings`, less the other presets and the comments; the text is all
+    other cells, code and Markdown. What this project does not have, such as a notebook in another place, is left out.
+    """
+    found = {"version": str(RESULTS_VERSION)}
+    text, lock = project_root() / "notebooks" / f"{notebook}.py", project_root() / LOCK
+    if text.is_file():
+        _, *cells = CELLS.split(text.read_text(encoding="utf-8"))
+        settings = [cell for cell in cells if PRESETS.search(cell)]
+        found["text"] = digest(json.dumps([cell.rstrip() for cell in cells if cell not in settings]))
+        found["settings"] = digest("\n".join(_of_preset(cell, preset) for cell in settings))
+    if lock.is_file():
+        found["lock"] = digest(lock.read_text(encoding="utf-8"))
+    return found
+
+
+def digest(text: str) -> str:
+    """Return what tells a text from others, short enough to stand with every entry of a manifest."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return what differs between two origins, in words; data and strategies that one of them lacks do not count."""
+    words = {"text": "its text", "settings": "its preset's settings", "lock": LOCK, "version": "RESULTS_VERSION"}
+    changed = [f"{words[name]} changed" for name in words if before.get(name) != now.get(name)]
+    for what, part in (("the data", "data"), ("the strategy", "strategies")):
+        old, new = before.get(part, {}), now.get(part, {})
+        changed += [f"{what} {name} changed" for name in sorted(old.keys() & new) if old[name] != new[name]]
+    return changed
+
+
+def _of_preset(cell: str, preset: str) -> str:
+    """Return the code of a cell without comments, and of the dictionary `settings` only the entry of the preset."""
+    tree = ast.parse(cell)
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "settings":
+            assert isinstance(node.value, ast.Dict)
+            pairs = zip(node.value.keys, node.value.values, strict=True)
+            kept = [(key, value) for key, value in pairs if key is not None and ast.literal_eval(key) == preset]
+            node.value.keys, node.value.values = [key for key, _ in kept], [value for _, value in kept]
+    return ast.unparse(tree)
