@@ -99,7 +99,7 @@ def oracle_snapshot(size: Size) -> Truth:
 
 def in_float64(whole: Snapshot, num_pool: int) -> Snapshot:
     """The first samples of the pool, in float64: for picks that rounding does not decide."""
-    part = whole.at(torch.arange(num_pool))
+    part = whole.at(torch.arange(min(num_pool, len(whole.features))))
     floats = {
         name: each.double()
         for name, each in vars(part).items()

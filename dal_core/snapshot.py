@@ -110,7 +110,7 @@ class Snapshot:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not self.labels.is_floating_point():
+        if not self.labels.is_floating_point() or isinstance(self, Predictions):
             self._check_labels("labels", self.labels, len(self.labelled_features))
 
     def __getattr__(self, name: str) -> Any:
@@ -152,7 +152,7 @@ class Predictions(Snapshot):
     labelled_logits: Float[Tensor, "m k"]
 
     def __post_init__(self) -> None:
-        if self.logits.ndim == 2 and (found := self.logits.shape[1]) < 2:
+        if isinstance(self.logits, Tensor) and self.logits.ndim == 2 and (found := self.logits.shape[1]) < 2:
             way_out = ", of a model with one output z for a sigmoid the columns (-z / 2, z / 2)" if found else ""
             raise ValueError(f"logits has shape {tuple(self.logits.shape)}; at least 2 classes were expected{way_out}")
         super().__post_init__()

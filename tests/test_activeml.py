@@ -99,6 +99,7 @@ def bought(at, position):
         labelled_features=torch.cat((at.labelled_features, at.features[position : position + 1])),
         labelled_logits=torch.cat((at.labelled_logits, at.logits[position : position + 1])),
         labels=torch.cat((at.labels, at.labels[:1])),
+        labelled=torch.cat((at.labelled, at.instances[position : position + 1])),
     )
 
 
@@ -135,8 +136,9 @@ class OurClusters(ClusterMixin, BaseEstimator):
 
 def test_typiclust_with_the_same_clusters(at):
     few_labels = dataclasses.replace(
-        at, labelled_features=at.labelled_features[:1], labelled_logits=at.labelled_logits[:1], labels=at.labels[:1]
-    )
+        at, labelled_features=at.labelled_features[:1], labelled_logits=at.labelled_logits[:1], labels=at.labels[:1],
+        labelled=at.labelled[:1],
+    )  # fmt: skip
     expected = query(theirs.TypiClust(cluster_algo=OurClusters, k=3, random_state=0), few_labels, BATCH_SIZE)
     assert expected.tolist() == ours("typiclust", few_labels, num_neighbours=3)
 

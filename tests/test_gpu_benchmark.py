@@ -35,7 +35,9 @@ from benchmarks.gpu.pools import SIZES, oracle_snapshot
 from benchmarks.gpu.protocols import Run, reproducibility, runs_of
 from benchmarks.gpu.sections import SECTIONS, Section
 from benchmarks.gpu.settings import DEVICE_LOST, Item, Results, Settings, Skipped, run_items
-from dal_core.experiment import Experiment
+from dal_core.experiment import Experiment, Protocol
+from dal_core.models.learners import Mlp
+from dal_core.models.training import Training
 from dal_core.strategies.badge import badge_select
 from dal_core.strategies.coreset import k_center_greedy
 from dal_core.strategies.herding import herding_select

@@ -129,7 +129,7 @@ def sequential(*, small: bool) -> Case:
     def ours() -> Tensor:
         return select_sequentially(
             strategies.get("margin"), seen, size.b, generator_for(0, "strategy"),
-            lambda positions: at.hidden_labels[positions], Updates(every=1, gamma=gamma),
+            at.hidden_labels, Updates(every=1, gamma=gamma),
         )  # fmt: skip
 
     def plain() -> Tensor:

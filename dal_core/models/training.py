@@ -48,7 +48,7 @@ class Training:
     drop_last: bool = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        for name, value in PROTOCOLS.get(self.optimiser, {}).items():
+        for name, value in PROTOCOLS.get(str(self.optimiser), {}).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         check_fields(self)

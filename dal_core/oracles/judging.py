@@ -160,7 +160,7 @@ def mean_losses(
     found = []
     for heads, together in by_stack(models):
         if heads is not None:
-            found.append(_losses_of_heads(heads, inputs, labels, loss))
+            found.append(_losses_of_heads(heads.to(inputs.device), inputs, labels, loss))
             continue
         logits = together[0].outputs(inputs).logits
         assert logits is not None, "what is judged gives predictions"

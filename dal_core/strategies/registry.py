@@ -81,7 +81,9 @@ def used(name: str, options: Mapping[str, Any]) -> set[str]:
         for option, parameter in _signature(_find(name)).items():
             value = options.get(option, parameter.default) if option in NAMING else ()
             names = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
-            left += [(each, {}) for each in names if each in _STRATEGIES and each not in found]
+            left += [
+                (each, {}) for each in names if isinstance(each, str) and each in _STRATEGIES and each not in found
+            ]
     return found
 
 

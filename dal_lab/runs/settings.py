@@ -37,7 +37,7 @@ def experiment_of(
     Raises:
         ValueError: on anything unknown or out of range; lists what exists.
     """
-    check_options("options", options := dict(options or {}))
+    check_options("options", options := {} if options is None else options)
     check_choice("head", head, HEADS)
     own = registry.option_names(strategy)
     others = {name: value for name, value in options.items() if name not in own}
