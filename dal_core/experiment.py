@@ -13,9 +13,9 @@ from dal_core.models.learners import Linear
 from dal_core.protocols import Learner, Task
 from dal_core.snapshot import LastLayer, with_model
 from dal_core.strategies import registry
+from dal_core.task import Classification
 from dal_core.updates import Updates
 
-COLUMNS = ("cycle", "n_labeled", "accuracy", "nll", "brier", "ece", "ace", "query_s", "train_s", "acquired", "record")
 Initial = Literal["random", "balanced", "typiclust", "coreset", "max_herding"]
 
 
@@ -167,6 +167,12 @@ class Experiment:
             if not issubclass(offered, kind):
                 found = f"models of {type(self.learner).__name__} give {gives.__name__}"
                 raise ValueError(f"{who} needs {kind.__name__}, but {found}")
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """Of the run's rows; None for a task that does not say which are its own."""
+        own = Classification.columns if self.task is None else getattr(self.task, "columns", None)
+        return None if own is None else ("cycle", "n_labeled", *own, "query_s", "train_s", "acquired", "record")
 
 
 def check_alike_but_for_seed(experiments: Sequence[Experiment]) -> None:

@@ -18,6 +18,7 @@ class Classification:
 
     num_outputs: int
     needs = Predictions
+    columns = ("accuracy", "nll", "brier", "ece", "ace")
 
     def evaluate(self, model: Model, test: Labelled, train: Labelled, pool: Pool) -> dict[str, float]:  # noqa: ARG002
         """Return accuracy, nll (nats), brier, ece and ace."""

@@ -210,7 +210,7 @@ def test_failing_runs_are_named_at_the_end_and_the_others_are_kept(tmp_path, job
     told = grid.store.failure_path(grid.store.key(worse, digest_of(worse, grid.data_dir))).read_text()
     assert "'cycles': 300" in told
     assert "Traceback (most recent call last)" in told
-    assert "in _check_size" in told
+    assert "in instances_for" in told
     with pytest.raises(RunError, match=r"^1 of 5 runs failed: moons, margin, .*buys 3010 instances.* \(tracebacks in "):
         grid.rows([worse, *experiments()], "runs")
 
@@ -286,7 +286,7 @@ def test_a_run_that_loses_its_process_each_time_is_reported_and_the_others_are_k
         grid.rows([lost, *experiments()], "runs")
     assert len(files(grid.store.folder)) == 4
     (told,) = grid.store.failures.iterdir()
-    assert "'strategy': 'deadly'" in told.read_text()
+    assert "'name': 'deadly'" in told.read_text()
     assert "SIGKILL" in told.read_text()
 
 
@@ -404,8 +404,8 @@ def trained(monkeypatch):
         counts.append(len(index_sets))
         return train_heads(initial, features, labels, index_sets, training, generators)
 
-    train_heads = dal_core.loop.train_heads
-    monkeypatch.setattr(dal_core.loop, "train_heads", counting)
+    train_heads = dal_core.models.learners.train_heads
+    monkeypatch.setattr(dal_core.models.learners, "train_heads", counting)
     return counts
 
 
@@ -453,7 +453,7 @@ def test_together_or_alone_makes_no_difference_to_what_is_stored(tmp_path, monke
     for key, study in zip(together.keys, asked, strict=True):
         provenance = together.store.provenance(together.store.path(study, key))
         assert (provenance["key"], provenance["seed"]) == (key, study.seed)
-        assert provenance["configuration"]["strategy"] == study.strategy
+        assert provenance["configuration"]["strategy"]["name"] == study.strategy.name
         assert provenance["duration_s"] > 0
 
 
@@ -501,7 +501,7 @@ def test_a_failing_joint_training_names_all_its_runs(tmp_path, monkeypatch):
     def failing(*_):
         raise MemoryError("full")
 
-    monkeypatch.setattr(dal_core.loop, "train_heads", failing)
+    monkeypatch.setattr(dal_core.models.learners, "train_heads", failing)
     with pytest.raises(
         RunError, match=r"^6 of 6 runs failed: .* random, .*seeds 0, 1, 2; .* margin, .* 2: MemoryError: full \(trac"
     ):

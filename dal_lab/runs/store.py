@@ -91,8 +91,8 @@ class Store:
             provenance, table = self.load(path)
             if provenance["key"] != key:
                 raise ValueError(f"it holds the run {provenance['key']}")
-            if (found := table.column_names) != list(columns := getattr(study, "columns", found)):
-                raise ValueError(f"it has the columns {found}; {list(columns)} were expected")
+            if study.columns is not None and (found := table.column_names) != list(study.columns):
+                raise ValueError(f"it has the columns {found}; {list(study.columns)} were expected")
             if table.num_rows == 0:
                 raise ValueError("it has no rows")
             return table.to_pandas()

@@ -19,7 +19,7 @@ from dal_core.context import Question
 from dal_core.devices import resolve_device, with_float64
 from dal_core.experiment import Experiment, Strategy, check_alike_but_for_seed
 from dal_core.strategies import members, registry
-from dal_lab.runs.settings import settings_of
+from dal_lab.runs.settings import experiment_of, settings_of
 from dal_lab.sources import catalogue
 
 
@@ -157,7 +157,7 @@ def code_of(study: Any) -> list[str]:
     """
     used, kind = strategies_of(study), type(study)
     texts = [text for name in used if (text := registry.own_source(name))]
-    for part in (kind, *(type(getattr(study, name, None)) for name in ("learner", "task"))):
+    for part in (getattr(kind, "run", kind), *(type(getattr(study, name, None)) for name in ("learner", "task"))):
         if part.__module__.split(".")[0] not in ("dal_core", "dal_lab", "builtins"):
             with contextlib.suppress(OSError, TypeError):  # There is no text of what was typed in.
                 texts.append(inspect.getsource(part))
@@ -191,7 +191,7 @@ def bank_name(study: Any) -> str:
 def described(study: Any) -> str:
     """The data, the strategy, and the settings that are not the defaults, but for the seed."""
     if isinstance(study, Experiment):
-        values, usual, words = settings_of(study), settings_of(Experiment()), [bank_name(study), study.strategy.name]
+        values, usual, words = settings_of(study), settings_of(experiment_of()), [bank_name(study), study.strategy.name]
     else:
         values = {each.name: getattr(study, each.name) for each in dataclasses.fields(study)}
         usual = {each.name: each.default for each in dataclasses.fields(study)}
