@@ -53,11 +53,15 @@ class Strategy:
         return hash(self.name)  # Values of options may be lists.
 
     def __reduce__(self) -> Any:
-        return _strategy, (self.name, dict(self.options))
+        return _restored, (self.name, dict(self.options))
 
 
-def _strategy(name: str, options: dict[str, Any]) -> Strategy:
-    return Strategy(name, **options)
+def _restored(name: str, options: dict[str, Any]) -> Strategy:
+    """The strategy that was pickled, unchecked: a worker registers a user's own ones after it has read its task."""
+    strategy = object.__new__(Strategy)
+    object.__setattr__(strategy, "name", name)
+    object.__setattr__(strategy, "options", MappingProxyType(options))
+    return strategy
 
 
 @dataclasses.dataclass(frozen=True)
