@@ -31,7 +31,7 @@ FACTORS, SELECTIONS, FISHERS = ("exact", "top", "binary"), ("forward_backward", 
 DECIDED_BY_THE_HOST = {
     "coreset": 1, "typiclust": 1, "tcm": 1, "typiclass": 1, "dropqueryclass": 1, "badge": 2, "falcun": 2, "selectal": 2,
     "probcover": 3, "boss": 3, "max_herding": 4, "unc_herding": 4,
-    "cdo": 13,  # trains heads for each pick, and takes the best or the margin strategy's as their losses say
+    "cdo": 14,  # trains heads for each pick, and takes the best or the margin strategy's as their losses say
 }  # fmt: skip
 
 

@@ -35,7 +35,6 @@ OPTIONS = {
     "sas": {"steps": 6, "greedy_steps": 3, "retraining_epochs": 3},
 }
 NEEDS_LABELS = {  # and what the message says
-    "coreset": r"features_l has shape \(0, 5\); 1 or more labelled instances were expected",
     "alfamix": r"labels_l has shape \(0,\); 1 or more labelled instances were expected",
     "cdo": "snapshot.labels is empty; cdo needs at least one labelled instance",
     "selectal": "snapshot.labels has 0 entries; selectal needs at least 3",

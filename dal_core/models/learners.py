@@ -112,17 +112,22 @@ class Mlp(Linear):
 
 
 def _distinct(draws: Sequence[Draw]) -> Sequence[Draw]:
-    return draws[:1] if all(draw is draws[0] for draw in draws) else draws
+    """The first alone where all begin at the same weights: a draw for each of many heads would be a copy for each."""
+    starts = [each.args[0] if isinstance(each, _InOrder) else each for each in draws]
+    return draws[:1] if all(start is starts[0] for start in starts) else draws
+
+
+class _InOrder(functools.partial[torch.Generator]):
+    """A Draw with the start of its first argument."""
 
 
 def in_order(snapshot: WithModel, seed: int) -> Draw:
     """Return the draws of a training that starts where the run's does, with minibatches in an order of its own."""
-    orders = torch.Generator
 
-    def draw(purpose: str) -> torch.Generator:
-        return snapshot.draw(purpose) if purpose == "initial weights" else orders().manual_seed(seed)
+    def draw(start: Draw, purpose: str) -> torch.Generator:
+        return start(purpose) if purpose == "initial weights" else torch.Generator().manual_seed(seed)
 
-    return draw
+    return _InOrder(draw, snapshot.draw)
 
 
 def fit(
