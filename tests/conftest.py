@@ -55,7 +55,9 @@ def computed(monkeypatch):
     calls, compute = [], dal_lab.runs.grid.compute
 
     def counting(group, *arguments):
-        calls.extend((getattr(study, "strategy", type(study).__name__), study.seed) for study in group.values())
+        for study in group.values():
+            strategy = getattr(study, "strategy", type(study).__name__)
+            calls.append((getattr(strategy, "name", strategy), study.seed))
         return compute(group, *arguments)
 
     monkeypatch.setattr(dal_lab.runs.grid, "compute", counting)

@@ -126,14 +126,14 @@ def test_kinds_whose_columns_have_one_name_and_types_that_exclude_each_other_are
 def test_the_file_reads_well_in_pandas(path, rows):
     table = pd.read_parquet(path)
     assert len(table) == len(rows) == 12
-    assert list(table.columns[-10:]) == list(experiment_of().columns)
+    assert list(table.columns[-11:]) == list(experiment_of().columns)
     assert sorted(table["run_key"].unique()) == sorted(rows["run"].unique())
     first = table.iloc[0]
     about = json.loads(first["run_configuration"])
-    assert (about["dataset"], about["options"]) == ("blobs", {"epochs": 3})
+    assert (about["data"], about["learner"]["training"]["epochs"]) == ("blobs", 3)
     assert (first["run_data"], first["run_data_digest"]) == ("blobs", digest_of(experiments()[0], None))
     assert first["run_results_version"] == RESULTS_VERSION
-    assert json.loads(first["run_strategies"]) == {about["strategy"]: 1}
+    assert json.loads(first["run_strategies"]) == {about["strategy"]["name"]: 1}
     assert json.loads(first["run_versions"])["torch"] == torch.__version__
     assert first["run_duration_s"] > 0
     mine = rows[rows["run"] == first["run_key"]].reset_index()
@@ -226,7 +226,7 @@ def test_a_few_hundred_runs_stay_small(tmp_path, path, rows):
         noise = {name: draw.random(21) for name in ("nll", "brier", "ece", "ace", "query_s", "train_s")}
         acquired = [draw.choice(1000, 10, replace=False).tolist() for _ in range(21)]
         about = {"cycle": range(21), "n_labeled": range(10, 220, 10), "accuracy": draw.integers(0, 500, 21) / 500}
-        made = pd.DataFrame({**about, **noise, "acquired": acquired})[list(study.columns)]
+        made = pd.DataFrame({**about, **noise, "acquired": acquired, "record": "{}"})[list(study.columns)]
         keys.append(grid.store.key(each, digest))
         grid.store.write(each, keys[-1], made, data_digest=digest, started=datetime.now(UTC), seconds=1.0)
     commit(keys, grid.store, path)

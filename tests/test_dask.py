@@ -185,7 +185,7 @@ def test_runs_that_fail_on_the_cluster_are_listed(cluster, tmp_path):
     with pytest.raises(RunRefusedError, match=r"^1 of 2 runs failed: moons, margin, cycles=200, seed 0: ValueError"):
         grid.rows([bad, RUNS[0]], "runs")
     (told,) = grid.store.failures.iterdir()
-    assert "in _check_size" in told.read_text()
+    assert "in instances_for" in told.read_text()
     assert len(files(tmp_path)) == 1
 
 

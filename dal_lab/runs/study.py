@@ -158,7 +158,7 @@ def code_of(study: Any) -> list[str]:
     used, kind = strategies_of(study), type(study)
     texts = [text for name in used if (text := registry.own_source(name))]
     for part in (getattr(kind, "run", kind), *(type(getattr(study, name, None)) for name in ("learner", "task"))):
-        if part.__module__.split(".")[0] not in ("dal_core", "dal_lab", "builtins"):
+        if (part.__module__ or "").split(".")[0] not in ("dal_core", "dal_lab", "builtins"):
             with contextlib.suppress(OSError, TypeError):  # There is no text of what was typed in.
                 texts.append(inspect.getsource(part))
     raised = {**used, "": getattr(kind, "version", 1)}
