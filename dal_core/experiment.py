@@ -95,10 +95,17 @@ class Protocol:
             object.__setattr__(self, "batch_size", tuple(self.batch_size))
             object.__setattr__(self, "cycles", len(self.batch_size))
         check_fields(self)
-        if self.subset_size is not None and self.subset_size < (largest := max(self.batches, default=1)):
+        largest = self.batch_size if isinstance(self.batch_size, int) else max(self.batch_size, default=1)
+        if self.subset_size is not None and self.subset_size < largest:
             raise ValueError(
                 f"subset_size is {self.subset_size}; a whole number of at least {largest}, the batch size, was expected"
             )
+
+    @property
+    def total(self) -> int:
+        """How many instances are labelled in the end."""
+        bought = self.batch_size * self.cycles if isinstance(self.batch_size, int) else sum(self.batch_size)
+        return self.initial_size + bought
 
     @property
     def batches(self) -> tuple[int, ...]:

@@ -126,7 +126,6 @@ def instances_for(protocol: "Protocol", labels: Tensor, draw: Callable[..., torc
         instances = kept.sort().values
     if protocol.imbalance > 1:
         instances = instances[long_tailed(labels[instances], protocol.imbalance, draw("long tail"))]
-    needed, size = protocol.initial_size + sum(protocol.batches), len(instances) - protocol.validation_size
-    if needed > size:
-        raise ValueError(f"the experiment buys {needed} instances, but the pool has {size}")
+    if protocol.total > (size := len(instances) - protocol.validation_size):
+        raise ValueError(f"the experiment buys {protocol.total} instances, but the pool has {size}")
     return Pool(instances[:0], instances)

@@ -543,7 +543,7 @@ def closer(data="moons", alpha=0.4):
 
 
 cleaned = rounds.views(closer())
-figure = rounds.figure(cleaned, range(0, closer().cycles, 2), (0, 1, 3, 5))
+figure = rounds.figure(cleaned, range(0, closer().protocol.cycles, 2), (0, 1, 3, 5))
 report.figure(figure, "rounds", cell="(g) a closer look", keys=[])
 
 # %%
