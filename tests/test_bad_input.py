@@ -115,7 +115,7 @@ ONE = [
     (["--features", "a.npz", "b.npz"], "unknown b.npz"),
     (["--strategy", "bait", "--option", "top_classes=3"], "top_classes is 3"),
     (["--strategy", "bait", "--option", "renormalise=no"], "renormalise is 'no'"),
-    (["--strategy", "sas", "--allow-oracle", "--subset-size", "20"], "plans all acquisitions"),
+    (["--strategy", "sas", "--allow-oracle", "--subset-size", "20"], "all that sas plans to buy"),
 ]  # fmt: skip
 MANY = [
     (["--seeds", "0"], "--seeds is 0"), (["--seeds", "-1"], "--seeds is -1"), (["--seeds", "three"], "--seeds"),

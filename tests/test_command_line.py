@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import subprocess
 import sys
 
@@ -6,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dal_core.experiment import Experiment
+from dal_core.experiment import Experiment, Protocol
 from dal_lab.companion.command_line import build_parser, main
 from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import run
@@ -153,7 +154,7 @@ def test_what_is_left_out_is_told_in_a_line(tmp_path, monkeypatch, capsys, model
         (["run", "--option", "epoch=3"], "has no option 'epoch'"),
         (["run", "--subset-size", "many"], "--subset-size is 'many'"),
         (["run", "--cycles", "-1"], "cycles is -1"),
-        (["run", "--cycles", "2000"], "buys 20010 instances, but the pool of digits has 1347"),
+        (["run", "--cycles", "2000"], "buys 20010 instances, but the pool has 1347"),
         (["run", "--output", "rows.pkl"], "a name that ends in .csv or .parquet"),
         (["run", "--data-dir", "/no/such/folder"], "/no/such/folder is not a folder"),
         (["grid", "--seeds", "0"], "--seeds is 0"),
@@ -209,11 +210,14 @@ def test_each_command_explains_itself(command, capsys):
 def test_options_have_the_fields_defaults_and_words_of_the_dataclasses():
     (commands,) = (each.choices for each in build_parser()._actions if isinstance(each.choices, dict))
     given = vars(commands["run"].parse_args([]))
-    fields = dataclasses.fields(Experiment)
-    named = {field.name: field.default for field in fields if field.name not in ("dataset", "strategy", "options")}
-    assert {name: given[name] for name in named} == named | {"subset_size": str(named["subset_size"])}
+    fields = {each.name: each for kind in (Experiment, Protocol) for each in dataclasses.fields(kind)}
+    names = ("encoder", "seed", "device", "allow_oracle", "initial_size", "batch_size", "cycles")
+    assert {name: given[name] for name in names} == {name: fields[name].default for name in names}
+    usual = inspect.signature(experiment_of).parameters
+    assert {name: given[name] for name in ("head", "optimiser")} == {"head": "linear", "optimiser": "sgd"}
+    assert given["subset_size"] == str(usual["subset_size"].default)
     helps = {action.dest: action.help for action in commands["run"]._actions}
-    assert helps["head"] == '"linear" or "mlp" (default: linear)'
+    assert helps["cycles"] == "number of acquisitions (default: 20)"
     helps = {action.dest: action.help for action in commands["features"]._actions}
     assert helps["batch_size"] == "instances at a time; halved when memory runs out (default: 128)"
 

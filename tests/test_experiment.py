@@ -16,7 +16,7 @@ import dal_core.loop
 import dal_core.models.learners
 from dal_core.data import FeatureBank
 from dal_core.devices import device_in_words, resolve_device
-from dal_core.experiment import COLUMNS, Experiment, FailedRunError
+from dal_core.experiment import Experiment, FailedRunError
 from dal_core.models.training import Training, train_heads
 from dal_core.oracles.sas import sas
 from dal_core.pool import long_tailed
@@ -248,7 +248,7 @@ def oracle(strategy: str, **changes) -> Experiment:
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_boss_tells_in_every_row_but_the_first_who_supplied_the_batch(head):
     rows = run(oracle("boss", head=head))
-    assert tuple(rows.columns) == COLUMNS
+    assert tuple(rows.columns) == Experiment().columns
     first, *others = map(json.loads, rows["record"])
     assert first == {}
     assert len(others) == 2
@@ -454,7 +454,7 @@ def test_what_a_run_keeps_from_cycle_to_cycle_is_its_own(strategy, options):
     experiments = seeds(strategy, cycles=3, allow_oracle=strategy == "sas", options=options)
     for rows, experiment in zip(run_together(experiments), experiments, strict=True):
         alone = run(experiment)
-        assert tuple(rows.columns) == COLUMNS
+        assert tuple(rows.columns) == Experiment().columns
         assert rows["acquired"].tolist() == alone["acquired"].tolist()
         told, expected = (list(map(json.loads, frame["record"])) for frame in (rows, alone))
         assert told == [pytest.approx(values, abs=1e-6) for values in expected]

@@ -203,7 +203,7 @@ def test_key_and_provenance_know_content_and_name_but_not_the_place(tmp_path, mo
     stored = list((tmp_path / "results").glob("*.parquet"))
     assert len(stored) == 2
     provenance = [Grid(tmp_path / "results").store.provenance(each) for each in stored]
-    assert {each["configuration"]["dataset"] for each in provenance} == {"my", "other"}
+    assert {each["configuration"]["data"] for each in provenance} == {"my", "other"}
     assert str(tmp_path) not in str(provenance)
 
 
@@ -385,7 +385,7 @@ def test_a_name_that_is_none_says_that_it_could_be_a_file():
         (["grid", "--features", "my.npz", "--encoder", "minilm"], "consists of features already"),
         (["grid", "--features", "my.npz", "my.pt"], "my.pt ends in '.pt'"),
         (["report", "--features", "x/../../my.pkl"], "my.pkl ends in '.pkl'"),
-        (["compare", "random", "margin", "--features", "my.npz", "--cycles", "9"], "but the pool of my has 30"),
+        (["compare", "random", "margin", "--features", "my.npz", "--cycles", "9"], "but the pool has 30"),
     ],
 )
 def test_faults_are_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):

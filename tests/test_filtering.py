@@ -107,15 +107,13 @@ def test_an_ensemble_of_one():
     assert B <= len(found.positions) <= 4 * B
 
 
-def test_a_failing_strategy_is_named():
-    empty = pool(
-        labelled_features=torch.empty(0, 5).double(),
-        labelled_logits=torch.empty(0, 3).double(),
-        labels=torch.empty(0, dtype=torch.int64),
-    )
-    message = r"strategy 'coreset' failed while filtering: features_l has shape \(0, 5\); 1 or more labelled"
-    with pytest.raises(ValueError, match=message):
-        progressive_filter(empty, B, seeded(), **FEW | {"strategies": ["margin", "coreset"]})
+def test_a_failing_strategy_is_named(monkeypatch):
+    def refusing(snapshot, batch_size, generator):
+        raise ValueError("labels are too few")
+
+    monkeypatch.setitem(registry._STRATEGIES, "refusing", refusing)
+    with pytest.raises(ValueError, match="strategy 'refusing' failed while filtering: labels are too few"):
+        progressive_filter(pool(), B, seeded(), **FEW | {"strategies": ["margin", "refusing"]})
 
 
 @pytest.mark.parametrize(

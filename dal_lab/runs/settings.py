@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from dal_core.checks import check_choice, check_options
+from dal_core.checks import check_choice, check_options, check_text
 from dal_core.experiment import Experiment, Protocol, Strategy
 from dal_core.models.learners import Linear, Mlp
 from dal_core.models.training import Training
@@ -38,6 +38,7 @@ def experiment_of(
         ValueError: on anything unknown or out of range; lists what exists.
     """
     check_options("options", options := {} if options is None else options)
+    check_text("dataset", dataset)
     check_choice("head", head, HEADS)
     own = registry.option_names(strategy)
     others = {name: value for name, value in options.items() if name not in own}
