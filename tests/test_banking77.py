@@ -7,6 +7,7 @@ from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import run
 
 
+@pytest.mark.slow
 def test_covering_strategies_lead_on_banking77(shared_data):
     common = {"dataset": "banking77", "encoder": "minilm", "device": "cpu", "seed": 0}
     sizes = {"initial_size": 77, "batch_size": 77, "cycles": 10, "subset_size": 2500}

@@ -369,6 +369,7 @@ def stored(clone):
     return len(list((clone / "results").glob("*.parquet")))
 
 
+@pytest.mark.slow
 def test_the_notebooks_commit_what_their_figures_rest_on_and_a_fresh_clone_computes_nothing_of_it(clone):
     assert main(["notebooks"]) == 0
     figures = clone / "figures" / "quick"

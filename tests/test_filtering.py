@@ -1,7 +1,6 @@
 """Progressive filtering, and REFINE on top of it."""
 
 import pytest
-import torch
 
 from dal_core import strategies, textbook
 from dal_core.context import Context

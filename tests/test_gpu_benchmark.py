@@ -203,6 +203,7 @@ def test_a_lost_device_ends_the_process(here, monkeypatch):
     assert codes == [DEVICE_LOST]
 
 
+@pytest.mark.slow
 def test_killed_after_20_seconds_it_leaves_a_valid_file(tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--minutes", "1", "--out", str(out)]

@@ -7,6 +7,7 @@ from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import run
 
 
+@pytest.mark.slow
 def test_learning_curve_on_letter(shared_data):
     # 60.9 percent is what eight such runs reached with batches of 64 when the protocol was settled.
     common = {"dataset": "letter", "strategy": "random", "head": "mlp", "optimiser": "radam", "device": "cpu"}

@@ -127,6 +127,7 @@ def alternatives(path):
     return sorted(output.metadata["image/png"]["alt"] for output in outputs if "image/png" in output.get("data", {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", NUMBERS)
 def test_every_cell_runs_and_the_tables_depend_on_the_settings_alone(notebooks, number, tmp_path, capfd):
     """The tiny preset twice from nothing, and once more on stored runs: the same tables byte for byte."""
@@ -223,6 +224,7 @@ def failing_project(project):
     return project
 
 
+@pytest.mark.slow
 def test_run_all_does_the_other_notebooks_and_its_exit_code_tells_of_the_failure(failing_project, root):
     """The script itself, on a project of its own and with the environment of this test."""
     if not list(metadata.distributions(name="dal-core")):

@@ -47,6 +47,7 @@ def test_processes_agree_bit_by_bit_on_every_strategy(root, tmp_path):
     assert one == two
 
 
+@pytest.mark.slow
 def test_nothing_reads_memory_that_was_never_written(root, tmp_path):
     """With deterministic algorithms torch fills new memory with NaN, and refuses operations that are not."""
     script = (

@@ -27,7 +27,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 SCRIPTS = {"run_all": "run_all.sh", "tests": "run_tests.sh"}
 EXTRAS = {"run_all": ["encoders", "notebooks"], "tests": ["encoders", "notebooks", "test"]}
 # A process a core, and an idle one takes tests of others; CONTRIBUTING.md says how the slower tests are run.
-SUITE = ["pytest", "-n", "logical", "--dist", "worksteal", "-m", "not browser and not faults"]
+SUITE = ["pytest", "-n", "logical", "--dist", "worksteal", "-m", "not browser and not faults and not slow"]
 CHECKS = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], SUITE]
 TORCH = ["torch", "torchvision"]  # kept as a pair: a torchvision works with the torch it was built for
 DISK = {True: 10.0, False: 1.5}  # GB while installing, with PyTorch and without: 6.6 stay with it
