@@ -71,6 +71,14 @@ def check_options(name: str, options: object) -> None:
             ) from None
 
 
+def as_json(name: str, value: object) -> str:
+    """The value as JSON; raise ValueError if JSON cannot hold it."""
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is {shown(value)}, which JSON cannot hold: {error}") from None
+
+
 def check_columns(name: str, frame: Any, columns: Iterable[str]) -> None:
     """Raise ValueError unless `frame` is a data frame that has all `columns`."""
     if not hasattr(frame, "columns"):

@@ -1,7 +1,6 @@
 """What a strategy is told about its run, and what it leaves there."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -22,7 +21,6 @@ class Context:
         record: values for the run's row, which JSON can hold.
         trace: how the choice came about, for those who look at a run: `candidates`, `rounds`, `scores`.
         virtual: inputs and labels that the next training has beside the labelled instances.
-        watch: is called with each question to the strategy.
     """
 
     cycle: int = 0
@@ -31,7 +29,6 @@ class Context:
     record: dict[str, Any] = dataclasses.field(default_factory=dict)
     trace: dict[str, Any] = dataclasses.field(default_factory=dict)
     virtual: tuple[Tensor, Tensor] | None = None
-    watch: Callable[["Question"], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ import json
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -83,8 +84,10 @@ class Labelled(NamedTuple):
         return Labelled(self.data.to(device) if hasattr(self.data, "to") else self.data, self.labels.to(device))
 
 
-def as_labelled(data: Any) -> tuple[Labelled, Labelled]:
+def as_labelled(data: Any, *, classes: bool = True) -> tuple[Labelled, Labelled]:
     """Return what to train on and what to test on, of a FeatureBank or of inputs, labels, test inputs, test labels.
+
+    Labels are float64 unless they are `classes`.
 
     Raises:
         ValueError: naming the array, for what is neither, and for arrays that do not fit each other.
@@ -95,19 +98,46 @@ def as_labelled(data: Any) -> tuple[Labelled, Labelled]:
         raise ValueError(
             f"data is {shown(data)}; a FeatureBank, or inputs and labels to train on and to test on, was expected"
         )
-    inputs, labels = data[0::2], [torch.as_tensor(each) for each in data[1::2]]
-    if all(hasattr(each, "inputs") for each in inputs):
-        train, test = (Labelled(*each) for each in zip(inputs, labels, strict=True))
-        return train, test
-    inputs = [torch.as_tensor(each) for each in inputs]
-    if any(each.is_floating_point() for each in labels):
-        check_finite(train_features=inputs[0], train_labels=labels[0], test_features=inputs[1], test_labels=labels[1])
-        train, test = (Labelled(FeatureData(x), y) for x, y in zip(inputs, labels, strict=True))
-        return train, test
-    labels = [each.long() for each in labels]
-    names = tuple(map(str, range(max(2, *(int(each.max()) + 1 for each in labels if len(each))))))
-    bank = FeatureBank(inputs[0].detach(), labels[0], inputs[1].detach(), labels[1], names)
-    return bank.train, bank.test
+    train, test = (_labelled(name, *data[i : i + 2]) for i, name in ((0, "train"), (2, "test")))
+    if not classes:
+        return train._replace(labels=train.labels.double()), test._replace(labels=test.labels.double())
+    both: list[Any] = [train.data, test.data]
+    if all(isinstance(each, FeatureData) for each in both) and not train.labels.is_floating_point():
+        highest = max((int(each.labels.max()) for each in (train, test) if len(each.labels)), default=0)
+        names = tuple(map(str, range(max(2, highest + 1))))
+        bank = FeatureBank(both[0].features, train.labels, both[1].features, test.labels, names)
+        return bank.train, bank.test
+    return train, test
+
+
+def _labelled(name: str, inputs: Any, labels: Any) -> Labelled:
+    """A split of a run's data, checked as far as any kind of data can be."""
+    known = tensor_of(f"{name}_labels", labels).detach()
+    known = known if known.is_floating_point() or known.dtype == torch.bool else known.long()
+    if not hasattr(inputs, "inputs"):
+        inputs = FeatureData(tensor_of(f"{name}_features", inputs))
+    if isinstance(inputs, FeatureData):
+        inputs = FeatureData(tensor_of(f"{name}_features", inputs.features).detach())
+        check_finite(**{f"{name}_features": inputs.features})
+    if known.shape != (len(inputs),):
+        expected = f"({len(inputs)},) was expected, one an instance"
+        raise ValueError(f"{name}_labels has shape {tuple(known.shape)}; {expected}")
+    return Labelled(inputs, known)
+
+
+def tensor_of(name: str, value: Any) -> Tensor:
+    """Return the tensor of an array, a list or a data frame.
+
+    Raises:
+        ValueError: naming it, for what holds no numbers.
+    """
+    if isinstance(value, Tensor):
+        return value
+    try:
+        array = np.ascontiguousarray(np.asarray(value))
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {shown(value)}; a tensor or an array of numbers was expected") from None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,17 +1,17 @@
 """The configuration of an active learning run, made of frozen parts."""
 
 import contextlib
+import copy
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from dal_core.checks import check_options, check_text, shown
+from dal_core.checks import check_choice, check_options, check_text, shown
 from dal_core.contracts import Between, Count, Share, Size, check_fields
 from dal_core.models.learners import Linear
 from dal_core.protocols import Learner, Task
-from dal_core.snapshot import LastLayer, with_model
+from dal_core.snapshot import LastLayer, Snapshot, with_model
 from dal_core.strategies import registry
 from dal_core.task import Classification
 from dal_core.updates import Updates
@@ -31,13 +31,16 @@ class Strategy:
     """
 
     name: str
-    options: Mapping[str, Any]
+    options: dict[str, Any]
 
     def __init__(self, name: str, **options: Any) -> None:
         check_options("options", options)
         registry.get(name, options)
+        for option in registry.NAMING:
+            for each in value if isinstance(value := options.get(option, ()), list | tuple) else [value]:
+                check_choice(option, each, registry.names())
         object.__setattr__(self, "name", name)
-        object.__setattr__(self, "options", MappingProxyType(options))
+        object.__setattr__(self, "options", copy.deepcopy(options))  # A list of the caller's may change later.
 
     def __repr__(self) -> str:
         return (
@@ -51,17 +54,6 @@ class Strategy:
 
     def __hash__(self) -> int:
         return hash(self.name)  # Values of options may be lists.
-
-    def __reduce__(self) -> Any:
-        return _restored, (self.name, dict(self.options))
-
-
-def _restored(name: str, options: dict[str, Any]) -> Strategy:
-    """The strategy that was pickled, unchecked: a worker registers a user's own ones after it has read its task."""
-    strategy = object.__new__(Strategy)
-    object.__setattr__(strategy, "name", name)
-    object.__setattr__(strategy, "options", MappingProxyType(options))
-    return strategy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +84,10 @@ class Protocol:
 
     def __post_init__(self) -> None:
         if isinstance(self.batch_size, list | tuple):
+            if self.cycles not in (20, expected := len(self.batch_size)):
+                raise ValueError(f"cycles is {shown(self.cycles)}; {expected}, the sizes in batch_size, was expected")
             object.__setattr__(self, "batch_size", tuple(self.batch_size))
-            object.__setattr__(self, "cycles", len(self.batch_size))
+            object.__setattr__(self, "cycles", expected)
         check_fields(self)
         largest = self.batch_size if isinstance(self.batch_size, int) else max(self.batch_size, default=1)
         if self.subset_size is not None and self.subset_size < largest:
@@ -153,9 +147,11 @@ class Experiment:
         if not isinstance(self.strategy, Strategy):
             object.__setattr__(self, "strategy", Strategy(self.strategy))
         check_fields(self)
-        if not hasattr(self.learner, "gives") or not hasattr(self.learner, "fit"):
-            raise ValueError(f"learner is {shown(self.learner)}; a learner was expected, such as Linear() or Mlp()")
-        name, gives = self.strategy.name, self.learner.gives
+        gives: Any = getattr(self.learner, "gives", None)
+        if Snapshot not in getattr(gives, "__mro__", ()) or isinstance(self.learner, type):
+            found = f"learner is {shown(self.learner)}"
+            raise ValueError(f"{found}; a learner that gives a view was expected, such as Linear() or Mlp()")
+        name = self.strategy.name
         if registry.needs_oracle(name):
             if not self.allow_oracle:
                 raise ValueError(

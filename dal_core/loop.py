@@ -1,7 +1,6 @@
 """The active learning loop: train, evaluate, ask the strategy, buy, cycle after cycle."""
 
 import functools
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from dal_core.checks import as_json, shown
 from dal_core.context import Context, Question
 from dal_core.data import FeatureBank, Labelled, as_labelled
 from dal_core.devices import now, resolve_device, with_float64
@@ -18,7 +18,7 @@ from dal_core.protocols import Model, Task
 from dal_core.randomness import choose, fixed_threads, generator_for
 from dal_core.snapshot import take_snapshot
 from dal_core.strategies import registry
-from dal_core.task import check_converged, task_of
+from dal_core.task import Classification, as_many, check_converged, task_of
 from dal_core.updates import select_sequentially
 
 Watch = Callable[[Question], None]
@@ -48,7 +48,9 @@ def run(
     >>> rows["n_labeled"].tolist()
     [10, 20, 30]
     """
-    train, test = as_labelled(data)
+    if not isinstance(experiment, Experiment):
+        raise ValueError(f"experiment is {shown(experiment)}; an Experiment was expected")
+    train, test = as_labelled(data, classes=isinstance(experiment.task, Classification | None))
     (rows,) = run_together([experiment], train, test, watch=watch)
     return rows
 
@@ -84,7 +86,7 @@ def run_together(
                 validation=[(each, to_fit.labels_at(each)) for each in aside] if any(map(len, aside)) else None,
                 virtual=virtual if any(virtual) else None,
             )  # fmt: skip
-            models = list(fitted)
+            models = as_many(len(runs), fitted, first.learner)
             seconds = (now(device) - start) / len(runs)
             for run, model in zip(runs, models, strict=True):
                 with naming(run.experiment, experiments):
@@ -104,8 +106,8 @@ class _Run:
         self, experiment: Experiment, train: Labelled, test: Labelled, task: Task, watch: Watch | None
     ) -> None:
         self.experiment, self.train, self.test, self.task = experiment, train, test, task
-        self.context, self.query_seconds, self.rows = Context(watch=watch), float("nan"), list[dict[str, Any]]()
-        protocol, labels = experiment.protocol, train.labels.cpu()
+        self.context, self.watch, self.rows = Context(), watch, list[dict[str, Any]]()
+        self.query_seconds, protocol, labels = float("nan"), experiment.protocol, train.labels.cpu()
         self.pool = instances_for(protocol, labels, self.draw)
         self.acquired = self.initial_set(labels, self.draw("initial labelled set"))
         self.pool = self.pool.buy(self.acquired)
@@ -132,10 +134,10 @@ class _Run:
         row: dict[str, Any] = {"cycle": cycle, "n_labeled": len(self.pool.labelled)}
         row |= self.task.evaluate(model, self.test, self.train, self.pool)
         row |= {"query_s": self.query_seconds, "train_s": train_seconds, "acquired": self.acquired.tolist()}
-        self.rows.append(row | {"record": json.dumps(self.context.record)})
+        self.rows.append(row | {"record": as_json("record", self.context.record)})
         if remaining := self.experiment.protocol.batches[cycle:]:
             start = now(self.train.labels.device)
-            self.context = Context(cycle, remaining, self.context.memory, watch=self.context.watch)
+            self.context = Context(cycle, remaining, self.context.memory)
             self.acquired = self.next_batch(model)
             self.query_seconds = now(self.train.labels.device) - start
             self.pool = self.pool.buy(self.acquired)
@@ -163,6 +165,6 @@ class _Run:
         )  # fmt: skip
         function, size, updates = strategy.function, context.remaining[0], self.experiment.updates
         if updates is None or model is None:
-            return visible[registry.query(function, snapshot, size, generator, context).cpu()]
-        labels = self.train.labels_at(visible)
-        return visible[select_sequentially(function, snapshot, size, generator, labels, updates, context).cpu()]
+            return visible[registry.query(function, snapshot, size, generator, context, self.watch).cpu()]
+        asked = function, snapshot, size, generator, self.train.labels_at(visible), updates, context, self.watch
+        return visible[select_sequentially(*asked).cpu()]

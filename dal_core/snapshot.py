@@ -5,14 +5,13 @@ import dataclasses
 import functools
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from dal_core.checks import check_labels, check_shape, shown
 from dal_core.contracts import Size, check_fields
-from dal_core.data import Data, FeatureData, Labelled
+from dal_core.data import Data, FeatureData, Labelled, tensor_of
 from dal_core.protocols import Draw, Learner, Model, Outputs, Task
 from dal_core.randomness import generator_for
 
@@ -78,7 +77,7 @@ class Snapshot:
         >>> taken.features.shape, taken.instances.tolist()
         (torch.Size([2, 2]), [0, 2])
         """
-        inputs = _tensor("features", features)
+        inputs = tensor_of("features", features)
         kind: Any = Snapshot
         bought, rest = _labelled_and_rest(labelled, inputs)
         known = _labels("labels", labels).to(inputs.device)
@@ -86,24 +85,24 @@ class Snapshot:
             check_labels("labels", known, 0)
         parts: dict[str, Any] = {"features": inputs[rest], "labelled_features": inputs[bought], "labels": known}
         if weight is not None:
-            kind, parts["weight"] = LastLayer, _tensor("weight", weight)
-            parts["bias"] = None if bias is None else _tensor("bias", bias)
+            kind, parts["weight"] = LastLayer, tensor_of("weight", weight)
+            parts["bias"] = None if bias is None else tensor_of("bias", bias)
             if logits is None and parts["weight"].shape[1:] == inputs.shape[1:]:
                 logits = inputs @ parts["weight"].mT + (0 if bias is None else parts["bias"])
         if logits is not None:
-            predictions, kind = _tensor("logits", logits), kind if weight is not None else Predictions
+            predictions, kind = tensor_of("logits", logits), kind if weight is not None else Predictions
             if predictions.ndim == 0 or len(predictions) != len(inputs):
                 found = f"logits has shape {tuple(predictions.shape)}"
                 raise ValueError(f"{found}; a row for each of {len(inputs)} instances was expected")
             parts |= {"logits": predictions[rest], "labelled_logits": predictions[bought]}
         if "mean" in others:
             kind = Regression
-            others |= {name: _tensor(name, others[name])[rest] for name in ("mean", "variance")}
+            others |= {name: tensor_of(name, others[name])[rest] for name in ("mean", "variance")}
         for name in others.keys() & {"hidden_labels"}:
             others[name] = _labels(name, others[name]).to(inputs.device)
         for name in others.keys() & {"test", "validation"}:
             held, classes = others[name]
-            held = FeatureData(_tensor(f"{name}.inputs", held))
+            held = FeatureData(tensor_of(f"{name}.inputs", held))
             others[name] = Labelled(held, _labels(f"{name}.labels", classes))
         parts |= {"instances": rest, "labelled": bought, "data": FeatureData(inputs.detach())}
         return with_model(kind, truth="hidden_labels" in others)(**parts | others)
@@ -226,6 +225,7 @@ class Truth(WithModel):
 
 
 TRUTH = ("hidden_labels", "test", "validation")
+OF_MODEL = {"features", "logits", "mean", "variance", "weight"}  # What a model that gives a view may not lack.
 OF_VIEWS = {"probabilities"} | {
     field.name for kind in (LastLayer, Regression, Truth) for field in dataclasses.fields(kind)
 }
@@ -253,7 +253,7 @@ def take_snapshot(
     oracle judges by; None for everybody else.
     """
     device = train.labels.device
-    labelled, visible = labelled.to(device), visible.to(device)
+    labelled, visible = labelled.to(device, copy=True), visible.to(device, copy=True)  # The pool's stay as they are.
     kind: Any = Snapshot if model is None else learner.gives
     parts: dict[str, Any] = {"instances": visible, "labelled": labelled, "labels": train.labels[labelled]}
     parts |= {"data": train.data, "learner": learner, "model": model} | run
@@ -261,17 +261,21 @@ def take_snapshot(
         inputs = train.data.inputs(positions)
         outputs = Outputs(inputs) if model is None else model.outputs(inputs)
         parts |= {f"{prefix}{name}": part for name, part in outputs._asdict().items()}
-    if model is not None and model.last_layer is not None:
-        parts["weight"], parts["bias"] = (None if each is None else each.to(device) for each in model.last_layer)
+    if (layer := getattr(model, "last_layer", None)) is not None:
+        parts["weight"], parts["bias"] = (None if each is None else each.to(device) for each in layer)
     if truth is not None:
         parts |= {"hidden_labels": train.labels[visible]} | truth
     view = with_model(kind, truth=truth is not None)
-    return view(**{field.name: parts[field.name] for field in dataclasses.fields(view)})
+    fields = {field.name: parts.get(field.name, field.default) for field in dataclasses.fields(view)}
+    for name, part in fields.items():
+        if part is dataclasses.MISSING or (part is None and name in OF_MODEL):
+            raise ValueError(f"the model has no {name}, but its learner gives {kind.__name__}, which has it")
+    return view(**fields)
 
 
 def _labelled_and_rest(labelled: Any, features: Tensor) -> tuple[Tensor, Tensor]:
     """Positions of the labelled instances and, ascending, of the others."""
-    chosen, rows = _tensor("labelled", labelled), len(features) if features.ndim else 0
+    chosen, rows = tensor_of("labelled", labelled), len(features) if features.ndim else 0
     if chosen.dtype == torch.bool and chosen.shape == (rows,):
         chosen = chosen.nonzero().squeeze(1)
     if chosen.ndim != 1 or (len(chosen) and (chosen.is_floating_point() or len(chosen.unique()) < len(chosen))):
@@ -285,15 +289,5 @@ def _labelled_and_rest(labelled: Any, features: Tensor) -> tuple[Tensor, Tensor]
 
 def _labels(name: str, labels: Any) -> Tensor:
     """Class labels as int64; what is no whole number stays as it is, for `check_labels` to refuse."""
-    known = _tensor(name, labels)
+    known = tensor_of(name, labels)
     return known if known.numel() and (known.is_floating_point() or known.dtype == torch.bool) else known.long()
-
-
-def _tensor(name: str, value: Any) -> Tensor:
-    """The tensor of an array, a list or a data frame."""
-    if isinstance(value, Tensor):
-        return value
-    try:
-        return torch.from_numpy(np.ascontiguousarray(np.asarray(value)))
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} is {shown(value)}; a tensor or an array of numbers was expected") from None

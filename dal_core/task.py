@@ -1,6 +1,7 @@
 """What a run is judged by."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import torch
 
@@ -41,8 +42,15 @@ def task_of(train: Labelled, test: Labelled) -> Classification:
     return Classification(max(2, *(int(each.max()) + 1 for each in labels)))
 
 
+def as_many(count: int, models: Iterable[Model], learner: Learner) -> list[Model]:
+    """Return the models that a learner has fitted; raise ValueError unless there are `count`."""
+    if len(found := list(models)) != count:
+        raise ValueError(f"learner is {shown(learner)}, whose fit made {len(found)} models; {count} were expected")
+    return found
+
+
 def check_converged(model: Model, learner: Learner) -> None:
     """Raise ValueError if the last layer of the model, where it has one, is not finite."""
-    if (layer := model.last_layer) is not None and not torch.isfinite(layer[0].sum()):
+    if (layer := getattr(model, "last_layer", None)) is not None and not torch.isfinite(layer[0].sum()):
         found = f"learner is {shown(learner)}, with which training diverged"
         raise ValueError(f"{found}; a smaller learning_rate was expected")

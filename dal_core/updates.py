@@ -1,13 +1,14 @@
 """Sequential batches: update the head after every few picks of a batch (Huseljic et al. 2025, section 6)."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dal_core.context import Context
+from dal_core.context import Context, Question
 from dal_core.contracts import Count, Positive, check_fields
 from dal_core.laplace import covariance_matrix, precision_matrix, second_order_update
 from dal_core.models.heads import Head
@@ -37,6 +38,7 @@ def select_sequentially(
     hidden_labels: Int[Tensor, " n"],
     updates: Updates,
     context: Context | None = None,
+    watch: Callable[[Question], None] | None = None,
 ) -> Int[Tensor, " b"]:
     """A batch that `strategy` picks `updates.every` instances at a time, each time on a head that knows the last picks.
 
@@ -52,7 +54,12 @@ def select_sequentially(
     remaining = torch.arange(len(snapshot.features), device=snapshot.features.device)
     picked = remaining[:0]
     while True:
-        positions = query(strategy, snapshot, min(updates.every, batch_size - len(picked)), generator, context)
+        count = min(updates.every, batch_size - len(picked))
+        # Memory, record and trace are those of the whole batch.
+        part = dataclasses.replace(context or Context(), remaining=(count,))
+        positions = query(strategy, snapshot, count, generator, part, watch)
+        if context is not None:
+            context.virtual = part.virtual
         picked = torch.cat((picked, chosen := remaining[positions]))
         if len(picked) == batch_size:
             return picked

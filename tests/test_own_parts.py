@@ -4,6 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.datasets import load_diabetes, load_wine
@@ -320,3 +321,95 @@ def test_batches_may_differ_in_size_and_a_pool_may_be_a_share():
     assert rows["n_labeled"].tolist() == [10, 13, 18, 19]
     with pytest.raises(ValueError, match="buys 65 instances, but the pool has 64"):
         dal.run(dal.Experiment(protocol=dal.Protocol(batch_size=(55,), share=0.5)), wine())
+
+
+# --- what does not fit is refused in one line
+
+
+@dataclasses.dataclass(frozen=True)
+class Lazy:
+    """A learner that fits nothing."""
+
+    gives: ClassVar[type] = Predictions
+
+    def fit(self, task, data, index_sets, labels, draws, **_):
+        return iter(())
+
+
+@dataclasses.dataclass(frozen=True)
+class Boastful(Forest):
+    """A learner whose models lack the layer that it promises."""
+
+    gives: ClassVar[type] = LastLayer
+
+
+X, Y = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "data", "message"),
+    [
+        ({"learner": Lazy()}, (X, Y, X, Y), r"learner is Lazy\(\), whose fit made 0 models; 1 were expected"),
+        ({"learner": Boastful()}, (X, Y, X, Y), "the model has no weight, but its learner gives LastLayer"),
+        ({}, (X, Y[:35], X, Y), r"train_labels has shape \(35,\); \(40,\) was expected"),
+        ({}, (dal.FeatureData(X), Y[:35], X, Y), r"train_labels has shape \(35,\); \(40,\) was expected"),
+        ({}, (X, Y, X[:20], Y[:1]), r"test_labels has shape \(1,\); \(20,\) was expected"),
+        ({}, (X, [*"ab"] * 20, X, Y), "train_labels is .*; a tensor or an array of numbers was expected"),
+        ({}, (dal.FeatureData(X / 0), Y, X, Y), "train_features holds"),
+        ({}, X, "data is tensor"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_parts_that_do_not_fit_are_refused(changes, data, message):
+    with pytest.raises(ValueError, match=message) as refusal:
+        dal.run(dal.Experiment(protocol=dal.Protocol(cycles=1, batch_size=2), **changes), data)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (lambda: dal.Experiment(learner=dal.Linear), "a learner that gives a view was expected, such as Linear"),
+        (lambda: dal.Protocol(batch_size=(3, 4), cycles=5), "cycles is 5; 2, the sizes in batch_size, was expected"),
+        (lambda: dal.Strategy("refine", strategies=["nope"]), "strategies is 'nope'; it has to be one of"),
+        (lambda: dal.run(dal.Strategy("margin"), (X, Y, X, Y)), r"experiment is Strategy\('margin'\); an Experiment"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_experiments_of_wrong_parts_are_refused(parts, message):
+    with pytest.raises(ValueError, match=message):
+        parts()
+
+
+def test_lists_of_the_caller_do_not_change_a_strategy_and_frames_are_data():
+    names = ["random", "margin"]
+    strategy = dal.Strategy("refine", strategies=names, final_strategy="margin")
+    names.append("nope")
+    assert strategy.options["strategies"] == ["random", "margin"]
+    experiment = dal.Experiment(protocol=dal.Protocol(cycles=1))
+    frame = pd.DataFrame(X.numpy(), index=range(100, 140))
+    rows = dal.run(experiment, (frame, pd.Series(Y.numpy(), index=frame.index), X.numpy()[::-1], Y.numpy()[::-1]))
+    plain = dal.run(experiment, (X, Y, X.flip(0), Y.flip(0)))
+    assert rows["acquired"].tolist() == plain["acquired"].tolist()
+    assert dataclasses.asdict(experiment)["strategy"] == {"name": "margin", "options": {}}
+
+
+def test_whole_numbers_are_targets_of_a_regression():
+    targets = (X[:, 0] * 10).round().long()
+    experiment = dal.Experiment(strategy="random", learner=Ridge(), task=MeanError(), protocol=dal.Protocol(cycles=1))
+    assert dal.run(experiment, (X, targets, X, targets))["mae"].iloc[-1] < 5
+
+
+def test_no_way_leads_from_a_context_to_other_runs_and_the_snapshot_is_the_strategys_own():
+    callables = []
+
+    def looking(snapshot, batch_size, generator, *, context=None):
+        callables.extend(name for name, part in vars(context).items() if callable(part))
+        snapshot.instances.zero_()
+        return torch.arange(batch_size)
+
+    dal.register("looking")(looking)
+    asked = []
+    experiment = dal.Experiment(strategy="looking", protocol=dal.Protocol(cycles=2))
+    assert dal.run(experiment, (X, Y, X, Y), watch=asked.append)["n_labeled"].tolist() == [10, 20, 30]
+    assert (callables, len(asked)) == ([], 2)

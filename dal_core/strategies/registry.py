@@ -28,6 +28,7 @@ from dal_core.snapshot import Snapshot, Truth
 
 Strategy = Callable[..., Tensor]
 PACKAGE = __name__.split(".")[0]
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8)
 CONTEXT = "context"  # a keyword that is no option
 
 _HOMES = ("dal_core.strategies", "dal_core.oracles", "dal_core.ensembles")  # Importing one registers what it holds.
@@ -205,10 +206,12 @@ def query(
     batch_size: BatchSize,
     generator: torch.Generator,
     context: Context | None = None,
+    watch: Callable[[Question], None] | None = None,
 ) -> Tensor:
     """Ask a strategy for a batch and check its answer: distinct positions in range.  [b] int64
 
     A strategy that knows from its context which batches follow may pick some of them, too, in the order of buying.
+    `watch` is called with the question and its answer.
 
     Raises:
         AbsentError: if the snapshot lacks what the strategy needs.
@@ -222,16 +225,17 @@ def query(
         strategy = functools.partial(strategy, context=context)
         allowed |= {*itertools.accumulate(context.remaining)}
     picked = strategy(snapshot, batch_size, generator)
-    if not isinstance(picked, Tensor) or picked.is_floating_point():
+    if not isinstance(picked, Tensor) or picked.dtype not in INTEGERS:
         raise ValueError(f"the strategy returned {shown(picked)}; a tensor of integer positions was expected")
+    picked = picked.long()
     found = set(picked.flatten().tolist())
     if picked.ndim != 1 or len(picked) not in allowed or len(found) < len(picked) or not found <= {*range(size)}:
         raise ValueError(
             f"the strategy returned {shown(picked.tolist())}; "
             f"{batch_size} distinct positions below {size} were expected"
         )
-    if context is not None and context.watch is not None:
-        context.watch(Question(snapshot, picked, context))
+    if watch is not None:
+        watch(Question(snapshot, picked, context or Context()))
     return picked
 
 
