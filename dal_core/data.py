@@ -134,8 +134,8 @@ def tensor_of(name: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value
     try:
-        array = np.ascontiguousarray(np.asarray(value))
-        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+        array = np.asarray(value)  # torch takes no read-only arrays, other byte orders or negative strides.
+        return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
     except (TypeError, ValueError):
         raise ValueError(f"{name} is {shown(value)}; a tensor or an array of numbers was expected") from None
 
