@@ -311,3 +311,29 @@ def test_an_ensemble_of_own_strategies_reaches_workers(tmp_path, scratch):
     expected = Grid(tmp_path / "1", jobs=1).rows(experiments, "runs")
     assert rows["accuracy"].tolist() == expected["accuracy"].tolist()
     assert rows["run"].tolist() == expected["run"].tolist()
+
+
+def starting_at(value):
+    def mine(snapshot, batch_size, generator):
+        return torch.arange(value, value + batch_size)
+
+    return mine
+
+
+class StartingAt:
+    __slots__ = ("value",)
+
+    def __call__(self, snapshot, batch_size, generator):
+        return torch.arange(self.value, self.value + batch_size)
+
+
+def test_what_a_strategy_holds_when_a_run_is_asked_for_is_part_of_its_key(tmp_path, scratch):
+    keys, held = [], StartingAt()
+    strategies.register("object")(held)
+    strategies.register("method")(held.__call__)
+    for held.value in (0, 50, 0):
+        registry.adopt("function", starting_at(held.value), "its text")
+        studies = [experiment_of(strategy=name, **SMALL) for name in ("function", "object", "method")]
+        keys.append([Grid(tmp_path).store.key(study, "data") for study in studies])
+    assert keys[0] == keys[2]
+    assert all(first != second for first, second in zip(*keys[:2], strict=True))

@@ -2,16 +2,25 @@
 
 import dataclasses
 import hashlib
+import json
+import linecache
+import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import ClassVar
 
 import pandas as pd
 import pytest
+import torch
 
 import dal_lab
 from dal_core import RESULTS_VERSION
+from dal_core.snapshot import LastLayer
 from dal_core.strategies import register, registry
-from dal_lab.runs.grid import Grid
+from dal_lab.runs.failures import RunError
+from dal_lab.runs.grid import Grid, groups
 from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import Study, canonical, is_study, run, settings
 from dal_lab.sources import catalogue
@@ -181,3 +190,104 @@ def test_versions_are_registered_with_the_strategies(monkeypatch):
     for wrong in (0, -1, True):
         with pytest.raises(ValueError, match="version is"):
             register("fifth", version=wrong)
+
+
+# --- learners and tasks of one's own
+
+LEARNER = """
+    import dataclasses
+    from typing import ClassVar
+    import dal_core as dal
+
+    class Base:
+        def fit(self, task, data, index_sets, labels, draws, **others):
+            return dal.Linear(dal.Training(epochs=EPOCHS)).fit(task, data, index_sets, labels, draws, **others)
+
+    @dataclasses.dataclass(frozen=True)
+    class Mine(Base):
+        widths: list = dataclasses.field(default_factory=lambda: [3])
+        kind: str = "extra"
+        seed: int = 7
+        gives: ClassVar[type] = dal.LastLayer
+"""
+
+
+def cell(text, name="<cell>"):
+    """The names that a notebook's cell defines, whose text Python keeps for functions alone."""
+    text = textwrap.dedent(text)
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    exec(compile(text, name, "exec"), names := {"__name__": "__main__"})
+    return names
+
+
+def of_learner(learner, **more):
+    return dataclasses.replace(experiment_of(cycles=1, device="cpu"), learner=learner, **more)
+
+
+def test_a_learner_of_a_cell_counts_with_inherited_functions_and_its_fields_take_no_others_place(tmp_path, monkeypatch):
+    texts = [LEARNER.replace("EPOCHS", epochs) for epochs in ("1", "2", "1")]
+    studies = [of_learner(cell(text, f"<cell {i}>")["Mine"](seed=8)) for i, text in enumerate(texts)]
+    keys = [Grid(tmp_path).store.key(study, "data") for study in studies]
+    assert keys[0] == keys[2] != keys[1]
+    found = json.loads(canonical(studies[0]))["learner"]
+    assert (found["kind"], found["kind_"]) == ("Mine", "extra")
+    columns = settings(of_learner(studies[0].learner, seed=1))
+    assert (columns["seed"], columns["learner_seed"], columns["head"], columns["widths"]) == (1, 8, "Mine", "[3]")
+    monkeypatch.setattr("dal_lab.runs.grid.device_of", lambda study: torch.device("cuda"))
+    seeds = {str(seed): dataclasses.replace(studies[0], seed=seed) for seed in range(2)}
+    assert [list(group) for group in groups(seeds | {"other": studies[1]})] == [["0", "1"], ["other"]]
+
+
+def test_a_class_without_a_text_is_named_once(tmp_path):
+    exec(textwrap.dedent(LEARNER), names := {"__name__": "__main__", "EPOCHS": 1})
+    names["Mine"].__qualname__ = "Typed"
+    with pytest.warns(UserWarning, match="the text of Typed cannot be read") as told:
+        [Grid(tmp_path).store.key(of_learner(names["Mine"]()), "data") for _ in range(2)]
+    assert len(told) == 1
+
+
+def test_a_value_that_json_cannot_hold_is_named(tmp_path):
+    learner = dataclasses.make_dataclass("Of", [("widths", object)], namespace={"gives": LastLayer, "fit": 1})({3})
+    with pytest.raises(ValueError, match=r"^Experiment\.learner\.widths is \{3\}; a dataclass or a value that JSON "):
+        Grid(tmp_path).rows([of_learner(learner)])
+
+
+def test_options_take_no_others_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_STRATEGIES", dict(registry._STRATEGIES))
+    taken = {"seed": 7, "dataset": "x", "head": "x", "cycles": 9, "device": "x", "run": "x"}
+    parameters = ", ".join(f"{name}=None" for name in taken)
+    exec(f"def mine(snapshot, batch_size, generator, *, {parameters}): return", names := {"__name__": "mine"})
+    register("mine")(names["mine"])
+    found, plain = (settings(experiment_of(strategy="mine", seed=1, options=each)) for each in (taken, {}))
+    assert found == plain | {f"strategy_{name}": value for name, value in taken.items()}
+
+
+@pytest.mark.parametrize(
+    ("columns", "found", "message"),
+    [
+        (None, {"seed": 1}, r"the columns \['seed'\], which name the run"),
+        (("mae",), {"rmse": 1}, r"3 rows have the columns .* \(\['mae', 'rmse'\] differ\)"),
+    ],
+)
+def test_a_task_whose_columns_are_not_its_own_is_refused_before_anything_is_stored(tmp_path, columns, found, message):
+    names = {"needs": LastLayer, "num_outputs": 10, "evaluate": lambda self, *_: found}
+    names |= {} if columns is None else {"columns": columns}
+    task = dataclasses.make_dataclass("Judging", [], namespace=names, frozen=True)()
+    with pytest.raises(RunError, match=message):
+        Grid(tmp_path, jobs=1).rows([dataclasses.replace(experiment_of(cycles=2, device="cpu"), task=task)])
+    assert not [*tmp_path.glob("*.parquet")]
+
+
+def test_a_script_computes_with_its_learner_in_several_processes(tmp_path, root):
+    use = """
+    import dal_lab
+    usual = dal.Experiment(learner=Mine(), protocol=dal.Protocol(cycles=1), device="cpu")
+    asked = [dataclasses.replace(usual, seed=seed) for seed in (0, 1)]
+    rows = [dal_lab.Grid(f"results {jobs}", jobs=jobs).rows(asked) for jobs in (2, 1)]
+    assert rows[0]["run"].tolist() == rows[1]["run"].tolist()
+    assert rows[0]["accuracy"].tolist() == rows[1]["accuracy"].tolist()
+    """
+    (tmp_path / "mine.py").write_text(textwrap.dedent(LEARNER.replace("EPOCHS", "2") + use))
+    command = [sys.executable, "mine.py"]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=300)

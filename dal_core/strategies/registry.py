@@ -13,7 +13,11 @@ import functools
 import importlib
 import inspect
 import itertools
+import re
+import sys
+import types
 import typing
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,11 +33,13 @@ from dal_core.snapshot import Snapshot, Truth
 Strategy = Callable[..., Tensor]
 PACKAGE = __name__.split(".")[0]
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8)
+GIVEN = {PACKAGE, "dal_lab", *sys.stdlib_module_names}  # whose versions count, and no text
 CONTEXT = "context"  # a keyword that is no option
 
 _HOMES = ("dal_core.strategies", "dal_core.oracles", "dal_core.ensembles")  # Importing one registers what it holds.
 _STRATEGIES: dict[str, Strategy] = {}
 _VERSIONS: dict[str, int] = {}
+_warn_once = functools.cache(warnings.warn)
 _SOURCES: dict[str, str] = {}  # The texts of strategies that are not the package's, by name.
 NAMING = ("strategies", "final_strategy")  # options whose values are names of other strategies
 
@@ -61,7 +67,7 @@ def register(name: str, version: int = 1) -> Callable[[Strategy], Strategy]:
             raise ValueError(f"strategy {name!r} is registered already, by {_STRATEGIES[name].__module__}")
         _STRATEGIES[name], _VERSIONS[name] = strategy, version
         if _is_own(strategy):
-            _SOURCES[name] = _source(strategy)
+            _SOURCES[name] = text_of(function_of(strategy))
         return strategy
 
     return decorate
@@ -100,9 +106,9 @@ def own() -> dict[str, Strategy]:
 
 
 def own_source(name: str) -> str:
-    """The text of one of them when it was registered; empty where there is none, as for what was typed in."""
-    _find(name)
-    return _SOURCES.get(name, "")
+    """The text of one of them when it was registered, where there is one, and what it holds beside it now."""
+    strategy = _find(name)
+    return _SOURCES[name] + _held(strategy) if name in _SOURCES else ""
 
 
 def adopt(name: str, strategy: Strategy, source: str, version: int = 1) -> None:
@@ -122,15 +128,52 @@ def _is_own(strategy: Strategy) -> bool:
     return strategy.__module__.split(".")[0] != PACKAGE
 
 
-def _source(strategy: Strategy) -> str:
-    """The text of the function or class, and what a partial or an object holds beside it."""
-    if isinstance(strategy, functools.partial):
-        return f"{_source(strategy.func)}{strategy.args}{sorted(strategy.keywords.items())}"
+def text_of(written: Any) -> str:
+    """The text of a function, or a class with what it inherits; warns, once a class, if functions cannot be read."""
+    if not inspect.isclass(written):
+        return _read(written)
+    texts, constants, functions = [], [], {}
+    for kind in written.__mro__:
+        texts.append("" if _is_given(kind) else _read(kind))  # In a notebook there is none, but for functions.
+        for name, value in vars(kind).items():
+            part = inspect.unwrap(getattr(value, "fget", None) or getattr(value, "func", value))
+            if inspect.isfunction(part) and not _is_given(part):
+                functions[kind, name] = _read(part)
+            elif isinstance(value, int | float | str | tuple) and not (
+                texts[-1] or name[:2] == "__" or _is_given(kind)
+            ):
+                constants.append((name, value))
+    # What every object has may be made by `dataclass`, without a text.
+    if not any((*texts, *functions.values())) and any(name not in vars(object) for _, name in functions):
+        _warn_once(f"the text of {written.__qualname__} cannot be read: stored runs will not notice its changes")
+    return "".join((*texts, *functions.values(), str(constants or "")))
+
+
+@functools.cache
+def _read(written: Any) -> str:
+    """The text when it was first asked for; empty where there is none, as for what was typed in."""
     try:
-        text = inspect.getsource(function_of(strategy))
-    except (OSError, TypeError):
+        return inspect.getsource(written)
+    except Exception:  # A file that has changed since makes it raise all sorts of errors.
         return ""
-    return text if inspect.isroutine(strategy) else f"{text}{getattr(strategy, '__dict__', '')}"
+
+
+def _held(value: Any) -> str:
+    """What a function, method, partial or object holds beside its text, without addresses."""
+    if isinstance(value, functools.partial):
+        return f"{_held(value.func)}{value.args}{sorted(value.keywords.items())}"
+    if inspect.ismethod(value):
+        return f"{_held(value.__self__)}{_held(value.__func__)}"
+    if inspect.isfunction(value):
+        filled = [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
+        held: Any = [each for each in (filled, value.__defaults__, value.__kwdefaults__) if each]
+    else:
+        held = value.__getstate__()
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(held)) if held else ""
+
+
+def _is_given(written: Any) -> bool:
+    return (written.__module__ or "").split(".")[0] in GIVEN
 
 
 def function_of(strategy: Strategy) -> Any:

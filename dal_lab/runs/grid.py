@@ -36,12 +36,15 @@ from dal_lab.runs.study import (
     for_workers,
     is_study,
     joint_training,
+    own_texts,
     run,
     run_together,
     settings,
     strategies_of,
 )
 from dal_lab.sources import catalogue
+
+NAMING = ("run", "data", "dataset", "encoder", "strategy", "seed")  # columns that name a run
 
 
 @dataclasses.dataclass
@@ -189,7 +192,10 @@ class Grid:
         if cluster or jobs > 1:
             own = own_strategies(set().union(*map(strategies_of, missing.values())))
         together = groups({key: for_workers(study) for key, study in missing.items()})
-        tasks = [functools.partial(attempt, group, self.store, self.data_dir, own) for group in together]
+        tasks = [
+            functools.partial(attempt, group, self.store, self.data_dir, own, own_texts(next(iter(group.values()))))
+            for group in together
+        ]
         with contextlib.closing(self._finished(tasks, jobs)) as finished:
             for position, result in finished:
                 if isinstance(result, Exception):  # The worker was lost, or could not even begin.
@@ -216,8 +222,21 @@ class Grid:
 def _with_settings(key: str, study: AnyStudy, rows: pd.DataFrame | None) -> pd.DataFrame:
     """The rows behind columns with the run's key, its data and its settings."""
     assert rows is not None, "a run that was computed is in the store"
+    _check_rows(study, rows)
     about = {name: value for name, value in ({"run": key} | settings(study)).items() if name not in rows.columns}
     return pd.concat([pd.DataFrame(about, index=rows.index), rows], axis=1)
+
+
+def _check_rows(study: AnyStudy, rows: pd.DataFrame) -> None:
+    """Raise ValueError unless there are rows with the study's columns, none of which names the run."""
+    found = list(rows.columns)
+    if taken := [name for name in NAMING if name in found]:
+        raise ValueError(f"the rows have the columns {taken}, which name the run; other names were expected")
+    expected = found if study.columns is None else list(study.columns)
+    if found != expected or rows.empty:
+        differ = sorted({*map(str, found)} ^ {*map(str, expected)}) or "none but for their order"
+        told = f"{len(rows)} rows have the columns {found}; at least one with {expected}, by `columns`, was expected"
+        raise ValueError(f"{told} ({differ} differ)")
 
 
 def _check_names(some: Mapping[Any, AnyStudy], digests: Mapping[Any, Sequence[str]]) -> None:
@@ -245,18 +264,25 @@ def groups(missing: Mapping[str, AnyStudy]) -> list[dict[str, AnyStudy]]:
 
 
 def attempt(
-    group: Mapping[str, AnyStudy], store: Store, data_dir: Path | str | None, own: OwnStrategies | None = None
+    group: Mapping[str, AnyStudy],
+    store: Store,
+    data_dir: Path | str | None,
+    own: OwnStrategies | None = None,
+    texts: Sequence[str] | None = None,
 ) -> list[Failure]:
     """Compute the runs of a group and store them, in a worker; returns those that failed, while the others go on.
 
-    `own` has the strategies of the caller that a worker has not registered by itself.
+    `own` has the strategies of the caller that a worker has not registered by itself, `texts` its code (`own_texts`).
     """
     left, failures = dict(group), []
     while left:
         try:
             if own is not None:
                 own.register()
-            _check_same_key(left, store, data_dir)
+            key, study = next(iter(left.items()))
+            if store.key(study, digest_of(study, data_dir), texts) != key:  # on a machine of a cluster
+                found = f"{platform.node()} has other data for {bank_name(study)}, or another version of dal_core"
+                raise ValueError(f"{found}, than who asked")
             compute(left, store, data_dir)
             break
         except FailedRunError as failure:  # one of several
@@ -267,21 +293,14 @@ def attempt(
     return failures
 
 
-def _check_same_key(group: Mapping[str, AnyStudy], store: Store, data_dir: Path | str | None) -> None:
-    """Refuse to compute on a machine of a cluster that has other data of the same name, or another version."""
-    key, study = next(iter(group.items()))
-    if store.key(study, digest_of(study, data_dir)) != key:
-        raise ValueError(
-            f"{platform.node()} has other data for {bank_name(study)}, or another version of dal_core, than who asked"
-        )
-
-
 def compute(group: Mapping[str, AnyStudy], store: Store, data_dir: Path | str | None) -> None:
     """Compute the runs of a group and store them, all or none."""
     started, start = datetime.now(UTC), time.perf_counter()
     studies: list[Any] = list(group.values())
     curves = [run(studies[0], data_dir=data_dir)] if len(group) == 1 else run_together(studies, data_dir=data_dir)
     seconds = (time.perf_counter() - start) / len(group)  # the share of each
+    for study, rows in zip(studies, curves, strict=True):
+        _check_rows(study, rows)
     for (key, study), rows in zip(group.items(), curves, strict=True):
         digest = digest_of(study, data_dir)
         store.write(study, key, rows, data_digest=digest, started=started, seconds=seconds)

@@ -90,22 +90,29 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
     }
     found |= {name: getattr(protocol, name) for name in BUYING}
     training = getattr(learner, "training", None)
+    names = [each.name for each in dataclasses.fields(learner)]  # type: ignore[arg-type]
     found |= {
-        "head": getattr(learner, "kind", type(learner).__name__),
+        "head": type(learner).__name__ if "kind" in names else getattr(learner, "kind", type(learner).__name__),
         "optimiser": getattr(training, "optimiser", None),
     }
-    found |= {"device": experiment.device, "allow_oracle": experiment.allow_oracle, **strategy.options}
+    found |= {"device": experiment.device, "allow_oracle": experiment.allow_oracle}
     found |= {name: getattr(protocol, name) for name, plain in RARE.items() if getattr(protocol, name) != plain}
-    if training is not None:
-        plain = Training(training.optimiser)
-        for field in CHANGES:
-            if (value := getattr(training, field)) != getattr(plain, field):
-                taken = field == "batch_size" or field in strategy.options
-                found[f"training_{field}" if taken else field] = value
-    for each in dataclasses.fields(learner):  # type: ignore[arg-type]
-        if each.name != "training" and (value := getattr(learner, each.name)) != each.default:
-            found[each.name] = value
     if (updates := experiment.updates) is not None:
         changed = {n: v for n, v in dataclasses.asdict(updates).items() if v != getattr(Updates(), n)}
         found |= {f"update_{name}": value for name, value in {"every": updates.every, **changed}.items()}
+    add(found, strategy.options, "strategy_")
+    if isinstance(training, Training):
+        plain = Training(training.optimiser)
+        values = {field: getattr(training, field) for field in CHANGES}
+        add(found, {field: value for field, value in values.items() if value != getattr(plain, field)}, "training_")
+    own = ((each, getattr(learner, each.name)) for each in dataclasses.fields(learner))  # type: ignore[arg-type]
+    add(found, {e.name: value for e, value in own if e.name != "training" and value != e.default}, "learner_")
     return found
+
+
+def add(columns: dict[str, Any], values: Mapping[str, Any], prefix: str) -> None:
+    """Add columns, with the prefix where a name is taken."""
+    for name, value in values.items():
+        while name in columns or name in ("run", "data"):
+            name = f"{prefix}{name}"
+        columns[name] = value

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,13 @@ class Store:
 
     folder: Path
 
-    def key(self, study: AnyStudy, data_digest: str) -> str:
+    def key(self, study: AnyStudy, data_digest: str, texts: Sequence[str] | None = None) -> str:
         """Hash of the full configuration, the digest of the data, RESULTS_VERSION and the versions of strategies.
 
-        A strategy or study of the user's own adds the text of its function; what that calls does not count.
+        What is the user's own, a strategy, learner, task or study, adds its `own_texts`, or `texts` where these cannot
+        be read; what its functions call does not count.
         """
-        identity = "\n".join((canonical(study), data_digest, str(RESULTS_VERSION), *code_of(study)))
+        identity = "\n".join((canonical(study), data_digest, str(RESULTS_VERSION), *code_of(study, texts)))
         return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
     def path(self, study: AnyStudy, key: str) -> Path:

@@ -3,11 +3,9 @@
 All that the rooms of runs know about the fields of a configuration stands here.
 """
 
-import contextlib
 import dataclasses
-import inspect
 import json
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,11 +13,12 @@ import pandas as pd
 import torch
 
 from dal_core import loop
+from dal_core.checks import shown
 from dal_core.context import Question
 from dal_core.devices import resolve_device, with_float64
 from dal_core.experiment import Experiment, Strategy, check_alike_but_for_seed
 from dal_core.strategies import members, registry
-from dal_lab.runs.settings import experiment_of, settings_of
+from dal_lab.runs.settings import add, experiment_of, settings_of
 from dal_lab.sources import catalogue
 
 
@@ -29,7 +28,7 @@ class Study(Protocol):
 
     Fields that are called so mean the same as in an Experiment: `dataset` and `encoder` (without them a study makes up
     its data), `device` (without it, the CPU), and `strategy` with `options`. Its class may have a `version`, which is
-    raised when numbers change; the text of `run` counts, too, unless it is the package's.
+    raised when numbers change; the text of its functions counts, too, but for the package's.
     """
 
     seed: int
@@ -138,11 +137,19 @@ def configuration(study: Any) -> dict[str, Any]:
     return json.loads(json.dumps(values))
 
 
-def _as_json(value: Any) -> Any:
+def _as_json(value: Any, name: str = "") -> Any:
     if dataclasses.is_dataclass(value):
-        fields = {each.name: _as_json(getattr(value, each.name)) for each in dataclasses.fields(value)}
-        return {"kind": type(value).__name__, **fields}
-    return dict(value) if isinstance(value, Mapping) else value
+        name = name or type(value).__name__
+        fields = {
+            each.name: _as_json(getattr(value, each.name), f"{name}.{each.name}") for each in dataclasses.fields(value)
+        }
+        return {"kind": type(value).__name__} | {"kind_" if n == "kind" else n: each for n, each in fields.items()}
+    value = dict(value) if isinstance(value, Mapping) else value
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        raise ValueError(f"{name} is {shown(value)}; a dataclass or a value that JSON can hold was expected") from None
+    return value
 
 
 def canonical(study: Any) -> str:
@@ -150,19 +157,28 @@ def canonical(study: Any) -> str:
     return json.dumps(configuration(study), sort_keys=True)
 
 
-def code_of(study: Any) -> list[str]:
-    """Texts that change with the code behind a study's numbers: raised versions, and the text of the user's own code.
+def own_texts(study: Any) -> list[str]:
+    """The texts of the user's own code behind a study's numbers; another process may be unable to read them."""
+    texts = [registry.own_source(name) for name in strategies_of(study)]
+    return [text for text in (*texts, *(registry.text_of(type(part)) for part in _parts(study))) if text]
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """A dataclass and those in its fields."""
+    if dataclasses.is_dataclass(value):
+        yield value
+        for each in dataclasses.fields(value):
+            yield from _parts(getattr(value, each.name))
+
+
+def code_of(study: Any, texts: Sequence[str] | None = None) -> list[str]:
+    """Texts that change with the code behind a study's numbers: its `own_texts`, and raised versions.
 
     Versions of 1 leave no text, so that runs from before there were versions are still found.
     """
-    used, kind = strategies_of(study), type(study)
-    texts = [text for name in used if (text := registry.own_source(name))]
-    for part in (getattr(kind, "run", kind), *(type(getattr(study, name, None)) for name in ("learner", "task"))):
-        if (part.__module__ or "").split(".")[0] not in ("dal_core", "dal_lab", "builtins"):
-            with contextlib.suppress(OSError, TypeError):  # There is no text of what was typed in.
-                texts.append(inspect.getsource(part))
-    raised = {**used, "": getattr(kind, "version", 1)}
-    return texts + [f"{name} {version}" for name, version in raised.items() if version > 1]
+    raised = {**strategies_of(study), "": getattr(type(study), "version", 1)}
+    versions = (f"{name} {version}" for name, version in raised.items() if version > 1)
+    return [*(own_texts(study) if texts is None else texts), *versions]
 
 
 def settings(study: Any) -> dict[str, Any]:
@@ -170,14 +186,14 @@ def settings(study: Any) -> dict[str, Any]:
 
     Options that set two curves of one strategy apart become columns of their own.
     """
+    found: dict[str, Any] = {"data": bank_name(study)}
     if isinstance(study, Experiment):
-        options, fields = settings_of(study).items(), {}
+        found |= settings_of(study)
     else:
         plain = ((each.name, getattr(study, each.name)) for each in dataclasses.fields(study))
-        fields = {name: value for name, value in plain if not isinstance(value, dict | tuple | list)}
-        options = getattr(study, "options", {}).items()
-    texts = {n: v if isinstance(v, str | int | float | None) else json.dumps(v) for n, v in options}
-    return {"data": bank_name(study), **fields, **texts}
+        add(found, {name: value for name, value in plain if not isinstance(value, dict | tuple | list)}, "study_")
+        add(found, getattr(study, "options", {}), "strategy_")
+    return {n: v if isinstance(v, str | int | float | None) else json.dumps(_as_json(v, n)) for n, v in found.items()}
 
 
 def bank_name(study: Any) -> str:
@@ -195,7 +211,7 @@ def described(study: Any) -> str:
     else:
         values = {each.name: getattr(study, each.name) for each in dataclasses.fields(study)}
         usual = {each.name: each.default for each in dataclasses.fields(study)}
-        values |= values.pop("options", {})
+        add(values, values.pop("options", {}), "strategy_")
         words = [type(study).__name__, bank_name(study)]
     known = ("dataset", "encoder", "seed", "device", *(["strategy"] if isinstance(study, Experiment) else []))
     changed = {n: v for n, v in values.items() if n not in known and (n not in usual or v != usual[n])}
@@ -223,11 +239,13 @@ def for_workers(study: Any) -> Any:
     return dataclasses.replace(study, **{name: changes[name] for name in changes.keys() & fields})
 
 
-def joint_training(study: Any) -> Hashable:
+def joint_training(study: Any) -> str | None:
     """What is equal for studies that may share their trainings; None if this one is computed alone.
 
     Oracles and ensembles, which query far longer than a head trains, go alone: an interruption would lose more of
     their group's work than the joint training saves.
     """
     together = isinstance(study, Experiment) and study.strategy.name in members()
-    return dataclasses.replace(study, seed=0) if together else None
+    if not together:
+        return None
+    return "\n".join((json.dumps(_as_json(dataclasses.replace(study, seed=0)), sort_keys=True), *own_texts(study)))
