@@ -223,7 +223,10 @@ def test_a_worker_that_does_not_see_the_results_is_told_in_a_line(cluster, tmp_p
 
 def test_a_scheduler_that_does_not_answer_is_told_in_a_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(engine, "CONNECTING", 0.5)
-    assert main(["grid", "--dask", "tcp://127.0.0.1:1", "--seeds", "1", "--results-dir", str(tmp_path)]) == 2
+    assert (
+        main(["grid", "--dask", "tcp://127.0.0.1:1", "--cycles", "3", "--seeds", "1", "--results-dir", str(tmp_path)])
+        == 2
+    )
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("error: no Dask scheduler answers at tcp://127.0.0.1:1: ")
 

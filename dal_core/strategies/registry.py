@@ -131,17 +131,16 @@ def _is_own(strategy: Strategy) -> bool:
 def text_of(written: Any) -> str:
     """The text of a function, or a class with what it inherits; warns, once a class, if functions cannot be read."""
     if not inspect.isclass(written):
-        return _read(written)
+        return _read.__wrapped__(written)  # It may hold much.
     texts, constants, functions = [], [], {}
     for kind in written.__mro__:
-        texts.append("" if _is_given(kind) else _read(kind))  # In a notebook there is none, but for functions.
+        given = _is_given(kind)
+        texts.append("" if given else _read(kind))  # In a notebook there is none, but for functions.
         for name, value in vars(kind).items():
             part = inspect.unwrap(getattr(value, "fget", None) or getattr(value, "func", value))
             if inspect.isfunction(part) and not _is_given(part):
                 functions[kind, name] = _read(part)
-            elif isinstance(value, int | float | str | tuple) and not (
-                texts[-1] or name[:2] == "__" or _is_given(kind)
-            ):
+            elif isinstance(value, int | float | str | tuple) and not (texts[-1] or given or name.startswith("__")):
                 constants.append((name, value))
     # What every object has may be made by `dataclass`, without a text.
     if not any((*texts, *functions.values())) and any(name not in vars(object) for _, name in functions):
@@ -164,12 +163,11 @@ def _held(value: Any) -> str:
         return f"{_held(value.func)}{value.args}{sorted(value.keywords.items())}"
     if inspect.ismethod(value):
         return f"{_held(value.__self__)}{_held(value.__func__)}"
+    held = object.__getstate__(value)
     if inspect.isfunction(value):
         filled = [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
-        held: Any = [each for each in (filled, value.__defaults__, value.__kwdefaults__) if each]
-    else:
-        held = value.__getstate__()
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(held)) if held else ""
+        held = [each for each in (filled, value.__defaults__, value.__kwdefaults__) if each] or None
+    return "" if held is None else re.sub(r" at 0x[0-9a-f]+", "", repr(held))
 
 
 def _is_given(written: Any) -> bool:

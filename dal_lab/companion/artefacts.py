@@ -89,8 +89,10 @@ class Report:
         kept = {path: self._earlier.get(path.name, {}).get("digest") for path in (png, pdf) if path.is_file()}
         if len(kept) < 2 or any(_digest(path.read_bytes()) != digest for path, digest in kept.items()):
             undated = dict.fromkeys(("CreationDate", "Producer", "Creator"))
+            page = io.BytesIO()  # A PDF that is written onto a full disk ends in an error that hides the reason.
+            figure.savefig(page, format="pdf", metadata={"Subject": origin, **undated})
             with write_atomically(pdf) as temporary:
-                figure.savefig(temporary, metadata={"Subject": origin, **undated})
+                temporary.write_bytes(page.getvalue())
         shown = io.BytesIO()
         figure.savefig(shown, format="png", dpi=figure.dpi)  # smaller than the file
         alt = f"{cell}: {describe(figure)}"  # after saving, which places the names at the ticks

@@ -230,7 +230,7 @@ def _with_settings(key: str, study: AnyStudy, rows: pd.DataFrame | None) -> pd.D
 def _check_rows(study: AnyStudy, rows: pd.DataFrame) -> None:
     """Raise ValueError unless there are rows with the study's columns, none of which names the run."""
     found = list(rows.columns)
-    if taken := [name for name in NAMING if name in found]:
+    if taken := [name for name in NAMING if name in found and name in ("run", *settings(study))]:
         raise ValueError(f"the rows have the columns {taken}, which name the run; other names were expected")
     expected = found if study.columns is None else list(study.columns)
     if found != expected or rows.empty:
@@ -264,12 +264,9 @@ def groups(missing: Mapping[str, AnyStudy]) -> list[dict[str, AnyStudy]]:
 
 
 def attempt(
-    group: Mapping[str, AnyStudy],
-    store: Store,
-    data_dir: Path | str | None,
-    own: OwnStrategies | None = None,
-    texts: Sequence[str] | None = None,
-) -> list[Failure]:
+    group: Mapping[str, AnyStudy], store: Store, data_dir: Path | str | None,
+    own: OwnStrategies | None = None, texts: Sequence[str] | None = None,
+) -> list[Failure]:  # fmt: skip
     """Compute the runs of a group and store them, in a worker; returns those that failed, while the others go on.
 
     `own` has the strategies of the caller that a worker has not registered by itself, `texts` its code (`own_texts`).

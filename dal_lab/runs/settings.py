@@ -90,12 +90,14 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
     }
     found |= {name: getattr(protocol, name) for name in BUYING}
     training = getattr(learner, "training", None)
-    names = [each.name for each in dataclasses.fields(learner)]  # type: ignore[arg-type]
+    usual = {each.name: each.default for each in dataclasses.fields(learner)}  # type: ignore[arg-type]
+    name = type(learner).__name__
     found |= {
-        "head": type(learner).__name__ if "kind" in names else getattr(learner, "kind", type(learner).__name__),
+        "head": name if "kind" in usual else getattr(learner, "kind", name),  # A field of that name is no kind of head.
         "optimiser": getattr(training, "optimiser", None),
+        "device": experiment.device,
+        "allow_oracle": experiment.allow_oracle,
     }
-    found |= {"device": experiment.device, "allow_oracle": experiment.allow_oracle}
     found |= {name: getattr(protocol, name) for name, plain in RARE.items() if getattr(protocol, name) != plain}
     if (updates := experiment.updates) is not None:
         changed = {n: v for n, v in dataclasses.asdict(updates).items() if v != getattr(Updates(), n)}
@@ -105,8 +107,7 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
         plain = Training(training.optimiser)
         values = {field: getattr(training, field) for field in CHANGES}
         add(found, {field: value for field, value in values.items() if value != getattr(plain, field)}, "training_")
-    own = ((each, getattr(learner, each.name)) for each in dataclasses.fields(learner))  # type: ignore[arg-type]
-    add(found, {e.name: value for e, value in own if e.name != "training" and value != e.default}, "learner_")
+    add(found, {n: v for n in usual if n != "training" and (v := getattr(learner, n)) != usual[n]}, "learner_")
     return found
 
 

@@ -96,6 +96,8 @@ def ranks(blocks: pd.DataFrame) -> Figure:
     )  # fmt: skip
     for text in drawn["labels"]:
         text.set_color("black")
+    for (bar,) in drawn["crossbars"]:
+        bar.set_xdata(sorted(bar.get_xdata()))  # The library goes through a set, and each process in another order.
     axes.tick_params(labelsize=8)
     axes.grid(visible=False)
     axes.set_xticks(range(1, k + 1))
