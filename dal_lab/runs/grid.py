@@ -21,7 +21,7 @@ from dal_lab.checks import check_folder
 from dal_lab.runs import engine
 from dal_lab.runs.committed import CommittedRun, committed_runs, digests_by_data, project_figures
 from dal_lab.runs.failures import Failure, RunError, error_of
-from dal_lab.runs.files import check_writable, remove_leftovers, write_text
+from dal_lab.runs.files import check_writable, is_folder, remove_leftovers, write_text
 from dal_lab.runs.own_strategies import OwnStrategies, own_strategies
 from dal_lab.runs.plan import Plan, but_for_seed
 from dal_lab.runs.progress import progress
@@ -161,7 +161,7 @@ class Grid:
             return [digest_of(study, self.data_dir)]
         except (catalogue.DatasetUnavailableError, catalogue.EncoderUnavailableError):
             known = digests_by_data(committed.values()).get(bank_name(study))
-            if known is None or not (self.data_dir is None or Path(self.data_dir).is_dir()):
+            if known is None or not (self.data_dir is None or is_folder(self.data_dir)):
                 raise
             return known
 
