@@ -28,7 +28,7 @@ distributed = pytest.importorskip("distributed", reason="Dask is not installed: 
 pytestmark = pytest.mark.faults
 SETTINGS = {"cycles": 2, "subset_size": 50, "device": "cpu"}
 # Long enough that there is a middle.
-RUNS = [experiment_of(seed=seed, options={"epochs": 150}, **SETTINGS) for seed in range(8)]
+RUNS = [experiment_of(seed=seed, options={"epochs": 2000}, **SETTINGS) for seed in range(8)]
 
 
 class Cluster:
@@ -153,7 +153,7 @@ def test_the_scheduler_stopped_and_started_again(cluster, serial, tmp_path):
 
 
 def test_ctrl_c_cancels_what_has_not_begun_and_the_same_command_goes_on(cluster, serial, tmp_path):
-    asked = ["--seeds", "8", "--cycles", "2", "--subset-size", "50", "--option", "epochs=150", "--device", "cpu"]
+    asked = ["--seeds", "8", "--cycles", "2", "--subset-size", "50", "--option", "epochs=2000", "--device", "cpu"]
     asked = ["grid", *asked, "--dask", cluster.address, "--results-dir", str(tmp_path)]
     command = [sys.executable, "-m", "dal_lab", *asked]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=cluster.environment)
