@@ -43,9 +43,8 @@ class Strategy:
         object.__setattr__(self, "options", copy.deepcopy(options))  # A list of the caller's may change later.
 
     def __repr__(self) -> str:
-        return (
-            f"Strategy({', '.join([repr(self.name), *(f'{name}={value!r}' for name, value in self.options.items())])})"
-        )
+        options = (f"{name}={value!r}" for name, value in self.options.items())
+        return f"Strategy({', '.join([repr(self.name), *options])})"
 
     @property
     def function(self) -> registry.Strategy:
@@ -70,7 +69,7 @@ class Protocol:
         validation_size: instances that are set aside and never bought, for oracles that judge by a validation set.
         share: of the instances, drawn at random, that make the pool.
         imbalance: how many times rarer the rarest class of the pool is than the most frequent one
-            (`snapshot.long_tailed`); 1: the pool as it comes.
+            (`pool.long_tailed`); 1: the pool as it comes.
     """
 
     initial_size: Count = 10
@@ -84,7 +83,7 @@ class Protocol:
 
     def __post_init__(self) -> None:
         if isinstance(self.batch_size, list | tuple):
-            if self.cycles not in (20, expected := len(self.batch_size)):
+            if self.cycles not in (type(self).cycles, expected := len(self.batch_size)):
                 raise ValueError(f"cycles is {shown(self.cycles)}; {expected}, the sizes in batch_size, was expected")
             object.__setattr__(self, "batch_size", tuple(self.batch_size))
             object.__setattr__(self, "cycles", expected)

@@ -193,10 +193,15 @@ def needed_view(name: str) -> type[Snapshot]:
 
 def _needed_view(strategy: Strategy) -> type[Snapshot]:
     written = function_of(strategy)
+    return _annotated_view(written if inspect.isroutine(written) else written.__call__)
+
+
+@functools.lru_cache(maxsize=128)  # Ensembles ask the same strategies hundreds of times a cycle.
+def _annotated_view(written: Callable[..., Tensor]) -> type[Snapshot]:
     try:  # Annotations may be texts, and may name what was imported for type checkers only.
-        hint = typing.get_type_hints(written if inspect.isroutine(written) else written.__call__).get("snapshot")
+        hint = typing.get_type_hints(written).get("snapshot")
     except NameError:
-        hint = _signature(strategy)["snapshot"].annotation
+        hint = written.__annotations__.get("snapshot")
     if isinstance(hint, str):
         hint = getattr(snapshots, hint.rpartition(".")[2], Snapshot)
     return hint if inspect.isclass(hint) and issubclass(hint, Snapshot) else Snapshot
@@ -270,7 +275,8 @@ def query(
         raise ValueError(f"the strategy returned {shown(picked)}; a tensor of integer positions was expected")
     picked = picked.long()
     found = set(picked.flatten().tolist())
-    if picked.ndim != 1 or len(picked) not in allowed or len(found) < len(picked) or not found <= {*range(size)}:
+    distinct = picked.ndim == 1 and len(found) == len(picked)
+    if not distinct or len(picked) not in allowed or not all(0 <= each < size for each in found):
         raise ValueError(
             f"the strategy returned {shown(picked.tolist())}; "
             f"{batch_size} distinct positions below {size} were expected"

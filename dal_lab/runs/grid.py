@@ -222,7 +222,6 @@ class Grid:
 def _with_settings(key: str, study: AnyStudy, rows: pd.DataFrame | None) -> pd.DataFrame:
     """The rows behind columns with the run's key, its data and its settings."""
     assert rows is not None, "a run that was computed is in the store"
-    _check_rows(study, rows)
     about = {name: value for name, value in ({"run": key} | settings(study)).items() if name not in rows.columns}
     return pd.concat([pd.DataFrame(about, index=rows.index), rows], axis=1)
 
