@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from dal_lab.checks import check_file_name, check_folder
 from dal_lab.companion.description import describe
+from dal_lab.companion.figures.style import in_style
 from dal_lab.companion.origins import changes, origins, project_root
 from dal_lab.companion.tables import markdown
 from dal_lab.runs.committed import ENDING
@@ -69,6 +70,7 @@ class Report:
         self._earlier, self._entries = read_manifest(self.folder), dict[str, Any]()
         self._origins = origins(notebook, self.folder.name)  # as it is when it begins, not as it is edited later
 
+    @in_style()
     def figure(self, figure: Figure, name: str, *, cell: str, keys: Sequence[str]) -> ReadableFigure:
         """Save `figure` as PNG and PDF, close it, and return it for display, with what its labels say as its text.
 

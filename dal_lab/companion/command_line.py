@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     from dal_lab.checks import check_folder
     from dal_lab.runs.failures import RunError, RunRefusedError
 
+    os.environ["MPLBACKEND"] = "agg"  # Figures go into files; a user's choice may need a display.
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _print_warning  # type: ignore[assignment]

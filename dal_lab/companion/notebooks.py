@@ -158,6 +158,8 @@ def _kernel_environment() -> Iterator[None]:
             "JUPYTER_PREFER_ENV_PATH": "1",
             "JUPYTER_RUNTIME_DIR": sockets,
             "DAL_PROGRESS": "plain",
+            "IPYTHONDIR": sockets,  # Start-up files and settings of figures in the user's profile stay out, and so does
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # a window that nobody sees.
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
         try:
