@@ -11,7 +11,7 @@ from dal_core.checks import check_choice, check_options, check_text, shown
 from dal_core.contracts import Between, Count, Share, Size, check_fields
 from dal_core.models.learners import Linear
 from dal_core.protocols import Learner, Task
-from dal_core.snapshot import LastLayer, Snapshot, with_model
+from dal_core.snapshot import LastLayer, Regression, Snapshot, with_model
 from dal_core.strategies import registry
 from dal_core.task import Classification
 from dal_core.updates import Updates
@@ -122,6 +122,7 @@ class Experiment:
         device: "auto" takes CUDA where there is one, else MPS, else the CPU. On MPS, which has no float64, models are
             trained; strategies choose on the CPU.
         allow_oracle: allow a strategy that looks at true labels.
+        standardise: features get mean 0 and deviation 1 on the train split, for tables whose scales differ.
 
     Raises:
         ValueError: on anything unknown or out of range, and for a strategy or a task that needs more than the
@@ -138,6 +139,7 @@ class Experiment:
     seed: Size = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     allow_oracle: bool = False
+    standardise: bool = False
 
     def __post_init__(self) -> None:
         check_text("data", self.data)
@@ -156,6 +158,11 @@ class Experiment:
                 raise ValueError(
                     f"strategy {name!r} looks at true labels: allow_oracle is False, True was expected to run it"
                 )
+            if issubclass(gives, Regression) and registry.compares_classes(registry.get(name)):
+                found = (
+                    f"strategy {name!r} compares classes, but models of {type(self.learner).__name__} are a regression"
+                )
+                raise ValueError(f"{found}; a classification was expected")
             if self.updates is not None:
                 raise ValueError(f"updates is given, but the oracle {name!r} picks whole batches")
         offered = with_model(gives, truth=True)

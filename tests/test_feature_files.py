@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import dal_core as dal
 from dal_lab.companion.command_line import main
 from dal_lab.runs.grid import Grid
 from dal_lab.runs.settings import experiment_of
-from dal_lab.runs.study import run
+from dal_lab.runs.study import configuration, run
 from dal_lab.sources import catalogue
 from dal_lab.sources.bank import in_two, save_bank
 from dal_lab.sources.catalogue import load, read_features
@@ -368,6 +369,33 @@ def test_run_grid_and_report_take_a_file(tmp_path, monkeypatch, capsys):
     for command in ("grid", "report"):
         assert main([command, "--features", "my data.parquet", "--seeds", "1", "--jobs", "1", *SMALL_ARGUMENTS]) == 0
     assert pd.read_csv(tmp_path / "report" / "report_accuracy.csv")["data"].tolist() == ["my data"]
+
+
+def test_scales_are_warned_of_and_standardised_on_request(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    features, words = points()
+    frame = pd.DataFrame(features * [1, 1e4, 1, 1, 1], columns=["age", "income", "c", "d", "e"]).assign(label=words)
+    frame.to_csv("people.csv", index=False)
+    bank = load("people.csv", standardise=True)
+    assert bank.digest == load("people.csv").standardised().digest
+    assert main(["run", "--features", "people.csv", *SMALL_ARGUMENTS]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert told[0].startswith("warning: people.csv: the scale of features is far from 1 (income ")
+    assert "--standardise" in told[0]
+    assert main(["run", "--features", "people.csv", "--standardise", *SMALL_ARGUMENTS]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    both = [experiment_of(dataset="people.csv", standardise=each, **SMALL) for each in (True, False)]
+    assert ["standardise" in configuration(each) for each in both] == [True, False]
+    grid = Grid("results", jobs=1)
+    with pytest.warns(UserWarning, match="far from 1"):
+        rows = grid.rows(both, "runs")
+    assert len(set(grid.keys)) == 2
+    assert rows["standardise"].fillna(False).tolist() == [True] * 2 + [False] * 2
+    expected = dal.run(both[1], bank)
+    assert rows["nll"][:2].tolist() == expected["nll"].tolist()
+    assert f"{expected['nll'].iloc[-1]:.4f}" in printed.out
 
 
 def test_files_and_named_data_sets_go_together(tmp_path, monkeypatch, capsys):

@@ -21,7 +21,17 @@ from dal_core import __version__
 
 RUN_FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 ENTRY = re.compile(r"^    ([\w, ]+): (.*(?:\n {8}.*)*)", re.MULTILINE)  # names and text in the Args of a docstring
-SETTINGS = ("encoder", "batch_size", "initial_size", "cycles", "head", "optimiser", "device", "allow_oracle")
+SETTINGS = (
+    "encoder",
+    "batch_size",
+    "initial_size",
+    "cycles",
+    "head",
+    "optimiser",
+    "device",
+    "allow_oracle",
+    "standardise",
+)
 TYPES = {"int": int, "Count": int, "Size": int, "Path": Path}  # of options, by annotation; others are texts
 
 

@@ -78,7 +78,9 @@ def data_sets() -> dict[str, DataSet]:
     }
 
 
-def load(name: str | Path, encoder: str | None = None, data_dir: str | Path | None = None) -> FeatureBank:
+def load(
+    name: str | Path, encoder: str | None = None, data_dir: str | Path | None = None, *, standardise: bool = False
+) -> FeatureBank:
     """Return the data set `name` as float32 features on the CPU; cached within the process.
 
     Args:
@@ -88,6 +90,7 @@ def load(name: str | Path, encoder: str | None = None, data_dir: str | Path | No
             `encoders.known_encoders`, a model identifier of the Hugging Face hub or a local model folder, see
             `encoders.encoder_of`.
         data_dir: folder with local files; downloads and extracted features are kept in the cache folder (`DAL_CACHE`).
+        standardise: give features mean 0 and deviation 1 on the train split.
 
     Raises:
         ValueError: unknown name, an encoder where none applies or none where one is needed, a file with wrong content,
@@ -96,7 +99,8 @@ def load(name: str | Path, encoder: str | None = None, data_dir: str | Path | No
             and how to get it.
     """
     name, folder = _checked(name, encoder), _folder(data_dir)
-    return read_features(name) if is_file(name) else _load(name, encoder, folder)
+    bank = read_features(name) if is_file(name) else _load(name, encoder, folder)
+    return bank.standardised() if standardise else bank
 
 
 def extract(
