@@ -429,3 +429,14 @@ def test_options_are_json_or_refused(value):
         )
     else:
         json.loads(canonical(study))
+
+
+@pytest.mark.parametrize(
+    ("path", "fits"),
+    [("/\udcc3\udcb6/x.npz", True), ("\udcc3.npz", False), ("/\ud800/x.npz", False), ("a\nb/x.npz", False), ("", False)],
+)
+def test_a_folder_may_have_a_name_that_the_locale_cannot_decode(path, fits):
+    if fits:
+        assert dal.Experiment(data=path).data == path
+    else:
+        refusal_of(lambda: dal.Experiment(data=path), "data")

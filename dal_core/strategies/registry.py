@@ -271,8 +271,8 @@ def query(
         ValueError: if the batch is larger than the pool, or the answer is not a batch.
     """
     if compares_classes(strategy) and snapshot.labels.is_floating_point():
-        told = f"strategy {function_of(strategy).__name__!r} compares classes, but labels has dtype {snapshot.labels.dtype}"
-        raise ValueError(f"{told}, as of a regression; a classification was expected")
+        told = f"strategy {function_of(strategy).__name__!r} compares classes, but labels are those of a regression"
+        raise ValueError(f"{told}; a classification was expected")
     if not isinstance(snapshot, needed := _needed_view(strategy)):
         for field in dataclasses.fields(needed):
             getattr(snapshot, field.name)  # What is not there raises the error.
