@@ -29,7 +29,7 @@ SHARED = ROOT.parent / "shared"
 
 
 def pytest_collection_finish() -> None:
-    """Keep what is imported and collected out of garbage collections, which statsmodels asks for in each correction."""
+    """Keep what is imported and collected, thousands of tests, out of garbage collections."""
     gc.freeze()
 
 
