@@ -70,6 +70,7 @@ class Protocol:
         share: of the instances, drawn at random, that make the pool.
         imbalance: how many times rarer the rarest class of the pool is than the most frequent one
             (`pool.long_tailed`); 1: the pool as it comes.
+        standardise: features get mean 0 and deviation 1 on the train split, for tables whose scales differ.
     """
 
     initial_size: Count = 10
@@ -80,6 +81,7 @@ class Protocol:
     validation_size: Size = 0
     share: Share = 1.0
     imbalance: Annotated[float, Between(1, math.inf, "low")] = 1.0
+    standardise: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.batch_size, list | tuple):
@@ -122,7 +124,6 @@ class Experiment:
         device: "auto" takes CUDA where there is one, else MPS, else the CPU. On MPS, which has no float64, models are
             trained; strategies choose on the CPU.
         allow_oracle: allow a strategy that looks at true labels.
-        standardise: features get mean 0 and deviation 1 on the train split, for tables whose scales differ.
 
     Raises:
         ValueError: on anything unknown or out of range, and for a strategy or a task that needs more than the
@@ -139,7 +140,6 @@ class Experiment:
     seed: Size = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     allow_oracle: bool = False
-    standardise: bool = False
 
     def __post_init__(self) -> None:
         check_text("data", self.data)

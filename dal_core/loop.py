@@ -52,7 +52,7 @@ def run(
         raise ValueError(f"experiment is {shown(experiment)}; an Experiment was expected")
     classes = isinstance(experiment.task, Classification | None)
     train, test = as_labelled(data, classes=classes, num_classes=getattr(experiment.task, "num_outputs", None))
-    if not experiment.standardise:
+    if not experiment.protocol.standardise:
         warn_of_scales(train, getattr(data, "provenance", {}))
     (rows,) = run_together([experiment], train, test, watch=watch)
     return rows
@@ -73,7 +73,7 @@ def run_together(
     check_alike_but_for_seed(experiments)
     first, models, device = experiments[0], None, resolve_device(experiments[0].device)
     task = first.task or task_of(train, test)
-    if first.standardise:
+    if first.protocol.standardise:
         train, test = standardised(train, test)
     to_fit, choosing = train.to(device), with_float64(device)
     train, test = train.to(choosing), test.to(choosing)

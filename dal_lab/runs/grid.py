@@ -108,7 +108,7 @@ class Grid:
             KeyboardInterrupt: on Ctrl-C, saying how many runs are done.
         """
         keyed, rows, missing = self._look_up(studies)
-        plain = [each for each in missing.values() if isinstance(each, Experiment) and not each.standardise]
+        plain = [each for each in missing.values() if isinstance(each, Experiment) and not each.protocol.standardise]
         for study in {data_of(each): each for each in plain}.values():
             warn_of_data(study, self.data_dir)  # here, as workers write into logs
         if failures := self._compute(missing, what, total=len(keyed)):

@@ -54,6 +54,4 @@ def duration_in_words(seconds: float) -> str:
 
 def but_for_seed(configuration: Mapping[str, Any]) -> str:
     """A text that is the same for runs that differ in the seed only."""
-    # Older runs lack the last one.
-    same = {name: value for name, value in configuration.items() if (name, value) != ("standardise", False)}
-    return json.dumps(same | {"seed": None}, sort_keys=True)
+    return json.dumps({name: value for name, value in configuration.items() if name != "seed"}, sort_keys=True)

@@ -25,7 +25,7 @@ RARE = {"initial": "random", "validation_size": 0, "share": 1.0, "imbalance": 1.
 def experiment_of(
     dataset: str = "digits", encoder: str | None = None, strategy: str = "margin", seed: int = 0, *,
     head: str = "linear", optimiser: str = "sgd", subset_size: int | None = 1000, device: Any = "auto",
-    allow_oracle: bool = False, standardise: bool = False, options: Mapping[str, Any] | None = None, **buying: Any,
+    allow_oracle: bool = False, options: Mapping[str, Any] | None = None, **buying: Any,
 ) -> Experiment:  # fmt: skip
     """Return the experiment of flat settings.
 
@@ -53,7 +53,6 @@ def experiment_of(
         dataset, encoder, Strategy(strategy, **taken),
         HEADS[head](training_of(optimiser, training)), Protocol(subset_size=subset_size, **buying, **protocol),
         _named("update_", Updates, updates) if updates else None, seed=seed, device=device, allow_oracle=allow_oracle,
-        standardise=standardise,
     )  # fmt: skip
 
 
@@ -99,7 +98,7 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
         "device": experiment.device,
         "allow_oracle": experiment.allow_oracle,
     }
-    found |= {"standardise": True} if experiment.standardise else {}
+    found |= {"standardise": True} if protocol.standardise else {}
     found |= {name: getattr(protocol, name) for name, plain in RARE.items() if getattr(protocol, name) != plain}
     if (updates := experiment.updates) is not None:
         changed = {n: v for n, v in dataclasses.asdict(updates).items() if v != getattr(Updates(), n)}

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from dal_core import RESULTS_VERSION
 from dal_lab.runs.files import UNSEALED, is_intact, sealed, write_atomically
 from dal_lab.runs.provenance import git_commit, versions
-from dal_lab.runs.study import AnyStudy, bank_name, code_of, configuration, device_of, identity, strategies_of
+from dal_lab.runs.study import AnyStudy, bank_name, canonical, code_of, configuration, device_of, strategies_of
 
 PROVENANCE, SEAL = b"dal_core", b"dal_core.seal"  # keys in a Parquet file's metadata
 
@@ -35,8 +35,8 @@ class Store:
         What is the user's own, a strategy, learner, task or study, adds its `own_texts`, or `texts` where these cannot
         be read; what its functions call does not count.
         """
-        text = "\n".join((identity(study), data_digest, str(RESULTS_VERSION), *code_of(study, texts)))
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        identity = "\n".join((canonical(study), data_digest, str(RESULTS_VERSION), *code_of(study, texts)))
+        return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
     def path(self, study: AnyStudy, key: str) -> Path:
         return self.folder / f"{type(study).__name__.lower()}-{key}.parquet"

@@ -94,7 +94,7 @@ def run_together(
 
 def warn_of_data(experiment: Experiment, data_dir: str | Path | None) -> None:
     """Warn of features on which models learn little, unless the experiment standardises them."""
-    if experiment.standardise:
+    if experiment.protocol.standardise:
         return
     with contextlib.suppress(catalogue.DatasetUnavailableError, catalogue.EncoderUnavailableError):
         bank = catalogue.load(experiment.data, encoder=experiment.encoder, data_dir=data_dir)
@@ -144,6 +144,8 @@ def strategies_of(study: Any) -> dict[str, int]:
 def configuration(study: Any) -> dict[str, Any]:
     """The full configuration of a study as JSON values; a part of it begins with the name of its class."""
     values = _as_json(study) | {"device": device_of(study).type}
+    if isinstance(study, Experiment) and not study.protocol.standardise:
+        values["protocol"].pop("standardise")  # Runs from before there was this field are still found.
     if (data := data_of(study)) is not None:  # A file counts by its name and its content, in any folder.
         values["data" if isinstance(study, Experiment) else "dataset"] = catalogue.short_name(data[0])
     return json.loads(json.dumps(values))
@@ -167,11 +169,6 @@ def _as_json(value: Any, name: str = "") -> Any:
 def canonical(study: Any) -> str:
     """`configuration` as text that is the same for the same configuration."""
     return json.dumps(configuration(study), sort_keys=True)
-
-
-def identity(study: Any) -> str:
-    """Return `canonical` without what changes nothing and runs from before there was it do not have."""
-    return canonical(study).replace(', "standardise": false', "")
 
 
 def own_texts(study: Any) -> list[str]:
