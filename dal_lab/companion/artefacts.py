@@ -18,7 +18,7 @@ from dal_lab.companion.origins import origins
 from dal_lab.companion.tables import markdown
 from dal_lab.runs.committed import ENDING
 from dal_lab.runs.files import write_atomically, write_text
-from dal_lab.runs.provenance import git_commit
+from dal_lab.runs.provenance import git_commit, is_crowded
 
 MANIFEST = "manifest.json"
 PAGES = ".html"  # The site over figures and tables keeps these itself.
@@ -146,6 +146,29 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ManifestError(f"{path} is damaged: {error}; delete it and run the notebooks again") from error
     return manifest
+
+
+def note_load(folder: Path, notebook: str, runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Put the highest load beside the `runs` (what is recorded with them, by key) into the entries of measured times.
+
+    Returns a line for each load that makes times unreliable, with the files.
+    """
+    manifest, lines = read_manifest(folder), dict[str, list[str]]()
+    for name, entry in manifest.items():
+        loads = [runs[key] for key in entry["keys"] if "load" in runs.get(key, {})]
+        if entry["notebook"] == notebook and "time" in name and loads:
+            worst = max(loads, key=lambda about: about["load"] / about["cores"])
+            entry["load"] = {part: worst[part] for part in ("load", "cores")}
+            if is_crowded(**entry["load"]):
+                lines.setdefault(load_in_words(entry["load"]), []).append(name)
+    if any("load" in entry for entry in manifest.values()):
+        write_text(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    return [f"{words} ({', '.join(names)})" for words, names in lines.items()]
+
+
+def load_in_words(load: Mapping[str, float]) -> str:
+    """Return the load beside measured times as people say it, and whether the times can be relied on."""
+    return f"load {load['load']:g} on {load['cores']:g} cores" + ": times unreliable" * is_crowded(**load)
 
 
 def check_manifest(folder: Path) -> None:

@@ -33,6 +33,7 @@ def publish_notebooks(folder: Path, executed: Path) -> list[Path]:
     import jupytext  # Not above: the README alone is read without them, in a second less.
     import nbformat
 
+    from dal_lab.companion.site.index import PROVENANCE
     from dal_lab.companion.site.notebook_page import read_notebook
 
     written = []
@@ -54,6 +55,8 @@ def publish_notebooks(folder: Path, executed: Path) -> list[Path]:
                     if output.output_type == "execute_result":
                         output["execution_count"] = cell.execution_count
         fresh.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        if seconds := run.metadata.get(PROVENANCE, {}).get("duration"):  # which tells the next run how long it takes
+            fresh.metadata[PROVENANCE] = {"duration": seconds}
         fresh.nbformat, fresh.nbformat_minor = 4, 5
         path = text.with_suffix(".ipynb")
         with write_atomically(path) as temporary:
