@@ -47,9 +47,9 @@ def notebooks(root):
     return {notebook.number: notebook for notebook in find(root / "notebooks")}
 
 
-def write_notebook(path, cells, parameters='preset = "quick"\noutput_dir = None\n'):
+def write_notebook(path, cells, parameters='preset = "quick"\noutput_dir = None\n', title="# A title"):
     notebook = nbformat.v4.new_notebook()
-    notebook.cells = [nbformat.v4.new_markdown_cell("# A title"), nbformat.v4.new_code_cell(parameters.strip())]
+    notebook.cells = [nbformat.v4.new_markdown_cell(title), nbformat.v4.new_code_cell(parameters.strip())]
     notebook.cells[1].metadata["tags"] = ["parameters"]
     notebook.cells += [nbformat.v4.new_code_cell(cell) for cell in cells]
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -377,15 +377,15 @@ def test_a_run_says_how_far_its_tables_are_those_of_the_last_commit(tmp_path):
     assert as_committed(folder, ["01", "02"]) is None
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "tables")
-    assert as_committed(folder, ["01", "02"]) == "12 of 12 cells as committed (1 tables of times left out)"
+    assert as_committed(folder, ["01", "02"]) == "12 of 12 cells as committed (tables of times left out)"
     assert as_committed(folder, ["03"]) is None
     after = before.assign(accuracy=[50.0 + 1e-9, 60.38], nll=[0.9, float("nan")])
     for name in ("01_it", "01_it_time"):
         after.to_csv(folder / f"{name}.csv", index=False)
     before.head(1).to_csv(folder / "02_other.csv", index=False)
     told = "4 of 6 cells as committed; largest difference 0.38 points in 01_it.md, row bait, column accuracy (%)"
-    assert as_committed(folder, ["01"]) == f"{told} (1 tables of times left out)"
-    both = f"{told}; other rows or columns in 02_other.md (1 tables of times left out)"
+    assert as_committed(folder, ["01"]) == f"{told} (tables of times left out)"
+    both = f"{told}; other rows or columns in 02_other.md (tables of times left out)"
     assert as_committed(folder, ["01", "02"]) == both
 
 
@@ -409,16 +409,18 @@ def test_choose_keeps_the_order_of_the_notebooks(project):
     assert choose(found, None) == found
 
 
-def test_publish_takes_outputs_and_leaves_out_what_belongs_to_one_run(tmp_path):
+def test_publish_takes_outputs_and_leaves_out_what_belongs_to_one_run(tmp_path, capfd):
     cells = ["print(preset)", "import sys\nprint('progress', file=sys.stderr)"]
-    notebook = write_notebook(tmp_path / "01_it.ipynb", cells)
+    notebook = write_notebook(tmp_path / "01_it.ipynb", cells, title="# A title\n\n## (a) A study")
     jupytext.write(nbformat.read(notebook.path, as_version=4), tmp_path / "01_it.py", fmt="py:percent")
-    execute(notebook, tmp_path / "executed" / "01_it.ipynb", {"preset": "quick"})
+    seconds = execute(notebook, tmp_path / "executed" / "01_it.ipynb", {"preset": "quick"}).seconds
+    assert "(a) progress\n" in capfd.readouterr().err
     publish_notebooks(tmp_path, tmp_path / "executed")
     published = nbformat.read(notebook.path, as_version=4)
     assert [output.text for cell in published.cells for output in cell.get("outputs", [])] == ["quick\n"]
     assert "injected-parameters" not in notebook.path.read_text()
     assert "papermill" not in published.metadata
+    assert published.metadata["dal_core"] == {"duration": round(seconds, 1)}
 
     (tmp_path / "01_it.py").write_text((tmp_path / "01_it.py").read_text() + "\n# %%\nprint('new')\n")
     with pytest.raises(ValueError, match="has other cells"):

@@ -18,12 +18,9 @@ def as_committed(folder: Path, numbers: Collection[str]) -> str | None:
 
     Tables of times are left out. None where there is no git, or nothing is committed there.
     """
-    same, total, other, largest, times = 0, 0, list[str](), (0.0, ""), 0
+    same, total, other, largest = 0, 0, list[str](), (0.0, "")
     for name, before in _committed_tables(folder):
-        if name[:2] not in numbers or not (folder / name).is_file():
-            continue
-        if "time" in name:
-            times += 1
+        if name[:2] not in numbers or "time" in name or not (folder / name).is_file():
             continue
         after = _read(folder / name)
         if list(after) != list(before) or len(after) != len(before):
@@ -41,11 +38,8 @@ def as_committed(folder: Path, numbers: Collection[str]) -> str | None:
                 largest = size, f"; largest difference {size:.2g}{points} in {where}"
     if not total and not other:
         return None
-    return (
-        f"{same} of {total} cells as committed{largest[1]}"
-        + f"; other rows or columns in {', '.join(other)}" * bool(other)
-        + f" ({times} tables of times left out)" * bool(times)
-    )
+    others = f"; other rows or columns in {', '.join(other)}" if other else ""
+    return f"{same} of {total} cells as committed{largest[1]}{others} (tables of times left out)"
 
 
 def _compared(before: Any, after: Any) -> tuple[Any, Any]:

@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -107,13 +109,13 @@ def execute(notebook: Notebook, executed: Path, parameters: dict[str, Any]) -> O
     """
     check_parameters(notebook, parameters)
     start, error = time.perf_counter(), None
-    failed = executed.with_suffix(".failed.ipynb")
+    failed, lines = executed.with_suffix(".failed.ipynb"), _SectionLines()
     with write_atomically(failed) as temporary, _kernel_environment():
         try:
             papermill.execute_notebook(
                 str(notebook.path), str(temporary), parameters,
-                cwd=str(notebook.path.parent), progress_bar=False, stderr_file=sys.stderr, kernel_name="python3",
-                kernel_manager_class=LocalKernelManager,
+                cwd=str(notebook.path.parent), progress_bar=False, stderr_file=lines, kernel_name="python3",
+                kernel_manager_class=LocalKernelManager, on_cell_start=lines.begin,
             )  # fmt: skip
         except papermill.PapermillExecutionError as failure:
             error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
@@ -152,6 +154,22 @@ def _with_its_runs(notebook: Notebook, outcome: Outcome, figures: Path, results:
     except (OSError, ValueError) as error:
         return outcome._replace(error=f"its runs are not committed: {error}")
     return outcome
+
+
+class _SectionLines(io.TextIOBase):
+    """Puts what a notebook writes to stderr there, its progress, with the section's letter, such as (e), in front."""
+
+    section = ""
+
+    def begin(self, cell: Any, cell_index: int) -> None:  # noqa: ARG002 - nbclient names the arguments
+        if cell.cell_type == "markdown" and (letters := re.findall(r"^#+ (\(\w\) )", cell.source, flags=re.MULTILINE)):
+            self.section = letters[-1]
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(re.sub(r"^(?=.)", self.section, text, flags=re.MULTILINE))
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 class LocalKernelManager(AsyncKernelManager):
