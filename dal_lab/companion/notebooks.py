@@ -232,10 +232,9 @@ def planned(
     """Return what `run_all` would do, in lines for people."""
     left = times_left(notebooks, executed / preset, figures / preset, fresh=bool(parameters.get("fresh")))
     lines = [f"would run {each.number}  {each.title}, preset {preset}" for each in notebooks]
-    lines.append(
-        "with " + ", ".join(f"{name.replace('_', ' ')} {_in_words(value)}" for name, value in parameters.items())
-    )
-    return [*lines, *_left_out(notebooks), *[f"{left[0]}, as the last time"] * bool(left and left[0])]
+    settings = ", ".join(f"{name.replace('_', ' ')} {_in_words(value)}" for name, value in parameters.items())
+    total = [f"{left[0]}, as the last time"] if left and left[0] else []
+    return [*lines, f"with {settings}", *_left_out(notebooks), *total]
 
 
 def _in_words(value: Any) -> str:
@@ -264,7 +263,8 @@ def run_all(
     remove_leftovers(figures / preset)
     failed, well = [], True
     left = times_left(notebooks, executed / preset, figures / preset, fresh=bool(parameters.get("fresh")))
-    print(*_left_out(notebooks), sep="\n", end="\n" * bool(_left_out(notebooks)))
+    for line in _left_out(notebooks):
+        print(line)
     for notebook, time_left in zip(notebooks, left, strict=True):
         print(f"{notebook.number}  {notebook.title}{time_left and f' ({time_left} left)'}", flush=True)
         outcome = execute(notebook, executed / preset / notebook.path.name, parameters)
