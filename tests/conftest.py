@@ -5,25 +5,15 @@ import os
 from pathlib import Path
 
 import jaxtyping
-from jaxtyping import install_import_hook, jaxtyped
-
-# Before torch is imported: threads that wait for each other sleep, where spinning on busy cores takes 50 times as long.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def _but_for_nested_functions(**options):
-    """The decorator of the import hook; a function in a function would be compiled anew whenever it is defined."""
-    decorate = jaxtyped(**options)
-    return lambda written: written if "<locals>" in getattr(written, "__qualname__", "") else decorate(written)
-
-
-jaxtyping.jaxtyped = _but_for_nested_functions
+from jaxtyping import install_import_hook
 
 # Before anything of dal_core is imported. Users do not pay for these checks, which see private functions, too. A
 # machine that is borrowed for its GPU may lack beartype: the tests run there without them.
 with install_import_hook(
     ("dal_core", "dal_lab"), "typechecker.typechecked" if importlib.util.find_spec("beartype") else None
 ):
+    # Threads that wait for each other sleep: spinning takes 50 times as long where the cores are busy.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import dal_lab.studies.updating
 
 import numpy as np
