@@ -1,5 +1,6 @@
 """Shared fixtures; shapes and types of the package's public functions are checked while tests run."""
 
+import gc
 import importlib.util
 import os
 from pathlib import Path
@@ -27,6 +28,11 @@ torch.set_num_threads(1)  # the tests' tensors are tiny: more threads only wait 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(os.environ.get("DAL_GOLDEN", Path(__file__).parent / "golden"))
 SHARED = ROOT.parent / "shared"
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is imported and collected, thousands of tests, out of garbage collections."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
