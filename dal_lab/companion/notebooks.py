@@ -278,8 +278,8 @@ def run_all(
         if notebook is not notebooks[-1]:
             with contextlib.suppress(OSError, ValueError):  # which the last one raises
                 _write_page(notebooks, preset, executed, figures, changed={notebook.path})
-    if line := as_committed(figures / preset, [each.number for each in notebooks if each.number not in failed]):
-        print(line)
+    if compared := as_committed(figures / preset, [each.number for each in notebooks if each.number not in failed]):
+        print(compared)
     print(f"figures and tables:  {figures / preset}\nexecuted notebooks:  {executed / preset}")
     try:
         page = _write_page(notebooks, preset, executed, figures, changed={notebooks[-1].path})
