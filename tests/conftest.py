@@ -13,6 +13,8 @@ from jaxtyping import install_import_hook
 with install_import_hook(
     ("dal_core", "dal_lab"), "typechecker.typechecked" if importlib.util.find_spec("beartype") else None
 ):
+    # Threads that wait for each other sleep: spinning takes 50 times as long where the cores are busy.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import dal_lab.studies.updating
 
 import numpy as np
