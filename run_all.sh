@@ -1,11 +1,9 @@
 #!/usr/bin/env bash
 # Reproduce the results: set up what is missing, then run the notebooks. Options: ./run_all.sh --help
 set -eu
-root=$(
-  self=$0
+root=$(self=$0
   while [ -L "$self" ]; do CDPATH='' cd "$(dirname "$self")" && self=$(readlink "${self##*/}"); done
-  CDPATH='' cd -P "$(dirname "$self")" && pwd
-)
+  CDPATH='' cd -P "$(dirname "$self")" && pwd)
 usage=$root/tools/usage.txt
 for each in "$@"; do # Help, the list and a misspelt option are answered before anything is set up.
   case $each in
@@ -14,16 +12,16 @@ for each in "$@"; do # Help, the list and a misspelt option are answered before 
       echo "notebooks (--only)"
       (cd "$root/notebooks" && grep -Hm 1 "^# # " [0-9][0-9]_*.py) | sed "s/^\(..\)[^:]*:# # /  \1  /"
       echo "presets (--preset)"
-      sed -n '/^\[presets\]/,/^$/s/^\([a-z]*\) = "\(.*\)"/  \1      \2/p' "$root/dal_lab/companion/notebooks.toml" |
-        sed "s/^\(.\{8\}\) */\1 /"
+      sed -n '/^\[presets\]/,/^$/{s/^\([a-z]*\) = "\(.*\)"/  \1      \2/;s/^\(  [a-z ]\{6\}\) */\1 /p;}' \
+        "$root/dal_lab/companion/notebooks.toml"
       exit ;;
-    -*) grep -qFe "  ${each%%=*} " "$usage" || {
+    -*)
+      grep -qFe "  ${each%%=*} " "$usage" && continue
       echo "error: unknown option $each; there are $(grep -o "^  --[a-z-]*" "$usage" | xargs | sed "s/ /, /g")" >&2
-      exit 2
-    } ;;
+      exit 2 ;;
   esac
 done
 program=run_all.sh extras=notebooks,encoders
 . "$root/tools/setup.sh"
-export DAL_ROOT="$root" DAL_PROGRAM=$program
-exec "$python" -P -m dal_lab notebooks "$@" # -P: nothing of the working directory is imported
+# -P: nothing of the working directory is imported.
+DAL_ROOT=$root DAL_PROGRAM=$program exec "$python" -P -m dal_lab notebooks "$@"

@@ -1,16 +1,13 @@
 #!/usr/bin/env bash
 # Set up what is missing, then ruff, mypy and pytest; with arguments only pytest, paths relative to this folder.
 set -eu
-root=$(
-  self=$0
+root=$(self=$0
   while [ -L "$self" ]; do CDPATH='' cd "$(dirname "$self")" && self=$(readlink "${self##*/}"); done
-  CDPATH='' cd -P "$(dirname "$self")" && pwd
-)
-program=run_tests.sh extras=notebooks,encoders,test
+  CDPATH='' cd -P "$(dirname "$self")" && pwd)
+program=run_tests.sh extras=notebooks,encoders,test failed=
 . "$root/tools/setup.sh"
 cd "$root"
 [ $# = 0 ] || exec "$python" -m pytest "$@"
-failed=
 check() { echo "== $*" && "$python" -m "$@" || failed="$failed $1"; }
 check ruff check .
 check ruff format --check .
