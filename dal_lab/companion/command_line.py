@@ -264,13 +264,11 @@ def notebooks(options: argparse.Namespace) -> int:
             raise ValueError(f"--data-dir is {options.data_dir}; an existing folder was expected")
         parameters["data_dir"] = str(options.data_dir.resolve())
     chosen = notebooks.choose(found, options.only)
+    places = {"executed": root / "results" / "notebooks", "figures": root / "figures"}
     if options.dry_run:
-        for each in chosen:
-            print(f"would run {each.number}  {each.title}, preset {options.preset}, with {parameters}")
+        print(*notebooks.planned(chosen, preset=options.preset, parameters=parameters, **places), sep="\n")
         return 0
-    executed, figures = root / "results" / "notebooks", root / "figures"
-    well = notebooks.run_all(chosen, preset=options.preset, executed=executed, figures=figures, parameters=parameters)
-    return 0 if well else RUN_FAILED
+    return 0 if notebooks.run_all(chosen, preset=options.preset, parameters=parameters, **places) else RUN_FAILED
 
 
 def publish(_: argparse.Namespace) -> None:
