@@ -18,12 +18,20 @@ def check_file_name(name: str, value: object) -> None:
         )
 
 
+def expanded(name: str, path: str | Path) -> Path:
+    """Return the path with the home folder in place of a leading `~`, or raise ValueError if there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{name} is {shown(str(path))}; an existing home folder in place of ~ was expected") from error
+
+
 def check_folder(name: str, path: object) -> None:
     """Raise ValueError unless `path` is a folder, or can become one."""
     if not isinstance(path, str | Path) or "\0" in str(path):
         found = str(path) if isinstance(path, Path) else path
         raise ValueError(f"{name} is {shown(found)}; the path of a folder was expected")
-    place = Path(path).expanduser()
+    place = expanded(name, path)
     for each in (place, *place.parents):
         try:
             if each.is_dir():

@@ -121,6 +121,7 @@ MANY = [
     (["--seeds", "0"], "--seeds is 0"), (["--seeds", "-1"], "--seeds is -1"), (["--seeds", "three"], "--seeds"),
     (["--jobs", "0"], "jobs is 0"), (["--jobs", "-2"], "jobs is -2"), (["--jobs", "x"], "--jobs"),
     (["--results-dir", __file__], "--results-dir is"), (["--results-dir", f"{__file__}/x"], "--results-dir is"),
+    (["--results-dir", "~no user/r"], "--results-dir is"),
     (["--results-dir", "a\0b"], "--results-dir is"), (["--results-dir", "x" * 5000], "--results-dir is"),
     (["--fresh=1"], "--fresh"), (["--dask", "tcp://host:8786"], "jobs and dask are given"),
     (["--slurm", ""], "--slurm is ''"), (["--slurm", "cores"], "--slurm is 'cores'"),

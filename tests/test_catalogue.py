@@ -3,6 +3,7 @@
 import dataclasses
 import http.server
 import json
+import pwd
 import subprocess
 import sys
 import threading
@@ -594,6 +595,21 @@ def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("DAL_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert str(cache_dir()) == "/somewhere/dal_core"
+
+
+@pytest.mark.usefixtures("no_network")
+def test_without_a_home_only_what_needs_the_cache_is_refused(monkeypatch, tmp_path):
+    for name in ("DAL_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # a KeyError, as for a user without an entry
+    assert load("digits").num_classes == 10
+    for absent, encoder in (("letter", None), ("cifar10", "dinov2")):
+        with pytest.raises(DatasetUnavailableError, match=r"^[^;]*no home folder; name one with DAL_CACHE$"):
+            load(absent, encoder=encoder)
+    with pytest.raises(ValueError, match=r"path is '~/features.npz'; an existing home folder in place of ~ was"):
+        load("~/features.npz")
+    (tmp_path / "letter-recognition.data").write_text(LETTERS)
+    assert load("letter", data_dir=tmp_path).num_features == 16
 
 
 def test_banks_are_feature_banks_with_provenance():

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dal_lab.checks import check_file_name, check_folder
+from dal_lab.checks import check_file_name, check_folder, expanded
 from dal_lab.companion.description import describe
 from dal_lab.companion.figures.style import in_style
 from dal_lab.companion.origins import origins
@@ -65,7 +65,7 @@ class Report:
     ) -> None:  # fmt: skip
         check_folder("folder", folder)
         check_file_name("notebook", notebook)
-        self.folder, self.notebook = Path(folder).expanduser().resolve(), notebook
+        self.folder, self.notebook = expanded("folder", folder).resolve(), notebook
         self.data, self.strategies = {} if data is None else data, {} if strategies is None else strategies
         self._earlier, self._entries = read_manifest(self.folder), dict[str, Any]()
         self._origins = origins(notebook, self.folder.name)  # as it is when it begins, not as it is edited later

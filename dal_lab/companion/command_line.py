@@ -41,10 +41,13 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         options.parser.error(f"unknown {' '.join(unknown)}")
     from dal_lab.checks import check_folder
+    from dal_lab.nvidia import unseen_card
     from dal_lab.runs.failures import RunError, RunRefusedError
 
     os.environ["MPLBACKEND"] = "agg"  # Figures go into files; a user's choice may need a display.
     try:
+        if getattr(options, "device", None) in ("auto", "cuda") and (line := unseen_card()):
+            print(f"warning: {line}", file=sys.stderr)
         with warnings.catch_warnings():
             warnings.showwarning = _print_warning  # type: ignore[assignment]
             # Places to write to that cannot be folders are refused before anything is computed.

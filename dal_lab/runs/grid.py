@@ -17,7 +17,7 @@ import pandas as pd
 
 from dal_core.checks import check_flag, check_whole, shown
 from dal_core.experiment import Experiment, FailedRunError
-from dal_lab.checks import check_folder
+from dal_lab.checks import check_folder, expanded
 from dal_lab.runs import engine
 from dal_lab.runs.committed import CommittedRun, committed_runs, digests_by_data, project_figures
 from dal_lab.runs.failures import Failure, RunError, error_of
@@ -91,9 +91,9 @@ class Grid:
             check_whole(f"{name} of slurm", (self.slurm or {}).get(name, 1), 1)
         check_flag("fresh", self.fresh)
         check_folder("folder", self.folder)
-        self.store = Store(Path(self.folder).expanduser().resolve())
+        self.store = Store(expanded("folder", self.folder).resolve())
         remove_leftovers(self.store.folder)
-        self.data_dir = None if self.data_dir is None else Path(self.data_dir).expanduser().resolve()
+        self.data_dir = None if self.data_dir is None else expanded("data_dir", self.data_dir).resolve()
 
     def rows(self, studies: Sequence[AnyStudy], what: str = "runs") -> pd.DataFrame:
         """The rows of all studies, in the order given, with the column `run` (the run's key) and the study's settings.

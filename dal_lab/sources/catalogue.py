@@ -18,7 +18,7 @@ from typing import Any
 
 from dal_core.checks import check_choice, check_text, printable, shown
 from dal_core.data import FeatureBank
-from dal_lab.checks import LONGEST_NAME, check_file_name
+from dal_lab.checks import LONGEST_NAME, check_file_name, expanded
 from dal_lab.sources import feature_files
 from dal_lab.sources.encoders import EncoderUnavailableError, encoder_of, known_encoders, resolved_revision
 from dal_lab.sources.extraction import Extraction, Request, extracted, finished
@@ -26,7 +26,7 @@ from dal_lab.sources.feature_files import read_features
 from dal_lab.sources.hub import HuggingFace
 from dal_lab.sources.images import ImageFolder, TorchVision
 from dal_lab.sources.publishers import Published
-from dal_lab.sources.raw import KINDS, DatasetUnavailableError, Places, Source, cache_dir, rows_of
+from dal_lab.sources.raw import KINDS, DatasetUnavailableError, Places, Source, rows_of
 from dal_lab.sources.scikit_learn import Bundled, OpenML
 
 FEATURES = "features"  # The kind of data that need no encoder.
@@ -181,8 +181,8 @@ def _folder(data_dir: str | Path | None) -> Path | None:
         raise ValueError(f"data_dir is {shown(data_dir)}; the path of a folder was expected")
     folder = Path(data_dir)
     # A name that no folder can have, or a home that nobody has, is an error of one of these kinds.
-    with contextlib.suppress(OSError, ValueError, RuntimeError):
-        folder = folder.expanduser().resolve()
+    with contextlib.suppress(OSError, ValueError):
+        folder = expanded("data_dir", folder).resolve()
         if folder.is_dir():
             return folder
     raise DatasetUnavailableError(f"data_dir {printable(folder)} is not a folder")
@@ -197,7 +197,7 @@ def _load(name: str, encoder: str | None, folder: Path | None) -> FeatureBank:
     if encoder is not None:
         return _encoded(name, encoder, folder, None)
     check_choice("dataset", name, [*sorted(data_sets()), *(f"FILE{ending}" for ending in feature_files.ENDINGS)])
-    known, places = data_sets()[name], Places(folder, cache_dir())
+    known, places = data_sets()[name], Places(folder)
     if known.kind != FEATURES:
         fitting = next(each for each, encoder in known_encoders().items() if encoder.kind == known.kind)
         raise ValueError(f"encoder is None, but dataset {name!r} holds {KINDS[known.kind]}: name one, e.g. {fitting!r}")
@@ -208,7 +208,7 @@ def _encoded(
     name: str, encoder: str, folder: Path | None, how: Extraction | None, *, fresh: bool = False
 ) -> FeatureBank:
     """Return features of raw data, from the cache or extracted, from the first source that has the data."""
-    known, places = data_sets().get(name), Places(folder, cache_dir())
+    known, places = data_sets().get(name), Places(folder)
     sources: tuple[Source, ...] = (ImageFolder(),)
     if folder is not None and (folder / name / "train").is_dir() and (known is None or known.kind == "image"):
         kind = "image"
@@ -245,7 +245,7 @@ def _first_available(sources: Sequence[Source], read: Callable[[Source], Any]) -
             return read(source)
         except DatasetUnavailableError as error:
             reasons.append(str(error))
-    raise DatasetUnavailableError("; ".join(reasons))
+    raise DatasetUnavailableError("; ".join(dict.fromkeys(reasons)))
 
 
 def _features_already(name: str, encoder: str) -> ValueError:

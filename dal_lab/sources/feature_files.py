@@ -11,6 +11,7 @@ import torch
 
 from dal_core.checks import check_finite, free_memory, printable, shown
 from dal_core.data import FeatureBank
+from dal_lab.checks import expanded
 from dal_lab.runs.files import is_file, is_folder
 from dal_lab.sources.bank import A_CLASS_EACH, STRATIFIED, TEST_SHARE, Parts, bank, in_two, load_bank, training_scale
 from dal_lab.sources.raw import numbered, restated
@@ -78,7 +79,7 @@ def absolute(path: str | Path) -> Path:
     """Return the path from the root on."""
     # Links stay: what they lead to need not have the ending. `~name.npz` is a file, not somebody's home.
     path = Path(path)
-    return (path.expanduser() if path.parts[:1] == ("~",) else path).absolute()
+    return (expanded("path", path) if path.parts[:1] == ("~",) else path).absolute()
 
 
 def read(path: Path, encoder: str | None = None) -> FeatureBank:

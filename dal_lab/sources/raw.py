@@ -32,12 +32,18 @@ class Places:
     """Where files are looked for: the caller's folder, which is only read, and the cache, where downloads land."""
 
     folder: Path | None
-    cache: Path
+    named: Path | None = None
+
+    @property
+    def cache(self) -> Path:
+        # Asked for only when it is needed, since some have none.
+        return self.named or cache_dir()
 
     def find(self, name: str) -> Path | None:
         """Return the first file or folder of that name, `folder` before `cache`."""
-        places = filter(None, (self.folder, self.cache))
-        return next((path for place in places if (path := place / name).exists()), None)
+        if self.folder is not None and (path := self.folder / name).exists():
+            return path
+        return path if (path := self.cache / name).exists() else None
 
     def __str__(self) -> str:
         return " and ".join(map(str, filter(None, (self.folder, self.cache))))
@@ -127,9 +133,19 @@ def rows_of(table: str) -> dict[str, dict[str, Any]]:
 
 
 def cache_dir() -> Path:
-    """Return the folder for downloads and features: `DAL_CACHE`, else `dal_core` in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dal_core"
-    return Path(os.environ.get("DAL_CACHE") or default)
+    """Return the folder for downloads and features: `DAL_CACHE`, else `dal_core` in the user's cache folder.
+
+    Raises:
+        DatasetUnavailableError: if the user has neither.
+    """
+    if named := os.environ.get("DAL_CACHE"):
+        return Path(named)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dal_core"
+    except RuntimeError as error:
+        raise DatasetUnavailableError(
+            "downloads and features need a folder, and this user has no home folder; name one with DAL_CACHE"
+        ) from error
 
 
 def numbered(splits: Sequence[Sequence[str]], names: Sequence[str], what: str) -> list[np.ndarray]:
