@@ -3,6 +3,7 @@
 Nothing is imported here that takes time, so that Ctrl-C is understood from the start.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -35,7 +36,8 @@ def program() -> NoReturn:
     if code:
         with contextlib.suppress(OSError, AttributeError):  # Nobody reads the output, or there is none.
             sys.stdout.flush()
-        os._exit(code)  # without the last words of libraries and of Python about what was cut short
+        atexit._run_exitfuncs()
+        os._exit(code)  # without the last words of Python about what was cut short
     sys.exit()
 
 

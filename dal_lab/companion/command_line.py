@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import io
 import itertools
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from dal_lab.companion.options import (
 from dal_lab.program import INTERRUPTED, STOPPED
 
 RUN_FAILED, USAGE_ERROR = 1, 2
+PROGRAM = os.environ.get("DAL_PROGRAM")  # the script that stands for `dal notebooks`
 LONGEST = 300  # characters of a message about usage
 SETUP, RUNS = Setup(), Runs()
 Strategies = Annotated[Names, about("strategies (default: margin)")]
@@ -42,7 +44,7 @@ app = App(
     "dal",
     help="Deep active learning on frozen features.",
     version=__version__,
-    default_parameter=Parameter(negative=(), show_default=lambda value: value or None),
+    default_parameter=Parameter(negative=(), allow_repeating=True, show_default=lambda value: value or None),
     suppress_keyboard_interrupt=False,  # `main` says what is kept.
 )
 
@@ -217,6 +219,7 @@ def plan_study(
     from dal_lab.companion.power import plan_lines
     from dal_lab.companion.terminal import check_strategies
 
+    check_places(results_dir=results_dir)
     check_strategies((reference, other))
     experiments_of = functools.partial(setup.experiments, (reference, other))
     grid = Runs(results_dir=results_dir).grid(setup.data_dir)
@@ -237,7 +240,7 @@ def verify(
     return RUN_FAILED if any(found.values()) else 0
 
 
-@app.command
+@app.command(usage=f"Usage: ./{PROGRAM} [OPTIONS]" if PROGRAM else None)
 def notebooks(
     *,
     preset: Annotated[str, about("what to run on; --list shows the presets")] = "quick",

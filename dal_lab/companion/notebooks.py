@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import nbformat
 import papermill
+import psutil
 from jupyter_client.manager import AsyncKernelManager
 
 from dal_core.checks import printable
@@ -166,6 +167,9 @@ def _kernel_environment() -> Iterator[None]:
         try:
             yield
         finally:
+            for child in psutil.Process().children():  # A kernel that was interrupted while it started lives on.
+                if "ipykernel_launcher" in child.cmdline():
+                    child.kill()
             os.environ.clear()
             os.environ |= before
 
