@@ -101,7 +101,8 @@ RUN = [
     (["--option", "drop_last=no"], "drop_last is 'no'"), (["--option", "update_gamma=3"], "update_gamma"),
     (["--option", "update_every=0"], "update_every is 0"), (["--option", "imbalance=0"], "imbalance is 0"),
     (["--option", "validation_size=-1"], "validation_size is -1"), (["--option", "validation_size=1300"], "has 47"),
-    (["--batch-size", "10,x"], "--batch-size"), (["--batch-size", "10,0"], "batch_size"), (["--batch-size", ","], "--batch-size"),
+    (["--batch-size", "10,x"], "--batch-size"), (["--batch-size", "10,0"], "batch_size"),
+    (["--batch-size", ","], "--batch-size"),
     (["--cycles", "2", "--batch-size", "5,5,5"], "cycles is 2; 3, the sizes in batch_size"),
     (["--plugin", "none.py"], "plugin is 'none.py'"), (["--plugin", "."], "plugin is '.'"),
     (["--plugin", "a\0"], "plugin is"), (["--plugin"], "--plugin"),
@@ -151,7 +152,8 @@ COMMANDS = {
         ["compare"],
         [
             (["random"], "the strategies are random"), (["random", "random"], "the strategies are random, random"),
-            (["random", "margn"], "did you mean 'margin'?"), (["random", ""], "strategy is ''"), ([], "the strategies are ;"),
+            (["random", "margn"], "did you mean 'margin'?"), (["random", ""], "strategy is ''"),
+            ([], "the strategies are ;"),
             (["random", "margin", "--cycles", "0"], "--cycles is 0"),
             (["random", "margin", "--strategy", "badge"], "unknown"),
         ],
@@ -203,7 +205,8 @@ COMMANDS = {
         ],
     ),
     "publish": (["publish"], [(["now"], "unknown: now"), (["--fresh"], "unknown option: --fresh")]),
-    "no command": ([], [([], "COMMAND"), (["rum"], "Did you mean \"run\"? dal knows data, "), (["a\nb"], "unknown command"),
+    "no command": ([], [([], "COMMAND"), (["rum"], "Did you mean \"run\"? dal knows data, "),
+    (["a\nb"], "unknown command"),
     (["--verbose"], "unknown command")]),
 }  # fmt: skip
 

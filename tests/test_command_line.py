@@ -1,5 +1,6 @@
 import dataclasses
 import inspect
+import io
 import json
 import os
 import shutil
@@ -10,8 +11,11 @@ import textwrap
 import time
 
 import pandas as pd
+import psutil
 import pytest
+from faulty import wait_until
 from PIL import Image
+from test_bad_input import write_notebook
 
 from dal_core.experiment import Experiment, Protocol
 from dal_lab.companion.command_line import app, features, main
@@ -24,6 +28,13 @@ from dal_lab.runs.study import run
 from dal_lab.sources.bank import load_bank
 from dal_lab.sources.extraction import Extraction
 
+PARAMETERS = """\
+preset = "quick"
+device = "auto"
+fresh = False
+output_dir = None
+results_dir = None
+strategies = ["margin"]"""
 TINY = ["--cycles", "2", "--subset-size", "50", "--option", "epochs=3"]
 
 
@@ -227,6 +238,7 @@ def test_each_command_explains_itself(command, capsys):
     assert first[0].isupper()
     if command:
         options = app[command].assemble_argument_collection(default_parameter=app.default_parameter)
+        options = [each for each in options if not each.children]
         assert all(each.parameter.help for each in options)
         assert all(name in printed for each in options for name in each.names)
 
@@ -253,7 +265,8 @@ def test_help_and_usage_errors_do_not_wait_for_large_libraries():
     code = """
         import sys
         from dal_lab.companion.command_line import main
-        print([main(each.split()) for each in ("--help", "run --help", "--version", "walk", "grid --bad", "run --seed x")])
+        asked = ("--help", "run --help", "--version", "walk", "grid --bad", "run --seed x")
+        print([main(each.split()) for each in asked])
         print({"torch", "numpy", "pandas", "matplotlib"} & sys.modules.keys())
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
@@ -270,8 +283,9 @@ def test_a_batch_size_for_each_cycle(capsys):
 
 
 @pytest.mark.parametrize(
-    ("deviation", "effect", "power", "seeds"), [(1.0, 1.0, 0.8, 10), (2.0, 1.0, 0.8, 34), (1.0, 1.0, 0.9, 13), (0, 1, 0.8, 2), (0.001, 9, 0.8, 2)]
-)  # fmt: skip
+    ("deviation", "effect", "power", "seeds"),
+    [(1.0, 1.0, 0.8, 10), (2.0, 1.0, 0.8, 34), (1.0, 1.0, 0.9, 13), (0, 1, 0.8, 2), (0.001, 9, 0.8, 2)],
+)
 def test_seeds_needed_are_those_of_the_tables_of_the_paired_t_test(deviation, effect, power, seeds):
     assert seeds_needed(deviation, effect, power) == seeds
 
@@ -332,45 +346,58 @@ def start(arguments, root, **more):
     return subprocess.Popen(command, env=environment, start_new_session=True, **pipe)
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--bad"], ["data"]])
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--bad"]])
 def test_a_closed_pipe_ends_quietly(arguments, root):
     reading, writing = os.pipe()
     os.close(reading)
-    process = start(
-        arguments, root, stdout=writing, stderr=writing if arguments == ["run", "--bad"] else subprocess.PIPE
-    )
+    process = start(arguments, root, stdout=writing, stderr=writing if "--bad" in arguments else subprocess.PIPE)
     os.close(writing)
     assert process.communicate(timeout=60)[1] in (b"", None)
     assert process.returncode == 141
 
 
-def test_what_a_terminal_cannot_write_is_replaced(root, tmp_path):
+@pytest.mark.parametrize(("coding", "name"), [("ascii", "donn?es_??"), ("cp1252", "données_??")])
+def test_what_a_terminal_cannot_write_is_replaced(coding, name, tmp_path, monkeypatch):
     table = pd.DataFrame({f"f{i}": range(40) for i in range(3)} | {"label": ["a", "b"] * 20})
-    table.to_parquet(tmp_path / "données_日本.parquet")
-    asked = ["run", "--features", "données_日本.parquet", "--initial-size", "2", "--batch-size", "2", "--cycles", "1"]
-    for coding, name in (("ascii", b"donn?es_??"), ("cp1252", b"donn\xe9es_??")):
-        env = {"PYTHONIOENCODING": coding}
-        process = start(["grid", *asked[1:], "--option=epochs=1", "--dry-run"], root, cwd=tmp_path, env=env)
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == 0, err
-        assert name in out
+    table.to_parquet(path := tmp_path / "données_日本.parquet")
+    monkeypatch.setattr(sys, "stdout", terminal := io.TextIOWrapper(io.BytesIO(), encoding=coding))
+    small = ["--initial-size", "2", "--batch-size", "2", "--cycles", "1", "--option", "epochs=1", "--seeds", "2"]
+    asked = ["random", "margin", "--features", str(path), *small, "--results-dir", str(tmp_path / "r"), "--jobs", "1"]
+    assert main(["compare", *asked, "--output-dir", str(tmp_path / "comparison")]) == 0
+    printed = terminal.buffer.getvalue().decode(coding)
+    assert printed.startswith(f"{name}\n----------\nstrategy ")
+    assert "margin  ??" in printed  # the curve as bars
 
 
-@pytest.mark.parametrize("moment", ["start", "torch", "run"])
-def test_ctrl_c_is_one_line_at_any_moment(moment, root, tmp_path):
+def output_of(process):
+    """What the program wrote to stderr itself, without what Python tells about imports."""
+    lines = process.stderr.read().decode().splitlines()
+    return [line for line in lines if line and not line.startswith(("#", "import "))]
+
+
+@pytest.mark.parametrize("module", ["inspect", "numpy", pytest.param("dal_core.loop", marks=pytest.mark.faults)])
+def test_ctrl_c_is_one_line_from_the_first_imports_on(module, root, tmp_path):
     """Of the whole group, as by a terminal."""
-    hook = {"start": "import inspect", "torch": "import torch._C", "run": "import dal_core.loop"}[moment]
     asked = ["run", "--cycles", "100", "--subset-size", "all", "--option", "epochs=500"]
     process = start(asked, root, cwd=tmp_path, env={"PYTHONVERBOSE": "1"})
-    module = hook.split()[-1]
-    told = b""
-    for line in process.stderr:
-        if line.startswith((f"import '{module}'".encode(), f"# extension module '{module}' executed".encode())):
-            break
-    if moment == "run":
-        time.sleep(0.5)
+    next(line for line in process.stderr if line.startswith(f"import '{module}'".encode()))
+    if module == "dal_core.loop":
+        time.sleep(0.5)  # until it computes
     os.killpg(process.pid, signal.SIGINT)
-    told = process.stderr.read()
+    assert output_of(process) == [STOPPED]
     assert process.wait(60) == 130
-    lines = [line for line in told.decode().splitlines() if not line.startswith(("#", "import ")) and line]
-    assert lines == [STOPPED]
+
+
+@pytest.mark.faults
+def test_ctrl_c_ends_a_batch_of_notebooks_with_its_kernel(root, tmp_path):
+    mark = tmp_path / "begun"
+    cells = ["import time, pathlib", f"pathlib.Path({str(mark)!r}).touch()", "time.sleep(60)"]
+    write_notebook(tmp_path / "notebooks" / "01_it.ipynb", PARAMETERS, *cells)
+    process = start(["notebooks"], root, env={"DAL_ROOT": str(tmp_path)})
+    wait_until(mark.exists)
+    kernels = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    assert output_of(process) == [STOPPED]
+    assert process.wait(60) == 130
+    assert kernels
+    assert psutil.wait_procs(kernels, timeout=10)[1] == []
