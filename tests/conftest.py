@@ -1,5 +1,6 @@
 """Shared fixtures; shapes and types of the package's public functions are checked while tests run."""
 
+import gc
 import importlib.util
 import os
 from pathlib import Path
@@ -12,6 +13,8 @@ from jaxtyping import install_import_hook
 with install_import_hook(
     ("dal_core", "dal_lab"), "typechecker.typechecked" if importlib.util.find_spec("beartype") else None
 ):
+    # Threads that wait for each other sleep: spinning takes 50 times as long where the cores are busy.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import dal_lab.studies.updating
 
 import numpy as np
@@ -25,6 +28,11 @@ torch.set_num_threads(1)  # the tests' tensors are tiny: more threads only wait 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(os.environ.get("DAL_GOLDEN", Path(__file__).parent / "golden"))
 SHARED = ROOT.parent / "shared"
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is imported and collected, thousands of tests, out of garbage collections."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

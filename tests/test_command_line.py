@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import types
 
 import pandas as pd
 import psutil
@@ -17,7 +18,10 @@ from faulty import wait_until
 from PIL import Image
 from test_bad_input import write_notebook
 
+import dal_lab.companion
 from dal_core.experiment import Experiment, Protocol
+from dal_core.strategies import registry
+from dal_lab.companion import notebooks as companion_notebooks
 from dal_lab.companion.command_line import app, features, main
 from dal_lab.companion.options import Runs, Setup
 from dal_lab.companion.power import seeds_needed
@@ -277,6 +281,57 @@ def test_a_batch_size_for_each_cycle(capsys):
     assert main(["run", "--batch-size", "5,10,20", "--option", "epochs=2", "--subset-size", "50"]) == 0
     labelled = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
     assert labelled == ["n_labeled", "10", "15", "25", "45"]
+
+
+@pytest.mark.parametrize(("asked", "strict"), [([], False), (["--strict"], True)])
+def test_notebooks_check_is_that_of_freshness(asked, strict, root, monkeypatch):
+    stand_in = types.SimpleNamespace(check=lambda place, *, strict: 40 + strict if place == root else 0)
+    monkeypatch.setattr(dal_lab.companion, "freshness", stand_in, raising=False)
+    assert main(["notebooks", "--check", *asked]) == 40 + strict
+
+
+@pytest.mark.parametrize(("text", "code"), [("scores.argsort()[:batch_size]", 0), ("scores.argsort()[:1]", 1)])
+def test_check_is_that_of_the_contract(text, code, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(registry, "_STRATEGIES", dict(registry._STRATEGIES))
+    head = "import dal_core as dal\n@dal.register('checked')\ndef checked(snapshot, batch_size, generator):\n"
+    (tmp_path / "my-own.py").write_text(f"{head}    scores = snapshot.features.sum(1)\n    return {text}\n")
+    assert main(["check", str(tmp_path / "my-own.py")]) == code
+    assert capsys.readouterr().out.startswith("checked: ")
+
+
+# --- what the notebooks are given
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["strategies=margin,bait"], {"strategies": ["margin", "bait"]}),
+        (["strategies=margin"], {"strategies": ["margin"]}),
+        (
+            ["strategies=['margin', 'bait']", "num_candidates=3"],
+            {"strategies": ["margin", "bait"], "num_candidates": 3},
+        ),
+        (["datasets=digits"], {"datasets": ["digits"]}),
+        (["datasets=None", "results_dir=a,b"], {"datasets": None, "results_dir": "a,b"}),
+    ],
+)
+def test_set_reaches_the_parameters_of_the_notebooks_that_have_them(given, expected, tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setenv("DAL_ROOT", str(tmp_path))
+    monkeypatch.setattr(companion_notebooks, "execute", lambda notebook, place, values: asked.append(values) or 1 / 0)
+    write_notebook(tmp_path / "notebooks" / "01_it.ipynb", PARAMETERS)
+    write_notebook(tmp_path / "notebooks" / "02_other.ipynb", f"{PARAMETERS}\nnum_candidates = None\ndatasets = None")
+    with pytest.raises(ZeroDivisionError):
+        main(["notebooks", "--only", "2", "--preset", "tiny", *(f"--set={each}" for each in given)])
+    (values,) = asked
+    assert {name: values[name] for name in expected} == expected
+    with pytest.raises(ZeroDivisionError):
+        main(["notebooks", "--only", "1,2", "--preset", "tiny", *(f"--set={each}" for each in given)])
+    others = {"num_candidates", "datasets"}
+    assert {name: asked[1].get(name) for name in expected.keys() - others} == {
+        n: expected[n] for n in expected.keys() - others
+    }
+    assert not others & asked[1].keys()
 
 
 # --- the number of seeds

@@ -19,7 +19,7 @@ from dal_core.snapshot import Truth
 from tests.samples import seeded, snapshot_from, with_hidden_layer
 
 N, M, T, B, K, D, H = 23, 13, 7, 4, 3, 5, 6
-N_TEST, N_VALIDATION, DRAWS = 17, 19, 8
+N_TEST, N_VALIDATION, DRAWS = 17, 19, 4
 # Minibatches and a decay that matter, and a remainder that is left out.
 TRAINING = Training("sgd", learning_rate=0.1, weight_decay=0.05, batch_size=5, epochs=200, drop_last=True)
 GAMMA, PRIOR = 2.0, 0.5

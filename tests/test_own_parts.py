@@ -62,7 +62,7 @@ class Forest:
             yield ForestModel(forest.fit(data.inputs(own).numpy(), known.numpy()), task.num_outputs)
 
 
-@pytest.mark.parametrize("strategy", ["random", "margin", "badge", "typiclust", "unc_herding", "bait", "selectal"])
+@pytest.mark.parametrize("strategy", ["margin", "typiclust", "unc_herding", "bait"])
 def test_a_random_forest_learns_and_every_strategy_that_needs_no_layer_asks_it(strategy):
     experiment = dal.Experiment(strategy=strategy, learner=Forest(), protocol=dal.Protocol(cycles=2))
     rows = dal.run(experiment, wine())

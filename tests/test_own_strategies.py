@@ -46,21 +46,15 @@ USE = """
     print("well")
 """
 ORACLE = """
-    from __future__ import annotations
-    import torch
-    from dal_lab.runs.settings import experiment_of
-    from dal_lab.runs.study import run
-    from dal_lab.runs.grid import Grid
     from dal_core.snapshot import Truth
-    from dal_core.strategies import register
 
     @register("first_class")
     def first_class(snapshot: Truth, batch_size: int, generator: torch.Generator) -> torch.Tensor:
         return torch.argsort(snapshot.hidden_labels, stable=True)[:batch_size]
-
-    SMALL = {"cycles": 2, "batch_size": 3, "subset_size": 50, "device": "cpu", "options": {"epochs": 2}}
+"""
+USE_ORACLE = """
     experiments = [experiment_of(strategy="first_class", seed=seed, allow_oracle=True, **SMALL) for seed in range(2)]
-    rows = Grid("results", jobs=2).rows(experiments, "runs")
+    rows = Grid("of an oracle", jobs=2).rows(experiments, "runs")
     assert rows["acquired"].map(list).tolist()[3:] == run(experiments[1])["acquired"].tolist()
     print("well")
 """
@@ -81,8 +75,8 @@ def execute(script, folder, root):
     assert done.stdout.endswith("well\n"), done.stderr
 
 
-@pytest.mark.parametrize("script", [STRATEGY + USE, ORACLE], ids=["ordinary", "oracle"])
-def test_a_script_registers_a_strategy_and_runs_it_in_several_processes(tmp_path, root, script):
+def test_a_script_registers_strategies_and_runs_them_in_several_processes(tmp_path, root):
+    script = "\n    from __future__ import annotations" + STRATEGY + ORACLE + USE + USE_ORACLE
     (tmp_path / "mine.py").write_text(textwrap.dedent(script))
     execute(tmp_path / "mine.py", tmp_path, root)
 

@@ -20,7 +20,7 @@ from tests.samples import oracle_snapshot_of, seeded
 N, M, B, A, K, D, N_TEST, N_VALIDATION = 17, 5, 9, 4, 3, 6, 23, 19  # a: 4, 4 and a remainder of 1
 EPOCHS = 3
 TRAINING = Training("sgd", learning_rate=0.2, weight_decay=0.01, batch_size=4, epochs=EPOCHS, drop_last=True)
-BRIEF = {"steps": 60, "greedy_steps": 30, "retraining_epochs": EPOCHS, "annealing_factor": 2.0}
+BRIEF = {"steps": 24, "greedy_steps": 12, "retraining_epochs": EPOCHS, "annealing_factor": 2.0}
 
 
 def snapshot(**changes) -> Truth:
@@ -67,7 +67,7 @@ def test_options_and_what_it_asks_for():
 # --- the search
 
 
-@pytest.mark.parametrize(("seed", "performance_on"), [(0, "test"), (1, "test"), (2, "validation")])
+@pytest.mark.parametrize(("seed", "performance_on"), [(0, "test"), (2, "validation")])
 def test_the_plan_and_the_record_are_those_of_one_proposal_after_another(seed, performance_on):
     taken, record = snapshot(), {}
     plan, expected, qualities = textbook_sas(taken, seeded(seed), performance_on)
@@ -85,7 +85,7 @@ def test_how_many_proposals_are_judged_at_once_makes_no_difference(monkeypatch, 
     for size in (module.MOST_AT_ONCE, at_once):
         monkeypatch.setattr(module, "MOST_AT_ONCE", size)
         record: dict = {}
-        plan = planned(snapshot(), 4, steps=60, greedy_steps=60, record=record)
+        plan = planned(snapshot(), 4, record=record)
         results.append((plan, record))
     assert results[0] == results[1]
 
@@ -105,7 +105,7 @@ def test_proposals_are_judged_together_where_few_are_kept(monkeypatch):
 
 def test_greedy_steps_never_worsen_the_curve():
     taken, qualities = snapshot(), []
-    for greedy_steps in (0, 10, 20, 40, 80):
+    for greedy_steps in (0, 10, 30):
         record: dict = {}
         planned(taken, 2, steps=0, greedy_steps=greedy_steps, record=record)
         assert record["kept"] <= greedy_steps
@@ -119,8 +119,8 @@ def test_the_best_order_seen_is_returned_even_if_the_search_went_on_to_a_worse_o
     # Nearly every change is kept, so that the last order is a random one.
     taken, seed = snapshot(), integer_seed(seeded(5))
     record: dict = {}
-    plan = planned(taken, 5, steps=80, greedy_steps=0, annealing_factor=1e-9, record=record)
-    assert record["kept"] > 70
+    plan = planned(taken, 5, steps=40, greedy_steps=0, annealing_factor=1e-9, record=record)
+    assert record["kept"] > 35
     accuracy = textbook.mean_accuracy(taken, plan, seed, A, EPOCHS)
     assert accuracy == pytest.approx(record["best_accuracy"], abs=1e-12)
     assert record["best_accuracy"] > record["first_accuracy"]

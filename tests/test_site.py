@@ -79,10 +79,11 @@ ODD = '<script>alert("x")</script> & "co"'
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
 
 
-@pytest.fixture
-def project(tmp_path):
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
     """Three notebooks: one executed, with a figure and tables; one failed; one that was not executed here."""
-    folder, executed, sources = tmp_path / "figures", tmp_path / "executed", []
+    tmp_path = tmp_path_factory.mktemp("project")
+    folder, executed = tmp_path / "figures", tmp_path / "executed"
     report = Report(folder, "02_fast_fishing")
     for name in ("other", "benchmark_differences"):
         figure, axes = plt.subplots()
@@ -100,13 +101,21 @@ def project(tmp_path):
         ]),
     ]  # fmt: skip
     for number, stem in enumerate(["01_laplace_updates", "02_fast_fishing", "03_boss"]):
-        sources.append(write_notebook(tmp_path / "notebooks" / f"{stem}.ipynb", [], title=f"# Title {number} {ODD}"))
+        write_notebook(tmp_path / "notebooks" / f"{stem}.ipynb", [], title=f"# Title {number} {ODD}")
     error = nbformat.v4.new_output("error", ename="RuntimeError", evalue="no luck", traceback=["RuntimeError: no luck"])
     write_notebook(executed / "01_laplace_updates.failed.ipynb", [nbformat.v4.new_code_cell("1", outputs=[error])],
                    metadata=ran(minute=1, seconds=5))  # fmt: skip
     title = f"# {ODD}\n\nCompanion to *A paper* ({ODD}; [arXiv 1](https://arxiv.org/abs/1)).\n\nMore."
     write_notebook(executed / "02_fast_fishing.ipynb", cells, title=title, metadata=ran(minute=2, seeds=5))
-    return folder, executed, sources
+    return tmp_path
+
+
+@pytest.fixture
+def project(template, tmp_path):
+    """A copy of the template to change: figures, executed notebooks and their sources."""
+    shutil.copytree(template, tmp_path / "project")
+    folder, executed, notebooks = (tmp_path / "project" / name for name in ("figures", "executed", "notebooks"))
+    return folder, executed, sorted(notebooks.iterdir())
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ Rows are those of learning curves, one for each data set, seed, strategy and cyc
 the order in which strategies are listed, that of first appearance.
 """
 
+import gc
 from collections.abc import Sequence
 
 import numpy as np
@@ -99,10 +100,20 @@ def paired(
 
 def _holm(p: pd.Series) -> pd.Series:
     """P values corrected for so many tests; NaN stays NaN and does not count as a test."""
+    known = p.dropna()
+    return pd.Series(holm(known.to_numpy())[1] if len(known) else known, known.index).reindex(p.index)
+
+
+def holm(p: np.ndarray, error: float = 1 - CONFIDENCE) -> tuple[np.ndarray, np.ndarray]:
+    """Return which of the tests with these p values are decided at `error`, and the p values corrected (Holm 1979)."""
     from statsmodels.stats.multitest import multipletests  # Its import takes seconds, and few callers test anything.
 
-    known = p.dropna()
-    return pd.Series(multipletests(known, method="holm")[1] if len(known) else known, known.index).reindex(p.index)
+    gc.freeze()  # It collects garbage in each call, which takes a second where all of torch and pandas is loaded.
+    try:
+        decided, corrected, *_ = multipletests(p, error, method="holm")
+    finally:
+        gc.unfreeze()
+    return decided, corrected
 
 
 def verdict(rows: pd.DataFrame, left: str, right: str, *, by: str = "strategy", form: str = "{}") -> str:

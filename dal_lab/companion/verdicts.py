@@ -14,6 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from dal_lab.companion.artefacts import ReadableTable, Report
+from dal_lab.companion.statistics import holm
 
 ERROR = 0.05  # The probability that any verdict of a notebook is wrong.
 MARGIN = 0.5  # Points of accuracy within which two methods count as equally good.
@@ -160,12 +161,10 @@ def _seeds(claim: Claim) -> tuple[int, int]:
 
 def _levels(p: np.ndarray, error: float) -> np.ndarray:
     """Return one less the confidence level of each claim's interval; NaN where p is: no claim is tested there."""
-    from statsmodels.stats.multitest import multipletests  # Its import takes seconds.
-
     order = np.argsort(p, kind="stable")[: np.isfinite(p).sum()]
     levels = np.full(len(p), np.nan)
     if len(order):
         steps = error / np.arange(len(order), 0, -1)
-        decided = multipletests(p[order], error, method="holm")[0].sum()
+        decided = holm(p[order], error)[0].sum()
         levels[order] = np.minimum(steps, steps[min(decided, len(order) - 1)])
     return levels
