@@ -286,8 +286,8 @@ def test_list_and_dry_run_run_nothing(project, capsys):
     [
         (["--preset", "quik"], "--preset is 'quik'; it has to be one of 'quick', 'real', 'paper', 'tiny'"),
         (["--only", "07"], "there is no notebook '07'; there is 01, 02"),
-        (["--jobs", "0"], "--jobs is 0"),
-        (["--seeds", "-1"], "--seeds is -1"),
+        (["--jobs", "0"], "jobs is 0"),
+        (["--seeds", "-1"], "seeds is -1"),
         (["--data-dir", "nowhere"], "--data-dir is nowhere; an existing folder was expected"),
         (["--seeds", "3"], "01_good.ipynb has no parameter seeds"),
     ],
