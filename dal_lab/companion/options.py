@@ -15,7 +15,7 @@ from cyclopts import Group, Parameter
 
 def about(text: str, **more: Any) -> Parameter:
     """Return the help of an option."""
-    return Parameter(help=text, **more)
+    return Parameter(help=" ".join(text.split()), **more)
 
 
 def whole(_: Any, tokens: Sequence[Any]) -> int:
