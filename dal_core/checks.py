@@ -3,6 +3,7 @@
 import difflib
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Hashable, Iterable
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 CONTROL = ("Cc", "Cs", "Zl", "Zp")  # categories of characters: control, halves of surrogate pairs, ends of lines
+UNDECODED = re.compile("[\udc80-\udcff](?=.*/)")  # bytes in the name of a folder, as Python reads it
 LONGEST = 200  # characters of a value in a message
 
 
@@ -52,8 +54,12 @@ def check_flag(name: str, value: object) -> None:
 
 
 def check_text(name: str, value: object) -> None:
-    """Raise ValueError unless `value` is a string that is not empty and has no control characters."""
-    if not isinstance(value, str) or not value.strip() or value != printable(value):
+    """Raise ValueError unless `value` is a string that is not empty and has no control characters.
+
+    In folders of a path there may be what the locale cannot decode, as every letter but ASCII's where it is C.
+    """
+    plain = UNDECODED.sub("?", value) if isinstance(value, str) else ""
+    if not plain.strip() or plain != printable(plain):
         raise ValueError(f"{name} is {shown(value)}; a text without control characters was expected, not empty")
 
 

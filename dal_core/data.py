@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import json
+import warnings
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -12,6 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dal_core.checks import check_finite, check_labels, check_tensor, one_line, shown
+
+LARGE = 100  # How many times larger than 1, or than another, the scale of a feature may be without a warning,
+RARE = 0.05  # where this share of the smallest ones does not count.
 
 
 @runtime_checkable
@@ -84,10 +89,11 @@ class Labelled(NamedTuple):
         return Labelled(self.data.to(device) if hasattr(self.data, "to") else self.data, self.labels.to(device))
 
 
-def as_labelled(data: Any, *, classes: bool = True) -> tuple[Labelled, Labelled]:
+def as_labelled(data: Any, *, classes: bool = True, num_classes: int | None = None) -> tuple[Labelled, Labelled]:
     """Return what to train on and what to test on, of a FeatureBank or of inputs, labels, test inputs, test labels.
 
-    Labels are float64 unless they are `classes`.
+    Labels are float64 unless they are `classes`. The classes of features are the integers that occur among the labels,
+    in ascending order; with `num_classes` labels are numbered already.
 
     Raises:
         ValueError: naming the array, for what is neither, and for arrays that do not fit each other.
@@ -103,11 +109,20 @@ def as_labelled(data: Any, *, classes: bool = True) -> tuple[Labelled, Labelled]
         return train._replace(labels=train.labels.double()), test._replace(labels=test.labels.double())
     both: list[Any] = [train.data, test.data]
     if all(isinstance(each, FeatureData) for each in both) and not train.labels.is_floating_point():
-        highest = max((int(each.labels.max()) for each in (train, test) if len(each.labels)), default=0)
-        names = tuple(map(str, range(max(2, highest + 1))))
-        bank = FeatureBank(both[0].features, train.labels, both[1].features, test.labels, names)
+        labels, names = [train.labels, test.labels], tuple(map(str, range(max(2, num_classes or 0))))
+        if num_classes is None and all(each.dtype == torch.int64 for each in labels):
+            names, labels = _values(labels)
+        bank = FeatureBank(both[0].features, labels[0], both[1].features, labels[1], names)
         return bank.train, bank.test
     return train, test
+
+
+def _values(labels: list[Tensor]) -> tuple[tuple[str, ...], list[Tensor]]:
+    """The values that occur, two at least, and the positions of labels among them."""
+    values = torch.cat([each.cpu() for each in labels]).unique()
+    names = [*map(str, values.tolist())]
+    names += [str(each) for each in range(3) if str(each) not in names][: max(0, 2 - len(names))]
+    return tuple(names), [torch.searchsorted(values.to(each.device), each) for each in labels]
 
 
 def _labelled(name: str, inputs: Any, labels: Any) -> Labelled:
@@ -123,6 +138,48 @@ def _labelled(name: str, inputs: Any, labels: Any) -> Labelled:
         expected = f"({len(inputs)},) was expected, one an instance"
         raise ValueError(f"{name}_labels has shape {tuple(known.shape)}; {expected}")
     return Labelled(inputs, known)
+
+
+def standardised(train: Labelled, test: Labelled) -> tuple[Labelled, Labelled]:
+    """Return features that have mean 0 and deviation 1 on the train split; one that is constant there is only centred.
+
+    Raises:
+        ValueError: for data that are no matrix of features.
+    """
+    whole, held = train.data, test.data
+    if not (isinstance(whole, FeatureData) and isinstance(held, FeatureData)):
+        raise ValueError(f"standardise is True, but the data are {shown(whole)}; a row of features each was expected")
+    known = whole.features.double()
+    mean, deviation = known.mean(dim=0), known.std(dim=0, correction=0)
+    deviation[known.amax(dim=0) == known.amin(dim=0)] = 1
+    scaled = [((each.features.double() - mean) / deviation).to(each.features.dtype) for each in (whole, held)]
+    return train._replace(data=FeatureData(scaled[0])), test._replace(data=FeatureData(scaled[1]))
+
+
+def warn_of_scales(train: Labelled, provenance: Mapping[str, Any]) -> None:
+    """Warn, by name, of features whose scale is far from 1, on which the learning rates of the papers rest.
+
+    The scale of a feature is its largest absolute value. Those that are nearly always zero count only if there are
+    many, as some units of every network are.
+    """
+    if not isinstance(train.data, FeatureData) or train.data.features.ndim != 2 or not train.data.features.numel():
+        return
+    scales = train.data.features.abs().amax(dim=0).double().cpu()
+    used = scales[scales > 0].sort().values
+    if not len(used):
+        return
+    smallest, largest = used[int(RARE * (len(used) - 1))].item(), used[-1].item()
+    if max(largest, 1) <= LARGE * min(smallest, 1):
+        return
+    distance = scales.log10().abs().where(scales >= smallest, 0)
+    order = [i for i in distance.argsort(descending=True, stable=True).tolist() if distance[i] >= 1]
+    names = provenance.get("columns") or [f"column {i}" for i in range(len(scales))]
+    found = ", ".join(f"{names[i]} {scales[i]:.2g}" for i in order[:3]) + (", ..." if len(order) > 3 else "")
+    warnings.warn(
+        f"{one_line(provenance.get('source', 'data'))}: the scale of features is far from 1 ({found}), so that models "
+        "learn little: standardise=True, on the command line --standardise, gives them mean 0 and deviation 1",
+        stacklevel=3,
+    )
 
 
 def tensor_of(name: str, value: Any) -> Tensor:
@@ -235,6 +292,12 @@ class FeatureBank:
         """The same bank with its arrays on `device`."""
         moved: Any = {name: tensor.to(device) for name, tensor in self.tensors().items()}
         return dataclasses.replace(self, **moved)
+
+    def standardised(self) -> "FeatureBank":
+        """The same bank with features of mean 0 and deviation 1 on the train split."""
+        train, test = standardised(self.train, self.test)
+        made: Any = {"train_features": train.inputs(), "test_features": test.inputs()}
+        return dataclasses.replace(self, **made, provenance=self.provenance | {"scaling": "standardised"})
 
     def tensors(self) -> dict[str, Tensor]:
         """The four arrays by name."""

@@ -11,7 +11,7 @@ from dal_core.checks import check_choice, check_options, check_text, shown
 from dal_core.contracts import Between, Count, Share, Size, check_fields
 from dal_core.models.learners import Linear
 from dal_core.protocols import Learner, Task
-from dal_core.snapshot import LastLayer, Snapshot, with_model
+from dal_core.snapshot import LastLayer, Regression, Snapshot, with_model
 from dal_core.strategies import registry
 from dal_core.task import Classification
 from dal_core.updates import Updates
@@ -70,6 +70,7 @@ class Protocol:
         share: of the instances, drawn at random, that make the pool.
         imbalance: how many times rarer the rarest class of the pool is than the most frequent one
             (`pool.long_tailed`); 1: the pool as it comes.
+        standardise: features get mean 0 and deviation 1 on the train split, for tables whose scales differ.
     """
 
     initial_size: Count = 10
@@ -80,6 +81,7 @@ class Protocol:
     validation_size: Size = 0
     share: Share = 1.0
     imbalance: Annotated[float, Between(1, math.inf, "low")] = 1.0
+    standardise: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.batch_size, list | tuple):
@@ -156,6 +158,11 @@ class Experiment:
                 raise ValueError(
                     f"strategy {name!r} looks at true labels: allow_oracle is False, True was expected to run it"
                 )
+            if issubclass(gives, Regression) and registry.compares_classes(registry.get(name)):
+                found = (
+                    f"strategy {name!r} compares classes, but models of {type(self.learner).__name__} are a regression"
+                )
+                raise ValueError(f"{found}; a classification was expected")
             if self.updates is not None:
                 raise ValueError(f"updates is given, but the oracle {name!r} picks whole batches")
         offered = with_model(gives, truth=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dal_core.checks import as_json, shown
 from dal_core.context import Context, Question
-from dal_core.data import FeatureBank, Labelled, as_labelled
+from dal_core.data import FeatureBank, Labelled, as_labelled, standardised, warn_of_scales
 from dal_core.devices import now, resolve_device, with_float64
 from dal_core.experiment import Experiment, Strategy, check_alike_but_for_seed, naming
 from dal_core.pool import first_of_each_class, instances_for
@@ -50,7 +50,10 @@ def run(
     """
     if not isinstance(experiment, Experiment):
         raise ValueError(f"experiment is {shown(experiment)}; an Experiment was expected")
-    train, test = as_labelled(data, classes=isinstance(experiment.task, Classification | None))
+    classes = isinstance(experiment.task, Classification | None)
+    train, test = as_labelled(data, classes=classes, num_classes=getattr(experiment.task, "num_outputs", None))
+    if not experiment.protocol.standardise:
+        warn_of_scales(train, getattr(data, "provenance", {}))
     (rows,) = run_together([experiment], train, test, watch=watch)
     return rows
 
@@ -70,6 +73,8 @@ def run_together(
     check_alike_but_for_seed(experiments)
     first, models, device = experiments[0], None, resolve_device(experiments[0].device)
     task = first.task or task_of(train, test)
+    if first.protocol.standardise:
+        train, test = standardised(train, test)
     to_fit, choosing = train.to(device), with_float64(device)
     train, test = train.to(choosing), test.to(choosing)
     with fixed_threads():

@@ -81,6 +81,9 @@ class Snapshot:
         kind: Any = Snapshot
         bought, rest = _labelled_and_rest(labelled, inputs)
         known = _labels("labels", labels).to(inputs.device)
+        classless = logits is None and weight is None and not others.keys() & {"mean", "hidden_labels", "task"}
+        if classless and not known.is_floating_point() and known.numel() and int(known.max()) >= len(inputs):
+            known = known.unique(return_inverse=True)[1]  # Numbers of customers or products, say: which, not how many.
         if known.is_floating_point() and "mean" not in others:
             check_labels("labels", known, 0)
         parts: dict[str, Any] = {"features": inputs[rest], "labelled_features": inputs[bought], "labels": known}
@@ -151,9 +154,11 @@ class Predictions(Snapshot):
     labelled_logits: Float[Tensor, "m k"]
 
     def __post_init__(self) -> None:
-        if isinstance(self.logits, Tensor) and self.logits.ndim == 2 and (found := self.logits.shape[1]) < 2:
-            way_out = ", of a model with one output z for a sigmoid the columns (-z / 2, z / 2)" if found else ""
-            raise ValueError(f"logits has shape {tuple(self.logits.shape)}; at least 2 classes were expected{way_out}")
+        shape = tuple(self.logits.shape) if isinstance(self.logits, Tensor) else ()
+        if len(shape) == 1 or (len(shape) == 2 and shape[1] < 2):
+            way_out = ", of a model with one output z for two the columns (-z / 2, z / 2) side by side"
+            wanted = f"at least 2 classes, a column each, were expected{way_out if shape[1:] != (0,) else ''}"
+            raise ValueError(f"logits has shape {shape}; {wanted}")
         super().__post_init__()
 
     @functools.cached_property

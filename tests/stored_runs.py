@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from dal_lab.runs.store import PROVENANCE
 
-MEASURED = ("started", "duration_s")  # of a run's provenance
+MEASURED = ("started", "duration_s", "load")  # of a run's provenance
 
 
 def files(folder):

@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from dal_lab.companion import origins
-from dal_lab.companion.artefacts import MANIFEST, ManifestError, Report, check_manifest, read_manifest, stale
+from dal_lab.companion.artefacts import MANIFEST, ManifestError, Report, check_manifest, read_manifest
 from dal_lab.companion.tables import markdown
 
 
@@ -151,95 +150,3 @@ def test_measured_times_need_time_in_the_name(tmp_path):
 
 def test_the_committed_figures_and_their_manifest_agree(root):
     check_manifest(root / "figures" / "quick")
-
-
-TEXT = """# ---
-# header
-# ---
-
-# %% [markdown]
-# # A title
-
-# %%
-digits = {"batch_size": 10}
-settings = {
-    "quick": {"data": [digits], "seeds": 3},  # few
-    "real": {"data": [digits], "seeds": 10},
-}
-
-# %%
-print(settings)
-"""
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A project with a notebook whose table is of now; returns its root and the folder of the preset."""
-    monkeypatch.setenv("DAL_ROOT", str(tmp_path))
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "notebooks" / "01_it.py").write_text(TEXT)
-    (tmp_path / "requirements.lock").write_text("torch==2\n")
-    data = {"digits": "d1"}
-    report = Report(tmp_path / "figures" / "quick", "01_it", data)
-    report.table(table(), "accuracy", cell="(a)", keys=[])
-    data["letter"] = "l1"  # asked for later
-    report.table(table(), "second", cell="(b)", keys=[])
-    return tmp_path, tmp_path / "figures" / "quick"
-
-
-def test_what_is_of_now_is_not_stale(project):
-    root, folder = project
-    assert stale(folder) == stale(folder, {"digits": "d1", "letter": "l1", "unknown": "x"}) == {}
-    assert {len(entry["origins"]["data"]) for entry in read_manifest(folder).values()} == {2}
-    (root / "notebooks" / "01_it.ipynb").write_text("outputs")
-    check_manifest(folder)
-    assert stale(folder) == {}
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "reasons"),
-    [
-        ("# header", "# another header", None),
-        ("# few", "# three", None),
-        ('"seeds": 10', '"seeds": 11', None),  # of the other preset
-        ('"seeds": 3', '"seeds": 4', ["its preset's settings changed"]),
-        ('"batch_size": 10', '"batch_size": 20', ["its preset's settings changed"]),
-        ("# # A title", "# # Another title", ["its text changed"]),
-        ("print(settings)", "print('x')", ["its text changed"]),
-    ],
-)
-def test_a_changed_notebook_is_stale_and_so_is_one_with_other_settings_of_the_preset(project, old, new, reasons):
-    root, folder = project
-    assert old in TEXT
-    (root / "notebooks" / "01_it.py").write_text(TEXT.replace(old, new))
-    assert stale(folder) == ({"01_it": reasons} if reasons else {})
-
-
-def test_other_data_versions_and_packages_are_reasons(project, monkeypatch):
-    root, folder = project
-    assert stale(folder, {"digits": "d1", "letter": "l2"}) == {"01_it": ["the data letter changed"]}
-    (root / "requirements.lock").write_text("torch==3\n")
-    monkeypatch.setattr(origins, "RESULTS_VERSION", origins.RESULTS_VERSION + 1)
-    assert stale(folder) == {"01_it": ["requirements.lock changed", "RESULTS_VERSION changed"]}
-
-
-def test_manifests_without_origins_are_read_and_notebooks_without_entries_named(project):
-    root, folder = project
-    manifest = read_manifest(folder)
-    for entry in manifest.values():
-        del entry["origins"]
-    (folder / MANIFEST).write_text(json.dumps(manifest))
-    check_manifest(folder)
-    assert read_manifest(folder) == manifest
-    (root / "notebooks" / "02_new.py").write_text(TEXT)
-    assert stale(folder) == {
-        "01_it": ["its entries do not say what they rest on: an earlier version wrote them"],
-        "02_new": ["it has no figures and tables here"],
-    }
-
-
-def test_the_settings_of_each_notebook_are_found(root):
-    for path in sorted((root / "notebooks").glob("[0-9]*.py")):
-        found = [origins.origins(path.stem, preset) for preset in ("quick", "real", "paper", "tiny")]
-        assert len({each["text"] for each in found}) == 1
-        assert len({each["settings"] for each in found}) == 4

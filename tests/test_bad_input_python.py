@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from refusals import faults, refusal_of
 from samples import oracle_snapshot_of, points, seeded, snapshot_of
 
+import dal_core as dal
 from dal_core import strategies
 from dal_core.data import FeatureBank
 from dal_core.models.heads import Head
@@ -429,3 +430,14 @@ def test_options_are_json_or_refused(value):
         )
     else:
         json.loads(canonical(study))
+
+
+@pytest.mark.parametrize(
+    ("path", "fits"),
+    [("/\udcc3\udcb6/x.npz", True), ("\udcc3.npz", False), ("/\ud800/x.npz", False), ("a\nb/x.npz", False)],
+)
+def test_a_folder_may_have_a_name_that_the_locale_cannot_decode(path, fits):
+    if fits:
+        assert dal.Experiment(data=path).data == path
+    else:
+        refusal_of(lambda: dal.Experiment(data=path), "data")

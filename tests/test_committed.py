@@ -11,18 +11,21 @@ from typing import ClassVar
 import nbformat
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 
 from dal_core import RESULTS_VERSION
 from dal_core.data import FeatureBank
 from dal_core.strategies import registry
-from dal_lab.companion.artefacts import check_manifest
+from dal_lab.companion.artefacts import Report, check_manifest, note_load, read_manifest
 from dal_lab.companion.command_line import main
+from dal_lab.companion.site.index import write_site
 from dal_lab.runs import committed
 from dal_lab.runs.committed import LARGEST, commit, committed_runs
 from dal_lab.runs.failures import RunRefusedError
 from dal_lab.runs.grid import Grid
+from dal_lab.runs.provenance import load_beside
 from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import bank_name, digest_of
 from dal_lab.sources import catalogue
@@ -196,6 +199,35 @@ def test_what_is_committed_again_from_committed_runs_is_the_same_file(tmp_path, 
     commit(grid.keys[:3], grid.store, path.with_name("02_runs.parquet"))
     assert len(committed_runs([path.parent])) == 4
     assert pd.read_parquet(path.with_name("02_runs.parquet"))["run_key"].nunique() == 3
+
+
+@pytest.mark.parametrize(
+    ("load", "words"), [(1.94, "load 1.9 on 2 cores"), (5.1, "load 5.1 on 2 cores: times unreliable")]
+)
+def test_the_load_beside_measured_times_is_kept_with_the_run_and_told(tmp_path, path, monkeypatch, load, words):
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (load, 0.5, 0.5))
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 2)
+    committing(tmp_path / "mine", experiments(seeds=1), path)
+    runs = {key: run.about for key, run in committed_runs([path.parent]).items()}
+    assert {(about["load"], about["cores"]) for about in runs.values()} == {(round(load, 1), 2)}
+    report = Report(path.parent, "01_it")
+    for name in ("query_time", "accuracy"):
+        report.table(pd.DataFrame({"data": ["blobs"]}), name, cell="(a)", keys=sorted(runs))
+    report.table(pd.DataFrame({"data": ["blobs"]}), "other_time", cell="(a)", keys=[])
+    unreliable = [f"{words} (01_query_time.csv, 01_query_time.md)"] if "unreliable" in words else []
+    assert note_load(path.parent, "01_it", runs) == unreliable
+    assert {name: entry.get("load") for name, entry in read_manifest(path.parent).items() if name.endswith("md")} == {
+        "01_accuracy.md": None, "01_other_time.md": None, "01_query_time.md": {"cores": 2, "load": round(load, 1)},
+    }  # fmt: skip
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "01_it.ipynb")
+    page = write_site(path.parent, tmp_path / "executed", [tmp_path / "01_it.ipynb"], preset="quick").read_text()
+    assert page.count(f"measured at {words}<") == 1
+    assert "Computing them took" in page
+
+
+def test_a_long_run_counts_the_load_of_a_longer_while(monkeypatch):
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (1.0, 5.0, 15.0))
+    assert [load_beside(seconds)["load"] for seconds in (0.1, 60, 61, 301, 4000)] == [1, 1, 5, 15, 15]
 
 
 def test_runs_that_are_nowhere_cannot_be_committed_and_the_file_stays(tmp_path, path, rows):

@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import warnings
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dal_core.data import FeatureBank
+from dal_core.data import FeatureBank, FeatureData, Labelled, as_labelled, standardised, warn_of_scales
 from dal_lab.sources.bank import FORMAT, load_bank, save_bank
 
 N, N_TEST, D, K = 11, 7, 5, 3
@@ -164,3 +165,75 @@ def test_missing_array_is_named(tmp_path):
     save_file(tensors, path, metadata=header)
     with pytest.raises(ValueError, match=r"holds the arrays \['test_features', .*'test_labels', .*were expected"):
         load_bank(path)
+
+
+# --- scales
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_standardised_features_have_mean_0_and_deviation_1_on_the_train_split(dtype):
+    scale, shift = torch.tensor([1e-3, 1, 50, 1e6, 0], dtype=dtype), torch.tensor([0, 3, 0, 1e7, 0.1], dtype=dtype)
+    values = arrays(dtype)
+    bank = make(dtype, **{name: values[name] * scale + shift for name in ("train_features", "test_features")})
+    found = bank.standardised()
+    train, test = values["train_features"].double(), values["test_features"].double()
+    expected = (test - train.mean(dim=0)) / train.std(dim=0, correction=0)
+    expected[:, 4] = 0  # It is constant.
+    tolerance = 1e-5 if dtype == torch.float64 else 0.01  # 1e7 has seven figures in float32.
+    torch.testing.assert_close(found.test_features.double(), expected, atol=tolerance, rtol=tolerance)
+    assert found.train_features.dtype == dtype
+    assert found.train_features.double().mean(dim=0).abs().max() < 1e-5
+    assert found.digest != bank.digest
+    assert found.provenance == {"source": "test", "scale": 2.5, "scaling": "standardised"}
+
+
+def test_what_has_no_features_cannot_be_standardised():
+    part = Labelled(range(3), torch.arange(3))
+    with pytest.raises(ValueError, match=r"standardise is True, but the data are range\(0, 3\); a row of features"):
+        standardised(part, part)
+
+
+@pytest.mark.parametrize(
+    ("scales", "named"),
+    [
+        ([0.5, 1.0, 20.0], None),
+        ([0.0, 0.02, 1.0], None),
+        ([0.001] + [1.0] * 30, None),  # like units of a network that are nearly dead
+        ([30.0, 0.05, 1.0], "column 0 30, column 1 0.05"),
+        ([1.0, 2e3, 5.0], "column 1 2e+03"),
+        ([1e5, 2e5, 1e9, 1e4], "column 2 1e+09, column 1 2e+05, column 0 1e+05, ..."),
+        ([1e-6, 2e-6], "column 0 1e-06, column 1 2e-06"),
+    ],
+)
+def test_scales_far_from_one_are_named(scales, named):
+    features = torch.tensor([[1.0], [-1.0], [0.5]]) * torch.tensor(scales)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_scales(Labelled(FeatureData(features), torch.arange(3)), {"source": "mine"})
+    expected = [] if named is None else [f"mine: the scale of features is far from 1 ({named}), so that models learn"]
+    assert [str(each.message)[: len(expected[0])] for each in caught] == expected
+
+
+# --- classes
+
+
+@pytest.mark.parametrize("values", [(0, 1, 2), (1, 2, 3), (-1, 0, 5), (-(10**9), 7, 10**15)])
+def test_classes_are_the_values_that_occur(values):
+    plain = arrays()
+    labels = [torch.tensor(values)[plain[f"{split}_labels"]] for split in ("train", "test")]
+    train, test = as_labelled((plain["train_features"], labels[0], plain["test_features"], labels[1]))
+    assert train.labels.tolist() == plain["train_labels"].tolist()
+    assert test.labels.tolist() == plain["test_labels"].tolist()
+
+
+@pytest.mark.parametrize(("num_classes", "label"), [(None, 0), (5, 3)])
+def test_labels_of_one_class_or_of_a_task_with_more_of_them(num_classes, label):
+    labels = torch.full((4,), 3)
+    train, _ = as_labelled((torch.zeros(4, 2), labels, torch.zeros(4, 2), labels), num_classes=num_classes)
+    assert train.labels.tolist() == [label] * 4
+
+
+def test_labels_beyond_those_of_a_task_are_refused():
+    parts = (torch.zeros(4, 2), torch.full((4,), 10**9), torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(ValueError, match="train_labels holds labels from 1000000000 to 1000000000; 0 to 2 was expecte"):
+        as_labelled(parts, num_classes=3)

@@ -9,13 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import dal_core as dal
 from dal_lab.companion.command_line import main
 from dal_lab.runs.grid import Grid
 from dal_lab.runs.settings import experiment_of
-from dal_lab.runs.study import run
+from dal_lab.runs.study import configuration, run
 from dal_lab.sources import catalogue
 from dal_lab.sources.bank import in_two, save_bank
 from dal_lab.sources.catalogue import load, read_features
+from dal_lab.sources.tables import features_of, read_table
 
 SMALL = {"cycles": 1, "batch_size": 2, "initial_size": 3, "subset_size": None, "options": {"epochs": 2}}
 SMALL_ARGUMENTS = [
@@ -45,6 +47,8 @@ def write(path, features=None, words=None):
         np.savez(path, x=features, y=words)
     elif path.suffix == ".parquet":
         pd.DataFrame(features, columns=[f"f{i}" for i in range(5)]).assign(label=words).to_parquet(path)
+    elif path.suffix in (".csv", ".gz"):
+        pd.DataFrame(features, columns=[f"f{i}" for i in range(5)]).assign(label=words).to_csv(path)
     else:
         write(other := path.with_name("other.npz"), features, words)
         save_bank(read_features(other), path)
@@ -63,7 +67,7 @@ def refusal(path, kind=ValueError):
 # --- what is read
 
 
-@pytest.mark.parametrize("ending", [".npz", ".parquet", ".safetensors"])
+@pytest.mark.parametrize("ending", [".npz", ".parquet", ".safetensors", ".csv"])
 def test_features_and_labels_are_split_by_class(tmp_path, ending):
     features, _ = points()
     bank = read_features(write(tmp_path / f"my{ending}"))
@@ -76,9 +80,136 @@ def test_features_and_labels_are_split_by_class(tmp_path, ending):
     assert bank.test_labels.tolist() == test_labels.tolist()
 
 
-def test_the_three_formats_hold_the_same_bank(tmp_path):
-    digests = {read_features(write(tmp_path / f"my{ending}")).digest for ending in (".npz", ".parquet", ".safetensors")}
-    assert len(digests) == 1
+def test_all_formats_hold_the_same_bank(tmp_path):
+    endings = (".npz", ".parquet", ".safetensors", ".csv", ".csv.gz")
+    assert len({read_features(write(tmp_path / f"my{ending}")).digest for ending in endings}) == 1
+    assert {catalogue.short_name(str(tmp_path / f"my{ending}")) for ending in endings} == {"my"}
+
+
+PLAIN = "a,b,label\n1,2.5,x\n3,4,y\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PLAIN,
+        PLAIN.replace("\n", "\r\n"),
+        PLAIN.replace(",", ";"),
+        PLAIN.replace(",", ";").replace(".", ","),
+        PLAIN.replace(",", "\t").replace(".", ","),
+        PLAIN.replace(",", "\t").encode("utf-8-sig"),
+        PLAIN.replace(",", ", "),
+        PLAIN.replace("x", '"x"').replace("2.5", '"2.5"'),
+        ",a,b,label\n7,1,2.5,x\n8,3,4,y\n",
+        "a,b,label,\n1,2.5,x,\n3,4,y,\n\n",
+    ],
+)
+def test_csv_is_read_in_its_dialects(tmp_path, content):
+    (tmp_path / "my.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    features, names = features_of(frame := read_table(tmp_path / "my.csv"))
+    assert (names, features.tolist()) == (["a", "b"], [[1, 2.5], [3, 4]])
+    assert frame["label"].tolist() == ["x", "y"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252"])
+def test_classes_of_a_csv_keep_their_letters_and_may_be_called_like_nothing(tmp_path, encoding):
+    rows = "".join(f"{i};{i + 0.5};{name}\n" for i in range(4) for name in ("Müller", "NA", "null"))
+    (tmp_path / "my.csv").write_bytes(f"größe;b;label\n{rows}".encode(encoding))
+    bank = read_features(tmp_path / "my.csv")
+    assert bank.class_names == ("Müller", "NA", "null")
+    assert bank.provenance["columns"] == ["größe", "b"]
+    assert repr(bank) == "FeatureBank(my.csv: 9 + 3 x 2, 3 classes)"
+
+
+NUMBER = np.random.default_rng(0).permutation(10**6)[:40]
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        pd.Index(NUMBER),
+        pd.Index(NUMBER, name="customer"),
+        pd.Index(NUMBER.astype(str), name="customer"),
+        pd.MultiIndex.from_arrays([NUMBER, NUMBER[::-1]], names=["shop", "customer"]),
+        pd.MultiIndex.from_arrays([NUMBER, NUMBER[::-1]]),
+        pd.date_range("2020", periods=40, name="day"),
+    ],
+)
+def test_an_index_is_no_feature(tmp_path, index):
+    frame().set_index(index).to_parquet(tmp_path / "my.parquet")
+    assert read_features(tmp_path / "my.parquet").digest == read_features(write(tmp_path / "plain.parquet")).digest
+    assert read_table(tmp_path / "my.parquet").index.equals(index)  # for who asks which row it was
+
+
+def test_an_index_may_be_the_label_or_the_split(tmp_path):
+    table = frame(split=np.where(np.arange(40) < 25, "train", "test"))
+    table.to_parquet(tmp_path / "plain.parquet")
+    for name, index in (("one", "label"), ("two", ["split", "label"])):
+        table.set_index(index).to_parquet(tmp_path / f"{name}.parquet")
+        assert read_features(tmp_path / f"{name}.parquet").digest == read_features(tmp_path / "plain.parquet").digest
+
+
+def write_parts(folder, tables, names=("part-0.parquet", "part-1.snappy.parquet")):
+    for name, table in zip(names, tables, strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        table.to_parquet(folder / name)
+    for ignored in ("_SUCCESS", ".part-0.parquet.crc", "_metadata.json"):
+        (folder / ignored).touch()
+
+
+def test_a_folder_of_parts_is_one_table(tmp_path):
+    whole = frame().astype({"f1": "int64"})
+    write_parts(tmp_path / "my.parquet", (whole[:13], whole[13:].astype({"f1": "float64"})))
+    whole.to_parquet(tmp_path / "one.parquet")
+    expected = read_features(tmp_path / "one.parquet").digest
+    assert read_features(f"{tmp_path}/my.parquet/").digest == load("my", data_dir=tmp_path).digest == expected
+    write_parts(tmp_path / "my.parquet", (whole[:13], whole[13:30]))
+    assert len(read_features(tmp_path / "my.parquet").train_labels) == 22  # It is read again.
+
+
+def test_folders_in_a_folder_of_parts_may_have_a_column_in_their_names(tmp_path):
+    whole = frame(split=np.where(np.arange(40) < 25, "train", "test"))
+    parts = [whole[whole["split"] == split].drop(columns="split") for split in ("test", "train")]
+    write_parts(tmp_path / "my.parquet", parts, ["split=test/0.parquet", "split=train/0.parquet"])
+    whole.to_parquet(tmp_path / "one.parquet")
+    assert read_features(tmp_path / "my.parquet").digest == read_features(tmp_path / "one.parquet").digest
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.assign(more=1.0), "'more' are empty, NaN or infinite in float32 in 20 cells"),
+        (lambda table: table.drop(columns="f1"), "'f1' are empty, NaN or infinite in float32 in 20 cells, the first"),
+        (lambda table: table.assign(f1="high"), "is no folder of Parquet files of one table"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(tmp_path, change, message):
+    write_parts(tmp_path / "my.parquet", (frame()[:20], change(frame()[20:])))
+    assert message in refusal(tmp_path / "my.parquet")
+
+
+def test_a_file_among_parts_that_is_none_is_named(tmp_path):
+    write_parts(tmp_path / "my.parquet", (frame()[:20], frame()[20:]))
+    (tmp_path / "my.parquet" / "notes.txt").write_text("hello")
+    assert "notes.txt" in refusal(tmp_path / "my.parquet")
+
+
+@pytest.mark.parametrize(
+    ("labels", "test_size"),
+    [
+        (np.arange(40) % 20, 20),
+        (np.arange(40) % 11, 11),
+        (np.arange(40) % 10, 10),
+        (np.array([10**9, -5, 7])[np.arange(40) % 3], 10),
+        (np.arange(40) % 2 == 0, 10),
+    ],
+)
+def test_many_classes_of_few_rows_and_any_numbers_are_split(tmp_path, labels, test_size):
+    np.savez(tmp_path / "my.npz", x=points()[0], y=labels)
+    bank = read_features(tmp_path / "my.npz")
+    assert bank.class_names == tuple(map(str, np.unique(labels)))
+    assert (len(bank.train_labels), len(bank.test_labels)) == (40 - test_size, test_size)
+    assert bank.train_labels.unique().tolist() == list(range(len(bank.class_names)))
 
 
 @pytest.mark.parametrize(
@@ -237,6 +368,33 @@ def test_run_grid_and_report_take_a_file(tmp_path, monkeypatch, capsys):
     assert pd.read_csv(tmp_path / "report" / "report_accuracy.csv")["data"].tolist() == ["my data"]
 
 
+def test_scales_are_warned_of_and_standardised_on_request(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    features, words = points()
+    frame = pd.DataFrame(features * [1, 1e4, 1, 1, 1], columns=["age", "income", "c", "d", "e"]).assign(label=words)
+    frame.to_csv("people.csv", index=False)
+    bank = load("people.csv", standardise=True)
+    assert bank.digest == load("people.csv").standardised().digest
+    assert main(["run", "--features", "people.csv", *SMALL_ARGUMENTS]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert told[0].startswith("warning: people.csv: the scale of features is far from 1 (income ")
+    assert "--standardise" in told[0]
+    assert main(["run", "--features", "people.csv", "--standardise", *SMALL_ARGUMENTS]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    both = [experiment_of(dataset="people.csv", standardise=each, **SMALL) for each in (True, False)]
+    assert ["standardise" in configuration(each)["protocol"] for each in both] == [True, False]  # Old keys stay.
+    grid = Grid("results", jobs=1)
+    with pytest.warns(UserWarning, match="far from 1"):
+        rows = grid.rows(both, "runs")
+    assert len(set(grid.keys)) == 2
+    assert rows["standardise"].fillna(False).tolist() == [True] * 2 + [False] * 2
+    expected = dal.run(both[1], bank)
+    assert rows["nll"][:2].tolist() == expected["nll"].tolist()
+    assert f"{expected['nll'].iloc[-1]:.4f}" in printed.out
+
+
 def test_files_and_named_data_sets_go_together(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "my.npz")
@@ -255,26 +413,32 @@ def _pickled(path):
     path.write_bytes(pickle.dumps({"x": [1]}))
 
 
-@pytest.mark.parametrize("name", ["my.pkl", "my.pt", "my.npy", "my.csv", "my", ".npz"])
+@pytest.mark.parametrize("name", ["my.pkl", "my.pt", "my.npy", "my.csv.zip", "my", ".npz", ".csv.gz"])
 def test_other_files_are_refused_unread(tmp_path, name, monkeypatch):
     monkeypatch.setattr(pickle, "load", lambda *_: pytest.fail("unpickled"))
     _pickled(tmp_path / name)
     message = refusal(tmp_path / name)
-    assert ".safetensors, .npz, .parquet was expected" in message
+    assert ".safetensors, .npz, .parquet, .csv, .csv.gz, .tsv was expected" in message
     assert "Pickled data are not read" in message
 
 
-@pytest.mark.parametrize("ending", [".npz", ".parquet", ".safetensors"])
+@pytest.mark.parametrize("ending", [".npz", ".parquet", ".safetensors", ".csv", ".csv.gz"])
 def test_what_is_not_such_a_file_is_refused(tmp_path, ending):
     path = tmp_path / f"my{ending}"
     assert "no feature file at" in refusal(path, FileNotFoundError)
     (tmp_path / "folder").mkdir()
     folder = tmp_path / "folder" / f"my{ending}"
     folder.mkdir()
-    assert "no feature file at" in refusal(folder, FileNotFoundError)
+    if ending == ".parquet":
+        assert "is a folder without a Parquet file; at least one was expected" in refusal(folder)
+    else:
+        assert "which is a folder" in refusal(folder, FileNotFoundError)
     for content in (b"", pickle.dumps({"x": [1]}), b"PK\x03\x04", b"PAR1"):
         path.write_bytes(content)
-        assert "is not a whole" in refusal(path)
+        message = refusal(path)
+        assert "is not a whole" in message or (ending == ".csv" and "is no text" in message)
+    if ending == ".csv":
+        return  # A table without its last rows is a table.
     whole = write(path).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     assert "is not a whole" in refusal(path)
@@ -285,7 +449,7 @@ def test_an_array_alone_and_pickled_objects_are_no_archive(tmp_path):
         np.save(file, points()[0])
     assert "is not a whole archive of plain arrays" in refusal(tmp_path / "alone.npz")
     np.savez(tmp_path / "objects.npz", x=points()[0], y=points()[1].astype(object))
-    assert "is not a whole archive of plain arrays" in refusal(tmp_path / "objects.npz")
+    assert "y holds Python objects, which would be unpickled; numbers or texts" in refusal(tmp_path / "objects.npz")
 
 
 @pytest.mark.parametrize(
@@ -300,7 +464,10 @@ def test_an_array_alone_and_pickled_objects_are_no_archive(tmp_path):
         (lambda x, y: {"x": x * 1j, "y": y}, "dtype complex64; a matrix of numbers was expected"),
         (lambda x, y: {"x": x, "y": y[:39]}, "y has 39 entries; 40 were expected, one an instance"),
         (lambda x, y: {"x": x, "y": y[:, None]}, "y has shape (40, 1)"),
-        (lambda x, y: {"x": x, "y": np.ones(40)}, "dtype float64; class labels were expected, integers or strings"),
+        (
+            lambda x, y: {"x": x, "y": np.ones(40)},
+            "float64, [1.0, 1.0, 1.0] first; class labels were expected",
+        ),
         (lambda x, y: {"x": x, "y": np.ones(40, int)}, "class_names has 1 entries; at least 2 classes"),
         (lambda x, y: {"x": x, "y": np.arange(40) // 39}, "the classes '1' have one instance; at least 2 were"),
         (
@@ -321,13 +488,21 @@ def test_archives_that_make_no_data_set_are_refused(tmp_path, change, message):
     [
         (lambda table: table.drop(columns="label"), "one called 'label' was expected"),
         (lambda table: table[["label"]], "columns of features: there are none; numbers were expected in all but"),
-        (lambda table: table.assign(f1="high"), "'f1' hold "),
-        (lambda table: table.assign(f1=[[1.0, 2.0]] * 40), "'f1' hold 'list<"),
-        (lambda table: table.assign(when=pd.Timestamp(0)), "'when' hold 'timestamp["),
-        (lambda table: table.assign(f1=[None, *range(39)]), "features holds 1 values that are NaN or infinite"),
-        (lambda table: table.assign(f1=table["f1"] * 1e300 * 1e9), "features holds 40 values that are NaN or infinite"),
+        (lambda table: table.rename(columns={"label": "Target"}), "did you mean 'Target'? Call it 'label'"),
+        (lambda table: table.rename(columns={"label": "lable"}), "'label' was expected; did you mean 'lable'"),
+        (lambda table: table[:0], "the table has no rows; at least one was expected"),
+        (lambda table: table.assign(f1=table["label"].astype("category")), "'f1' (categorical) hold no numbers"),
+        (lambda table: table.assign(f1=[None, *[True] * 39]), "'f1' are empty, NaN or infinite in float32 in 1 cells"),
+        (lambda table: table.assign(f1=None), "'f1' (empty) hold no numbers"),
+        (lambda table: table.assign(label=range(40)), "the classes '0', '1', '2', '3', '4' and 35 more have one inst"),
+        (lambda table: table.assign(label=["", *table["label"][1:]]), "the column 'label' has empty cells: 1, the fi"),
+        (lambda table: table.assign(f1="high"), "'f1' (string, e.g. 'high') hold no numbers; numbers"),
+        (lambda table: table.assign(f1=[[1.0, 2.0]] * 40), "'f1' (mixed) hold no numbers"),
+        (lambda table: table.assign(when=pd.Timestamp(0)), "'when' (datetime64) hold no numbers"),
+        (lambda table: table.assign(f1=[None, *range(39)]), "'f1' are empty, NaN or infinite in float32 in 1 cells"),
+        (lambda table: table.assign(f1=table["f1"] * 1e300 * 1e9), "'f1' are empty, NaN or infinite in float32 in 40"),
         (lambda table: table.assign(label=[None, *table["label"][1:]]), "the column 'label' has empty cells"),
-        (lambda table: table.assign(label=0.5), "label has shape (40,) and dtype float64; class labels were expected"),
+        (lambda table: table.assign(label=0.5), "label has shape (40,) and dtype float64, [0.5, 0.5, 0.5]"),
         (lambda table: table.assign(label="ant"), "class_names has 1 entries"),
         (lambda table: table.assign(split="train"), "the column 'split' holds 'train'; train and test were expected"),
         (lambda table: table.assign(split=["train", "test", *["dev"] * 38]), "holds 'dev', 'test', 'train'; train and"),
@@ -347,6 +522,27 @@ def test_a_column_that_occurs_twice_is_refused(tmp_path):
     column = pa.array([1.0, 2.0])
     pq.write_table(pa.Table.from_arrays([column, column], names=["f", "f"]), tmp_path / "my.parquet")
     assert "the columns ['f'] occur more than once" in refusal(tmp_path / "my.parquet")
+    (tmp_path / "my.csv").write_text("f,f,label\n1,2,x\n")
+    assert "the columns ['f'] occur more than once" in refusal(tmp_path / "my.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is not a whole CSV"),
+        ("a,label\n1,2,x\n", "is not a whole CSV: CSV parse error: Expected 2 columns, got 3"),
+        ("a,label\n?,x\n1,y\n", "'a' (string, e.g. '?') hold no numbers"),
+        ("a,label\n,x\n1,y\n", "'a' are empty, NaN or infinite in float32 in 1 cells, the first in row 1"),
+        ("a,label\n1,\n1,y\n", "the column 'label' has empty cells: 1, the first in row 1"),
+        ("a,class\n1,x\n", "did you mean 'class'?"),
+        ("a,when,label\n1,2020-01-01,x\n", "'when' (date) hold no numbers"),
+        ("a,label,split\n1,x,training\n1,y,val\n", "'split' holds 'training', 'val'; train and test were expected"),
+        ("a,label\n1,x\n".encode("utf-16"), "is no text in UTF-8"),
+    ],
+)
+def test_csv_that_makes_no_data_set_is_refused(tmp_path, content, message):
+    (tmp_path / "my.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert message in refusal(tmp_path / "my.csv")
 
 
 def test_a_file_of_other_tensors_is_no_bank(tmp_path):
@@ -374,7 +570,7 @@ def test_a_name_that_is_none_says_that_it_could_be_a_file():
     ("arguments", "message"),
     [
         (["run", "--features", "absent.npz"], "no feature file at"),
-        (["run", "--features", "digits"], "digits ends in ''; .safetensors, .npz, .parquet was expected"),
+        (["run", "--features", "digits"], "digits ends in ''; .safetensors, .npz, .parquet, .csv"),
         (
             ["run", "--features", "my.npz", "--dataset", "digits"],
             "--dataset and --features name digits and my.npz; one",

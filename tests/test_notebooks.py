@@ -10,12 +10,16 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import joblib
 import jupytext
 import nbformat
+import pandas as pd
 import pytest
 import torch
 
+from dal_lab.companion import notebooks as batch
 from dal_lab.companion.artefacts import check_manifest
+from dal_lab.companion.as_committed import as_committed
 from dal_lab.companion.command_line import main
 from dal_lab.companion.notebooks import (
     LocalKernelManager,
@@ -24,7 +28,9 @@ from dal_lab.companion.notebooks import (
     choose,
     execute,
     find,
+    times_left,
 )
+from dal_lab.companion.parameters import check_values
 from dal_lab.companion.readme import publish_notebooks, rendered
 from dal_lab.companion.site.notebook_page import WIDGET
 from dal_lab.companion.verdicts import COLUMNS
@@ -41,9 +47,9 @@ def notebooks(root):
     return {notebook.number: notebook for notebook in find(root / "notebooks")}
 
 
-def write_notebook(path, cells, parameters='preset = "quick"\noutput_dir = None\n'):
+def write_notebook(path, cells, parameters='preset = "quick"\noutput_dir = None\n', title="# A title"):
     notebook = nbformat.v4.new_notebook()
-    notebook.cells = [nbformat.v4.new_markdown_cell("# A title"), nbformat.v4.new_code_cell(parameters.strip())]
+    notebook.cells = [nbformat.v4.new_markdown_cell(title), nbformat.v4.new_code_cell(parameters.strip())]
     notebook.cells[1].metadata["tags"] = ["parameters"]
     notebook.cells += [nbformat.v4.new_code_cell(cell) for cell in cells]
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -194,9 +200,18 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_run_all_says_where_everything_is(project, capsys):
+def test_run_all_says_where_everything_is(project, capsys, monkeypatch):
+    page, done, run = project / "figures" / "quick" / "index.html", [], batch.execute
+
+    def seen(*arguments):
+        done.append(page.is_file() and page.read_text().count("<td>done</td>"))
+        return run(*arguments)
+
+    monkeypatch.setattr(batch, "execute", seen)
     assert main(["notebooks"]) == 0
+    assert done == [False, 1]  # The page is written after each notebook.
     printed = capsys.readouterr().out
+    assert "cells as committed" not in printed  # there is no repository
     assert f"figures and tables:  {project / 'figures' / 'quick'}" in printed
     assert f"executed notebooks:  {project / 'results' / 'notebooks' / 'quick'}" in printed
     assert f"to read in a browser: {project / 'figures' / 'quick' / 'index.html'}" in printed
@@ -276,7 +291,8 @@ def test_list_and_dry_run_run_nothing(project, capsys):
     assert "01  A title" in listed
     assert "quick" in listed
     assert main(["notebooks", "--dry-run", "--only", "02"]) == 0
-    assert capsys.readouterr().out.startswith("would run 02  A title, preset quick")
+    planned = f"would run 02  A title, preset quick\nwith device auto, fresh no, results dir {project / 'results'}\n"
+    assert capsys.readouterr().out == planned
     assert not (project / "figures").exists()
     assert not (project / "results").exists()
 
@@ -299,22 +315,111 @@ def test_faults_of_the_caller_are_one_line_and_exit_code_2(project, capsys, argu
     assert printed.count("\n") == 1
 
 
+def test_a_copy_beside_a_notebook_is_named_and_not_run(project, capsys):
+    for name in ("01_good-Copy1.ipynb", "01_a_much_longer_backup.ipynb"):
+        shutil.copy(project / "notebooks" / "01_good.ipynb", project / "notebooks" / name)
+    shutil.copy(project / "notebooks" / "02_other.ipynb", project / "notebooks" / "05_mine.ipynb")
+    assert [each.number for each in find(project / "notebooks")] == ["01", "02", "05"]
+    assert main(["notebooks", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:12] for line in lines] == [
+        "would run 01",
+        "would run 02",
+        "would run 05",
+        "with device ",
+        "left out, as",
+    ]
+    assert lines[-1].endswith("another notebook has the number: 01_a_much_longer_backup.ipynb, 01_good-Copy1.ipynb")
+
+
+def executed_in(path, seconds):
+    """A notebook whose last execution took so long."""
+    notebook = write_notebook(path, [])
+    content = nbformat.read(path, as_version=4)
+    content.metadata["dal_core"] = {"duration": seconds}
+    nbformat.write(content, path)
+    return notebook
+
+
+def test_the_time_that_is_left_is_that_of_the_last_execution_here_or_of_the_committed_quick_preset(tmp_path):
+    notebooks = [executed_in(tmp_path / "notebooks" / f"0{number}_it.ipynb", 60.0 * number) for number in (1, 2, 3)]
+    executed_in(tmp_path / "executed" / "03_it.ipynb", 600.0)
+
+    def left(preset="quick", fresh=False):
+        return times_left(notebooks, tmp_path / "executed", tmp_path / "figures" / preset, fresh=fresh)
+
+    assert left() == ["about 13 min", "about 12 min", "about 10 min"]
+    assert left("real") == ["", "", "about 10 min"]
+    (tmp_path / "figures" / "quick").mkdir(parents=True)
+    runs = pd.DataFrame({"run_key": ["a", "a", "b"], "run_duration_s": [30.0, 30.0, 170.0]})
+    runs.to_parquet(tmp_path / "figures" / "quick" / "03_runs.parquet")
+    assert left(fresh=True) == ["", "", "about 10 min"]
+    runs.assign(run_duration_s=joblib.cpu_count() * runs["run_duration_s"] * 10).to_parquet(
+        tmp_path / "figures" / "quick" / "03_runs.parquet"
+    )
+    assert left(fresh=True) == ["", "", "about 33 min"]
+
+
+def git(folder, *arguments):
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "-C", folder, *identity, *arguments], check=True, capture_output=True)
+
+
+def test_a_run_says_how_far_its_tables_are_those_of_the_last_commit(tmp_path):
+    folder = tmp_path / "figures" / "quick"
+    folder.mkdir(parents=True)
+    before = pd.DataFrame({"strategy": ["margin", "bait"], "accuracy": [50.0, 60.0], "nll": [1.0, float("nan")]})
+    for name in ("01_it", "01_it_time", "02_other"):
+        before.to_csv(folder / f"{name}.csv", index=False)
+    assert as_committed(folder, ["01", "02"]) is None
+    git(tmp_path, "init")
+    assert as_committed(folder, ["01", "02"]) is None
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "tables")
+    assert as_committed(folder, ["01", "02"]) == "12 of 12 cells as committed (tables of times left out)"
+    assert as_committed(folder, ["03"]) is None
+    after = before.assign(accuracy=[50.0 + 1e-9, 60.38], nll=[0.9, float("nan")])
+    for name in ("01_it", "01_it_time"):
+        after.to_csv(folder / f"{name}.csv", index=False)
+    before.head(1).to_csv(folder / "02_other.csv", index=False)
+    told = "4 of 6 cells as committed; largest difference 0.38 points in 01_it.md, row bait, column accuracy (%)"
+    assert as_committed(folder, ["01"]) == f"{told} (tables of times left out)"
+    both = f"{told}; other rows or columns in 02_other.md (tables of times left out)"
+    assert as_committed(folder, ["01", "02"]) == both
+
+
+def test_a_parameter_that_papermill_does_not_know_is_refused_by_the_notebook():
+    cells = [
+        "",
+        "import os",
+        "preset = 'quick'\nseeds = None  # a comment",
+        "# Parameters\nseeds = 3\n",
+        "check_values()",
+    ]
+    check_values({"In": cells, "preset": "quick"})
+    cells[3] = "# Parameters\nseed = 3\nseeds = 2\n"
+    with pytest.raises(ValueError, match="there is no parameter seed; there is preset, seeds"):
+        check_values({"In": cells, "preset": "quick"})
+
+
 def test_choose_keeps_the_order_of_the_notebooks(project):
     found = find(project / "notebooks")
     assert [each.number for each in choose(found, "02, 01")] == ["01", "02"]
     assert choose(found, None) == found
 
 
-def test_publish_takes_outputs_and_leaves_out_what_belongs_to_one_run(tmp_path):
+def test_publish_takes_outputs_and_leaves_out_what_belongs_to_one_run(tmp_path, capfd):
     cells = ["print(preset)", "import sys\nprint('progress', file=sys.stderr)"]
-    notebook = write_notebook(tmp_path / "01_it.ipynb", cells)
+    notebook = write_notebook(tmp_path / "01_it.ipynb", cells, title="# A title\n\n## (a) A study")
     jupytext.write(nbformat.read(notebook.path, as_version=4), tmp_path / "01_it.py", fmt="py:percent")
-    execute(notebook, tmp_path / "executed" / "01_it.ipynb", {"preset": "quick"})
+    seconds = execute(notebook, tmp_path / "executed" / "01_it.ipynb", {"preset": "quick"}).seconds
+    assert "(a) progress\n" in capfd.readouterr().err
     publish_notebooks(tmp_path, tmp_path / "executed")
     published = nbformat.read(notebook.path, as_version=4)
     assert [output.text for cell in published.cells for output in cell.get("outputs", [])] == ["quick\n"]
     assert "injected-parameters" not in notebook.path.read_text()
     assert "papermill" not in published.metadata
+    assert published.metadata["dal_core"] == {"duration": round(seconds, 1)}
 
     (tmp_path / "01_it.py").write_text((tmp_path / "01_it.py").read_text() + "\n# %%\nprint('new')\n")
     with pytest.raises(ValueError, match="has other cells"):

@@ -149,6 +149,17 @@ def test_a_classifiers_strategy_is_refused_on_a_regression():
         dal.Experiment(strategy="margin", learner=Ridge(), task=MeanError())
 
 
+@pytest.mark.parametrize("oracle", sorted(dal.names(oracle=True)))
+def test_an_oracle_of_classes_is_refused_on_a_regression(oracle):
+    message = f"strategy '{oracle}' compares classes, but .* a regression; a classification was expected"
+    with pytest.raises(ValueError, match=message):
+        dal.Experiment(strategy=oracle, learner=Ridge(), task=MeanError(), allow_oracle=True)
+    x, y = X[:20], X[:20, 0]
+    known = {"mean": y, "variance": y.abs() + 1, "hidden_labels": y[6:], "test": (x, y)}
+    with pytest.raises(ValueError, match=message):
+        dal.query(oracle, dal.Snapshot.of(x, labelled=range(6), labels=y[:6], **known), 3)
+
+
 def test_labels_that_are_no_classes_need_a_task():
     with pytest.raises(ValueError, match=r"task is None, and labels have dtype torch\.float64"):
         dal.run(dal.Experiment(strategy="random", learner=Ridge()), split(*load_diabetes(return_X_y=True)))
@@ -392,6 +403,22 @@ def test_lists_of_the_caller_do_not_change_a_strategy_and_frames_are_data():
     plain = dal.run(experiment, (X, Y, X.flip(0), Y.flip(0)))
     assert rows["acquired"].tolist() == plain["acquired"].tolist()
     assert dataclasses.asdict(experiment)["strategy"] == {"name": "margin", "options": {}}
+
+
+def test_any_integers_are_classes_and_features_of_any_scale_can_be_standardised():
+    experiment = dal.Experiment(protocol=dal.Protocol(cycles=2))
+    far = torch.tensor([-(10**9), 5, 10**12])[Y]
+    plain = dal.run(experiment, (X, Y, X, Y)).drop(columns=["query_s", "train_s"])
+    pd.testing.assert_frame_equal(dal.run(experiment, (X, far, X, far))[list(plain)], plain)
+    experiment = dal.Experiment(protocol=dal.Protocol(cycles=2, standardise=True))
+    scaled = X.double() * torch.logspace(-3, 6, X.shape[1], dtype=torch.float64) + 7
+    expected = dal.run(experiment, (X.double(), Y, X.double(), Y))
+    assert expected["nll"].tolist() != plain["nll"].tolist()
+    found = dal.run(experiment, (scaled, Y, scaled, Y))
+    assert found["acquired"].tolist() == expected["acquired"].tolist()
+    np.testing.assert_allclose(found["nll"], expected["nll"], rtol=1e-4)
+    with pytest.warns(UserWarning, match="data: the scale of features is far from 1"):
+        dal.run(dal.Experiment(protocol=dal.Protocol(cycles=2)), (scaled, Y, scaled, Y))
 
 
 def test_whole_numbers_are_targets_of_a_regression():

@@ -99,3 +99,8 @@ def test_without_truth_an_oracle_snapshot_is_a_plain_one():
 def test_a_labelled_set_that_does_not_fit_is_refused(name, labels, message):
     with pytest.raises(ValueError, match=rf"^{name}\.{message}"):
         oracle_snapshot(**{name: (torch.zeros(6, 5, dtype=torch.float64), labels)})
+
+
+@pytest.mark.parametrize(("labels", "expected"), [([0, 1], [0, 1]), ([0, 4], [0, 4]), ([10**9, 7], [1, 0])])
+def test_numbers_that_count_no_classes_say_which_is_which(labels, expected):
+    assert Snapshot.of(torch.zeros(5, 2), labelled=[1, 3], labels=labels).labels.tolist() == expected

@@ -197,6 +197,26 @@ def test_archives_are_unpacked_once(places, wrapped):
     assert source.where() == "Nobody"
 
 
+def test_what_is_hidden_is_neither_a_class_nor_an_image(places):
+    root, source = places.folder / "pets", ImageFolder()
+    for name in ("cat", "dog"):
+        for split in ("train", "test"):
+            (root / split / name / "more").mkdir(parents=True)
+            Image.fromarray(pixels(30, 30, 3)).save(root / split / name / "b.png")
+            Image.fromarray(pixels(30, 30, 3)).save(root / split / name / "more" / "a.JPG")
+    before = source.identity("pets", places)
+    for hidden in (".ipynb_checkpoints/1.png", "cat/.ipynb_checkpoints/1.png", "cat/._b.png", "__MACOSX/cat/1.png"):
+        (root / "train" / hidden).parent.mkdir(parents=True, exist_ok=True)
+        (root / "train" / hidden).write_bytes(b"no image")
+    data = source.read("pets", places)
+    assert data.class_names == ("cat", "dog")
+    assert data.train.labels.tolist() == [0, 0, 1, 1]
+    found = [Path(data.train.name(i)).relative_to(root / "train").as_posix() for i in range(4)]
+    assert found == ["cat/b.png", "cat/more/a.JPG", "dog/b.png", "dog/more/a.JPG"]
+    assert np.asarray(data.train.instances[3]).shape == (30, 30, 3)
+    assert source.identity("pets", places) == before
+
+
 def test_two_at_once_unpack_once(places, monkeypatch):
     (places.folder / "pets_train.zip").write_bytes(zipped(("cat", "dog"), wrapped=True))
     (places.folder / "pets_test.zip").write_bytes(zipped(("cat", "dog"), wrapped=False))

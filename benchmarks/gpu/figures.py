@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib import style
 from matplotlib.figure import Figure
 
 from dal_lab.runs.files import write_atomically
 
 
+@style.context("default")
 def draw_times(sections: dict[str, Any], path: Path) -> None:
     """How many times faster than the CPU's cores each case is on the device; nothing without cases."""
     items = sections.get("times", {}).get("items", {})
@@ -30,6 +32,7 @@ def draw_times(sections: dict[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
+@style.context("default")
 def draw_growth(sections: dict[str, Any], path: Path) -> None:
     """Seconds of a query against the size of the pool; nothing without such queries."""
     items = sections.get("times", {}).get("items", {})
@@ -45,6 +48,7 @@ def draw_growth(sections: dict[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
+@style.context("default")
 def draw_runs(sections: dict[str, Any], path: Path) -> None:
     """Learning curves of each grid and data set, the mean over the seeds that are there; nothing without runs."""
     items = sections.get("runs", {}).get("items", {})

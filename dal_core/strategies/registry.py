@@ -212,6 +212,13 @@ def needs_oracle(name: str) -> bool:
     return issubclass(needed_view(name), Truth)
 
 
+def compares_classes(strategy: Strategy) -> bool:
+    """Whether it is one of this package's oracles, none of which knows what to do on a regression."""
+    return issubclass(_needed_view(strategy), Truth) and function_of(strategy).__module__.startswith(
+        "dal_core.oracles."
+    )
+
+
 def option_names(name: str) -> list[str]:
     """The options that the strategy knows beyond snapshot, batch size and generator."""
     return [option for option in _parameters(name)[3:] if option != CONTEXT]
@@ -263,6 +270,9 @@ def query(
         AbsentError: if the snapshot lacks what the strategy needs.
         ValueError: if the batch is larger than the pool, or the answer is not a batch.
     """
+    if compares_classes(strategy) and snapshot.labels.is_floating_point():
+        told = f"strategy {function_of(strategy).__name__!r} compares classes, but labels are those of a regression"
+        raise ValueError(f"{told}; a classification was expected")
     if not isinstance(snapshot, needed := _needed_view(strategy)):
         for field in dataclasses.fields(needed):
             getattr(snapshot, field.name)  # What is not there raises the error.

@@ -14,11 +14,12 @@ from matplotlib.figure import Figure
 
 from dal_lab.checks import check_file_name, check_folder
 from dal_lab.companion.description import describe
-from dal_lab.companion.origins import changes, origins, project_root
+from dal_lab.companion.figures.style import in_style
+from dal_lab.companion.origins import origins
 from dal_lab.companion.tables import markdown
 from dal_lab.runs.committed import ENDING
 from dal_lab.runs.files import write_atomically, write_text
-from dal_lab.runs.provenance import git_commit
+from dal_lab.runs.provenance import git_commit, is_crowded
 
 MANIFEST = "manifest.json"
 PAGES = ".html"  # The site over figures and tables keeps these itself.
@@ -69,6 +70,7 @@ class Report:
         self._earlier, self._entries = read_manifest(self.folder), dict[str, Any]()
         self._origins = origins(notebook, self.folder.name)  # as it is when it begins, not as it is edited later
 
+    @in_style()
     def figure(self, figure: Figure, name: str, *, cell: str, keys: Sequence[str]) -> ReadableFigure:
         """Save `figure` as PNG and PDF, close it, and return it for display, with what its labels say as its text.
 
@@ -80,14 +82,14 @@ class Report:
             cell: the experiment or figure of the paper, as the notebook's heading names it.
             keys: of the runs that the figure rests on (`Grid.keys`).
         """
-        origin = f"dal_core {git_commit()}, runs {_digest(','.join(sorted(keys)).encode())[:16]}"
+        origin = f"dal_core {git_commit()}, runs {digest_of(','.join(sorted(keys)).encode())[:16]}"
         png, pdf = self._path(name, "png"), self._path(name, "pdf")
         # Without dates and versions a file changes only with its content.
         with write_atomically(png) as temporary:
             figure.savefig(temporary, metadata={"Description": origin, "Software": None})
         figure.set_layout_engine("none")  # the next drawings leave all where it is, and need no layout of their own
         kept = {path: self._earlier.get(path.name, {}).get("digest") for path in (png, pdf) if path.is_file()}
-        if len(kept) < 2 or any(_digest(path.read_bytes()) != digest for path, digest in kept.items()):
+        if len(kept) < 2 or any(digest_of(path.read_bytes()) != digest for path, digest in kept.items()):
             undated = dict.fromkeys(("CreationDate", "Producer", "Creator"))
             page = io.BytesIO()  # A PDF that is written onto a full disk ends in an error that hides the reason.
             figure.savefig(page, format="pdf", metadata={"Subject": origin, **undated})
@@ -96,8 +98,8 @@ class Report:
         shown = io.BytesIO()
         figure.savefig(shown, format="png", dpi=figure.dpi)  # smaller than the file
         alt = f"{cell}: {describe(figure)}"  # after saving, which places the names at the ticks
-        for path in (png, pdf):
-            self._enter(path, cell, keys, alt=alt)
+        self._enter(png, cell, keys, alt=alt, shown=digest_of(shown.getvalue()))
+        self._enter(pdf, cell, keys, alt=alt)
         plt.close(figure)
         return ReadableFigure(shown.getvalue(), alt)
 
@@ -122,7 +124,7 @@ class Report:
         return self.folder / f"{self.notebook.split('_')[0]}_{name}.{ending}"
 
     def _enter(self, path: Path, cell: str, keys: Sequence[str], **more: str) -> None:
-        entry = {"notebook": self.notebook, "cell": cell, "keys": sorted(keys), "digest": _digest(path.read_bytes())}
+        entry = {"notebook": self.notebook, "cell": cell, "keys": sorted(keys), "digest": digest_of(path.read_bytes())}
         self._entries[path.name] = entry | more
         sources = {**self._origins, "data": dict(self.data), "strategies": dict(self.strategies)}
         entries = {name: {**each, "origins": sources} for name, each in self._entries.items()}
@@ -148,50 +150,59 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def note_load(folder: Path, notebook: str, runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Put the highest load beside the `runs` (what is recorded with them, by key) into the entries of measured times.
+
+    Returns a line for each load that makes times unreliable, with the files.
+    """
+    manifest, lines = read_manifest(folder), dict[str, list[str]]()
+    for name, entry in manifest.items():
+        loads = [runs[key] for key in entry["keys"] if "load" in runs.get(key, {})]
+        if entry["notebook"] == notebook and "time" in name and loads:
+            worst = max(loads, key=lambda about: about["load"] / about["cores"])
+            entry["load"] = {part: worst[part] for part in ("load", "cores")}
+            if is_crowded(**entry["load"]):
+                lines.setdefault(load_in_words(entry["load"]), []).append(name)
+    if any("load" in entry for entry in manifest.values()):
+        write_text(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    return [f"{words} ({', '.join(names)})" for words, names in lines.items()]
+
+
+def load_in_words(load: Mapping[str, float]) -> str:
+    """Return the load beside measured times as people say it, and whether the times can be relied on."""
+    return f"load {load['load']:g} on {load['cores']:g} cores" + ": times unreliable" * is_crowded(**load)
+
+
 def check_manifest(folder: Path) -> None:
     """Make sure that every file in `folder` has an entry that fits its content, and every entry its file.
 
     Raises:
         ManifestError: naming the files.
     """
+    if found := "; ".join(f"{what}: {', '.join(names)}" for what, names in faults(folder).items()):
+        raise ManifestError(f"{folder / MANIFEST} and its folder disagree; {found}")
+
+
+def faults(folder: Path) -> dict[str, list[str]]:
+    """Return the names of files on which manifest and folder disagree, by what is wrong with them.
+
+    Raises:
+        ManifestError: if the manifest is damaged.
+    """
     entries = {name: entry["digest"] for name, entry in read_manifest(folder).items()}
     # Hidden files, which a system, an editor or a process that writes leaves, and pages of the site are no results.
     # Committed runs know themselves whether they were changed.
     places = [path for path in folder.glob("*") if not path.name.startswith(".")]
     files = {path.name: path for path in places if not path.name.endswith((MANIFEST, PAGES, ENDING))}
-    changed = {name for name in files.keys() & entries.keys() if _digest(files[name].read_bytes()) != entries[name]}
-    faults = {
+    changed = {name for name in files.keys() & entries.keys() if digest_of(files[name].read_bytes()) != entries[name]}
+    found = {
         "files without an entry (delete them, or make a cell write them)": files.keys() - entries.keys(),
         "entries without a file": entries.keys() - files.keys(),
         "files that were changed after they were written": changed,
     }
-    if found := "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in faults.items() if names):
-        raise ManifestError(f"{folder / MANIFEST} and its folder disagree; {found}")
+    return {what: sorted(names) for what, names in found.items() if names}
 
 
-def stale(folder: Path, data: Mapping[str, str] | None = None) -> dict[str, list[str]]:
-    """Return the project's notebooks whose figures and tables in `folder` are not those of now, with the reasons.
-
-    Nothing is executed, and no data are read: `data` are digests of those that the caller knows, by their names in the
-    manifest, such as `Grid.digests`; others are not compared. The folder is called like the preset.
-
-    Raises:
-        ManifestError: if the manifest is damaged.
-    """
-    from dal_core.strategies import registry
-
-    entries, found = read_manifest(folder).values(), {}
-    now = {"data": data or {}, "strategies": {name: registry.version(name) for name in registry.names()}}
-    for path in sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.py")):
-        before = [entry.get("origins") for entry in entries if entry["notebook"] == path.stem]
-        if not before:
-            found[path.stem] = ["it has no figures and tables here"]
-        elif before[0] is None:
-            found[path.stem] = ["its entries do not say what they rest on: an earlier version wrote them"]
-        elif reasons := changes(before[0], origins(path.stem, folder.name) | now):
-            found[path.stem] = reasons
-    return found
-
-
-def _digest(content: bytes) -> str:
+def digest_of(content: bytes) -> str:
+    """Return what tells the content of a file from others."""
     return hashlib.sha256(content).hexdigest()

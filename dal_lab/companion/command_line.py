@@ -291,13 +291,11 @@ def notebooks(
         defaults = {name: text for each in chosen for name, text in each.parameters().items()}
         parameters |= from_texts(named(values, "--set"), defaults)
     check_values(parameters)
+    to = {"executed": root / "results" / "notebooks", "figures": root / "figures"}
     if dry_run:
-        for each in chosen:
-            print(f"would run {each.number}  {each.title}, preset {preset}, with {parameters}")
+        print(*notebooks.planned(chosen, preset=preset, parameters=parameters, **to), sep="\n")
         return 0
-    executed, figures = root / "results" / "notebooks", root / "figures"
-    well = notebooks.run_all(chosen, preset=preset, executed=executed, figures=figures, parameters=parameters)
-    return 0 if well else RUN_FAILED
+    return 0 if notebooks.run_all(chosen, preset=preset, parameters=parameters, **to) else RUN_FAILED
 
 
 @app.command
@@ -317,6 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # What a terminal cannot write never costs a result.
             stream.reconfigure(errors="replace")
+    os.environ["MPLBACKEND"] = "agg"  # Figures go into files; a user's choice may need a display.
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _print_warning  # type: ignore[assignment]

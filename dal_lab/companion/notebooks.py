@@ -2,27 +2,37 @@
 
 import contextlib
 import dataclasses
+import io
+import json
 import os
+import re
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from math import nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import joblib
 import nbformat
+import numpy as np
+import pandas as pd
 import papermill
 import psutil
 from jupyter_client.manager import AsyncKernelManager
 
 from dal_core.checks import printable
 from dal_core.devices import device_in_words
-from dal_lab.companion.artefacts import ManifestError, check_manifest, read_manifest
+from dal_lab.companion.artefacts import ManifestError, check_manifest, note_load, read_manifest
+from dal_lab.companion.as_committed import as_committed
+from dal_lab.companion.origins import numbered
 from dal_lab.companion.parameters import check_values
 from dal_lab.companion.site.index import ABOUT, PROVENANCE, title_of, write_site
-from dal_lab.runs.committed import ENDING, commit
+from dal_lab.runs.committed import ENDING, commit, committed_runs
 from dal_lab.runs.files import remove_leftovers, write_atomically
+from dal_lab.runs.plan import duration_in_words
 from dal_lab.runs.provenance import git_commit, versions
 from dal_lab.runs.store import Store
 
@@ -59,8 +69,8 @@ class Outcome(NamedTuple):
 
 
 def find(folder: Path) -> list[Notebook]:
-    """Return the notebooks in `folder`, by number."""
-    return [Notebook(path) for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))]
+    """Return the notebooks in `folder`, one a number; a copy or backup beside a notebook is none."""
+    return [Notebook(path) for path in numbered(folder)[0]]
 
 
 def choose(notebooks: Sequence[Notebook], only: str | None) -> list[Notebook]:
@@ -103,20 +113,21 @@ def execute(notebook: Notebook, executed: Path, parameters: dict[str, Any]) -> O
     """
     check_parameters(notebook, parameters)
     start, error = time.perf_counter(), None
-    failed = executed.with_suffix(".failed.ipynb")
+    failed, lines = executed.with_suffix(".failed.ipynb"), _SectionLines()
     with write_atomically(failed) as temporary, _kernel_environment():
         try:
             papermill.execute_notebook(
                 str(notebook.path), str(temporary), parameters,
-                cwd=str(notebook.path.parent), progress_bar=False, stderr_file=sys.stderr, kernel_name="python3",
-                kernel_manager_class=LocalKernelManager,
+                cwd=str(notebook.path.parent), progress_bar=False, stderr_file=lines, kernel_name="python3",
+                kernel_manager_class=LocalKernelManager, on_cell_start=lines.begin,
             )  # fmt: skip
         except papermill.PapermillExecutionError as failure:
             error = f"cell {failure.exec_count}: {failure.ename}: {failure.evalue}"
         seconds = time.perf_counter() - start
         done = nbformat.read(temporary, as_version=4)
         device = device_in_words(str(parameters.get("device", "auto")))
-        done.metadata[PROVENANCE] = {"device": device, "versions": versions(), "commit": git_commit()}
+        about = {"device": device, "versions": versions(), "commit": git_commit()}
+        done.metadata[PROVENANCE] = about | {"duration": round(seconds, 1)}
         done.metadata.setdefault("papermill", {})["duration"] = seconds  # its own is negative if a clock was put back
         nbformat.write(done, temporary)
     for position, cell in enumerate(done.cells):
@@ -132,15 +143,37 @@ def execute(notebook: Notebook, executed: Path, parameters: dict[str, Any]) -> O
 
 
 def _with_its_runs(notebook: Notebook, outcome: Outcome, figures: Path, results: str | None) -> Outcome:
-    """Write the runs that a notebook's figures and tables rest on beside them; an error counts as the notebook's."""
+    """Write the runs that a notebook's figures and tables rest on beside them; an error counts as the notebook's.
+
+    Prints a warning where the load beside measured times makes them unreliable.
+    """
     home = notebook.path.parent.parent
     try:
         entries = [each for each in read_manifest(figures).values() if each["notebook"] == notebook.path.stem]
         keys = {key for entry in entries for key in entry["keys"]}
         commit(keys, Store(Path(results or home / "results")), figures / f"{notebook.number}{ENDING}")
+        runs = {key: run.about for key, run in committed_runs([figures]).items()}
+        for line in note_load(figures, notebook.path.stem, runs):
+            print(f"    warning: {line}", flush=True)
     except (OSError, ValueError) as error:
         return outcome._replace(error=f"its runs are not committed: {error}")
     return outcome
+
+
+class _SectionLines(io.TextIOBase):
+    """Puts what a notebook writes to stderr there, its progress, with the section's letter, such as (e), in front."""
+
+    section = ""
+
+    def begin(self, cell: Any, cell_index: int) -> None:  # noqa: ARG002 - nbclient names the arguments
+        if cell.cell_type == "markdown" and (letters := re.findall(r"^#+ (\(\w\) )", cell.source, flags=re.MULTILINE)):
+            self.section = letters[-1]
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(re.sub(r"^(?=.)", self.section, text, flags=re.MULTILINE))
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 class LocalKernelManager(AsyncKernelManager):
@@ -162,6 +195,8 @@ def _kernel_environment() -> Iterator[None]:
             "JUPYTER_PREFER_ENV_PATH": "1",
             "JUPYTER_RUNTIME_DIR": sockets,
             "DAL_PROGRESS": "plain",
+            "IPYTHONDIR": sockets,  # Start-up files and settings of figures in the user's profile stay out, and so does
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # a window that nobody sees.
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
         try:
@@ -174,12 +209,62 @@ def _kernel_environment() -> Iterator[None]:
             os.environ |= before
 
 
+def times_left(notebooks: Sequence[Notebook], executed: Path, figures: Path, *, fresh: bool) -> list[str]:
+    """Return for each notebook in words how long it and those after it take; empty where that is unknown.
+
+    `executed` and `figures` are the preset's folders.
+    """
+    each = [_expected_seconds(notebook, executed, figures, fresh=fresh) for notebook in notebooks]
+    left = np.cumsum(each[::-1])[::-1]
+    return ["" if np.isnan(seconds) else f"about {duration_in_words(seconds)}" for seconds in left]
+
+
+def _expected_seconds(notebook: Notebook, executed: Path, figures: Path, *, fresh: bool) -> float:
+    """Return how long the last execution took, here or, of the preset quick, of the committed notebook; NaN: unknown.
+
+    With `fresh` it takes at least as long as its runs did.
+    """
+    seconds = nan
+    for path in (notebook.path, executed / notebook.path.name)[figures.name != "quick" :]:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            seconds = json.loads(path.read_text(encoding="utf-8"))["metadata"][PROVENANCE]["duration"]
+    if fresh:
+        with contextlib.suppress(OSError):
+            runs = pd.read_parquet(figures / f"{notebook.number}{ENDING}", columns=["run_key", "run_duration_s"])
+            return np.fmax(seconds, runs.drop_duplicates()["run_duration_s"].sum() / joblib.cpu_count())
+    return nan if fresh else seconds
+
+
+def planned(
+    notebooks: Sequence[Notebook], *, preset: str, executed: Path, figures: Path, parameters: Mapping[str, Any]
+) -> list[str]:
+    """Return what `run_all` would do, in lines for people."""
+    left = times_left(notebooks, executed / preset, figures / preset, fresh=bool(parameters.get("fresh")))
+    lines = [f"would run {each.number}  {each.title}, preset {preset}" for each in notebooks]
+    settings = ", ".join(f"{name.replace('_', ' ')} {_in_words(value)}" for name, value in parameters.items())
+    total = [f"{left[0]}, as the last time"] if left and left[0] else []
+    return [*lines, f"with {settings}", *_left_out(notebooks), *total]
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " and ".join(map(str, value))
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _left_out(notebooks: Sequence[Notebook]) -> list[str]:
+    """Return a line that names copies beside notebooks; no line if there are none."""
+    others = [path.name for folder in {each.path.parent for each in notebooks} for path in numbered(folder)[1]]
+    return [f"left out, as another notebook has the number: {', '.join(sorted(others))}"] if others else []
+
+
 def run_all(
     notebooks: Sequence[Notebook], *, preset: str, executed: Path, figures: Path, parameters: dict[str, Any]
 ) -> bool:
     """Run the notebooks one after another, print what became of them and where things are; True if all is well.
 
     A notebook that fails does not stop the others. Kernels never run side by side; the parallelism is in the grid.
+    The results page is written after each of them.
     """
     parameters = {"preset": preset, "output_dir": str(figures), **parameters}
     known = {name for notebook in notebooks for name in notebook.parameters()}
@@ -189,9 +274,12 @@ def run_all(
         given[notebook] = {name: value for name, value in parameters.items() if name not in others}
         check_parameters(notebook, given[notebook])
     remove_leftovers(figures / preset)
-    failed = []
-    for notebook in notebooks:
-        print(f"{notebook.number}  {notebook.title}", flush=True)
+    failed, well = [], True
+    left = times_left(notebooks, executed / preset, figures / preset, fresh=bool(parameters.get("fresh")))
+    for line in _left_out(notebooks):
+        print(line)
+    for notebook, time_left in zip(notebooks, left, strict=True):
+        print(f"{notebook.number}  {notebook.title}{time_left and f' ({time_left} left)'}", flush=True)
         outcome = execute(notebook, executed / preset / notebook.path.name, given[notebook])
         if outcome.error is None and preset in COMMITTED:
             outcome = _with_its_runs(notebook, outcome, figures / preset, parameters.get("results_dir"))
@@ -200,11 +288,14 @@ def run_all(
         else:
             failed.append(notebook.number)
             print(f"    FAILED after {outcome.seconds:.0f} s: {outcome.error} (see {outcome.executed})", flush=True)
+        if notebook is not notebooks[-1]:
+            with contextlib.suppress(OSError, ValueError):  # which the last one raises
+                _write_page(notebooks, preset, executed, figures, changed={notebook.path})
+    if compared := as_committed(figures / preset, [each.number for each in notebooks if each.number not in failed]):
+        print(compared)
     print(f"figures and tables:  {figures / preset}\nexecuted notebooks:  {executed / preset}")
-    well = not failed
     try:
-        sources = [each.path for folder in {each.path.parent for each in notebooks} for each in find(folder)]
-        page = write_site(figures / preset, executed / preset, sources, preset=preset, about=PRESETS.get(preset, ""))
+        page = _write_page(notebooks, preset, executed, figures, changed={notebooks[-1].path})
         print(f"to read in a browser: {page}")
         check_manifest(figures / preset)
     except ManifestError as error:
@@ -212,4 +303,12 @@ def run_all(
         print(f"error: {error}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} of {len(notebooks)} notebooks failed:  {', '.join(failed)}")
-    return well
+    return well and not failed
+
+
+def _write_page(
+    notebooks: Sequence[Notebook], preset: str, executed: Path, figures: Path, changed: set[Path]
+) -> Path:  # fmt: skip
+    sources = [each.path for folder in {each.path.parent for each in notebooks} for each in find(folder)]
+    about = PRESETS.get(preset, "")
+    return write_site(figures / preset, executed / preset, sources, preset=preset, about=about, changed=changed)

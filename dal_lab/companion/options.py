@@ -69,6 +69,7 @@ class Setup:
     ] = "sgd"
     device: Device = "auto"
     allow_oracle: Annotated[bool, about("allow a strategy that looks at true labels")] = False
+    standardise: Annotated[bool, about("give features mean 0 and deviation 1 on the train split")] = False
     option: Annotated[tuple[str, ...], about(OPTION, metavar="NAME=VALUE")] = ()
     data_dir: DataDir = None
     plugin: Plugins = ()

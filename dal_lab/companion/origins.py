@@ -23,14 +23,27 @@ def project_root() -> Path:
     return Path(os.environ.get("DAL_ROOT") or Path(__file__).resolve().parents[2])
 
 
-def origins(notebook: str, preset: str) -> dict[str, str]:
+def numbered(folder: Path, ending: str = ".ipynb") -> tuple[list[Path], list[Path]]:
+    """Return the notebooks `NN_*` in a folder, one a number, and the others: copies and backups beside them.
+
+    Of several with a number it is the one that has both forms, .ipynb and .py; if that leaves a choice, the shortest.
+    """
+    twin = ".py" if ending == ".ipynb" else ".ipynb"
+    found = sorted(folder.glob(f"[0-9][0-9]_*{ending}"), key=lambda path: (len(path.stem), path.stem))
+    found.sort(key=lambda path: (path.stem[:2], not path.with_suffix(twin).is_file()))
+    first = {path.stem[:2]: path for path in reversed(found)}
+    return sorted(first.values()), [path for path in found if path not in first.values()]
+
+
+def origins(notebook: str, preset: str, root: Path | None = None) -> dict[str, str]:
     """Return digests of the notebook's cells, of the preset's settings in them, and of the lock; and the version.
 
     The settings are the cell with the dictionary `settings`, less the other presets and the comments; the text is all
     other cells, code and Markdown. What this project does not have, such as a notebook in another place, is left out.
     """
     found = {"version": str(RESULTS_VERSION)}
-    text, lock = project_root() / "notebooks" / f"{notebook}.py", project_root() / LOCK
+    root = root or project_root()
+    text, lock = root / "notebooks" / f"{notebook}.py", root / LOCK
     if text.is_file():
         _, *cells = CELLS.split(text.read_text(encoding="utf-8"))
         settings = [cell for cell in cells if PRESETS.search(cell)]

@@ -1,6 +1,8 @@
 """The parameters of the notebooks, and what each of them may be."""
 
-from collections.abc import Callable, Mapping
+import ast
+import itertools
+from collections.abc import Callable, KeysView, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,19 @@ def check_values(parameters: Mapping[str, Any]) -> None:
     """Refuse a value that a parameter of the notebooks cannot have: "3" seeds, or `fresh = "no"`, which is true.
 
     Whatever else `parameters` holds is left alone, so that a notebook can hand in `globals()`. Whether names exist is
-    for the notebook to say, which knows its data sets and strategies.
+    for the notebook to say, which knows its data sets and strategies. A name that papermill was called with and that
+    the parameters cell lacks is refused, where papermill only warns.
 
     Raises:
         ValueError: naming the parameter, what was found and what was expected.
     """
     load_plugins()  # A notebook calls this first, and its strategies may be own ones.
+    cells = parameters.get("In", [])  # Of a notebook; papermill's own follows that of the parameters.
+    for offered, given in itertools.pairwise(cells):
+        if given.startswith("# Parameters\n") and (unknown := _assigned(given) - _assigned(offered)):
+            raise ValueError(
+                f"there is no parameter {', '.join(sorted(unknown))}; there is {', '.join(_assigned(offered))}"
+            )
     for name in (name for name in CHECKS if name in parameters):
         value = parameters[name]
         if value is not None or name not in OPTIONAL:
@@ -46,6 +55,12 @@ def from_texts(given: Mapping[str, Any], defaults: Mapping[str, str]) -> dict[st
         name: value.split(",") if isinstance(value, str) and name in lists and not name.endswith("_dir") else value
         for name, value in given.items()
     }
+
+
+def _assigned(cell: str) -> KeysView[str]:
+    """Return the names that the code of a cell assigns, in order."""
+    targets = [target for node in ast.parse(cell).body if isinstance(node, ast.Assign) for target in node.targets]
+    return dict.fromkeys(target.id for target in targets if isinstance(target, ast.Name)).keys()
 
 
 OPTIONAL = ("seeds", "jobs", "num_candidates", "datasets", "data_dir", "output_dir", "results_dir")  # may be None

@@ -13,15 +13,12 @@ import itertools
 import re
 from pathlib import Path
 
-import jupytext
-import nbformat
-
-from dal_lab.companion.site.notebook_page import read_notebook
+from dal_lab.companion.origins import numbered
 from dal_lab.companion.tables import markdown
 from dal_lab.companion.verdicts import all_verdicts, counted
 from dal_lab.runs.files import write_atomically, write_text
 
-_QUOTED = re.compile(r"(<!-- table (?P<path>\S+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+QUOTED = re.compile(r"(<!-- table (?P<path>\S+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 
 
 def publish_notebooks(folder: Path, executed: Path) -> list[Path]:
@@ -33,8 +30,14 @@ def publish_notebooks(folder: Path, executed: Path) -> list[Path]:
     Raises:
         ValueError: if an executed copy has other cells than the text form: run the notebooks again.
     """
+    import jupytext  # Not above: the README alone is read without them, in a second less.
+    import nbformat
+
+    from dal_lab.companion.site.index import PROVENANCE
+    from dal_lab.companion.site.notebook_page import read_notebook
+
     written = []
-    for text in sorted(folder.glob("[0-9][0-9]_*.py")):
+    for text in numbered(folder, ".py")[0]:
         source = executed / f"{text.stem}.ipynb"
         if not source.is_file():
             raise FileNotFoundError(f"no executed notebook at {source}; run the quick preset first")
@@ -52,6 +55,8 @@ def publish_notebooks(folder: Path, executed: Path) -> list[Path]:
                     if output.output_type == "execute_result":
                         output["execution_count"] = cell.execution_count
         fresh.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        if seconds := run.metadata.get(PROVENANCE, {}).get("duration"):  # which tells the next run how long it takes
+            fresh.metadata[PROVENANCE] = {"duration": seconds}
         fresh.nbformat, fresh.nbformat_minor = 4, 5
         path = text.with_suffix(".ipynb")
         with write_atomically(path) as temporary:
@@ -66,18 +71,19 @@ def rendered(readme: str, root: Path) -> str:
     Raises:
         ValueError: if a table is quoted that does not exist.
     """
+    return QUOTED.sub(lambda match: filled(match, root), readme)
 
-    def table(match: re.Match[str]) -> str:
-        path = root / match["path"]
-        if path.name == "verdicts" and len(found := all_verdicts(path.parent)):
-            text = f"{counted(found)}\n\n{markdown(found[['notebook', 'claim', 'verdict']])}"
-        elif path.is_file():
-            text = path.read_text(encoding="utf-8")
-        else:
-            raise ValueError(f"README.md quotes {match['path']}, which does not exist")
-        return f"{match[1]}\n{text.strip()}\n\n{match[3]}"
 
-    return _QUOTED.sub(table, readme)
+def filled(match: re.Match[str], root: Path) -> str:
+    """Return a place that quotes a table, with the table as it stands in its file now; raises as `rendered` does."""
+    path = root / match["path"]
+    if path.name == "verdicts" and len(found := all_verdicts(path.parent)):
+        text = f"{counted(found)}\n\n{markdown(found[['notebook', 'claim', 'verdict']])}"
+    elif path.is_file():
+        text = path.read_text(encoding="utf-8")
+    else:
+        raise ValueError(f"README.md quotes {match['path']}, which does not exist")
+    return f"{match[1]}\n{text.strip()}\n\n{match[3]}"
 
 
 def render_readme(root: Path) -> None:

@@ -28,7 +28,7 @@ def markdown(table: pd.DataFrame) -> str:
     cells = table.astype(object).where(table.notna(), None).to_numpy().tolist()
     cells = [[cell.replace("|", "\\|") if isinstance(cell, str) else cell for cell in row] for row in cells]
     names = [i for i, column in enumerate(columns) if column in NAMES]  # a file may be called 007
-    headings, formats = list(map(_heading, columns)), list(map(_format, columns))
+    headings, formats = list(map(heading, columns)), list(map(_format, columns))
     return tabulate(cells, headings, "pipe", floatfmt=formats, missingval="", disable_numparse=names) + "\n"
 
 
@@ -45,10 +45,10 @@ def cells_of(table: pd.DataFrame) -> tuple[list[tuple[str, bool]], list[list[Cel
     """Headings, each with whether its column has numbers, and rows of a table as `markdown` writes them."""
     formats = list(map(_format, table.columns))
     rows = [list(map(_cell, row, formats)) for row in table.astype(object).to_numpy().tolist()]
-    return [(_heading(str(name)), kind.kind in "iuf") for name, kind in table.dtypes.items()], rows
+    return [(heading(str(name)), kind.kind in "iuf") for name, kind in table.dtypes.items()], rows
 
 
-def _heading(column: str) -> str:
+def heading(column: str) -> str:
     """Return a column's name for readers."""
     if column.endswith("_ci"):
         return "±"

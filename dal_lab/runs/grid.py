@@ -16,7 +16,7 @@ import joblib
 import pandas as pd
 
 from dal_core.checks import check_flag, check_whole, shown
-from dal_core.experiment import FailedRunError
+from dal_core.experiment import Experiment, FailedRunError
 from dal_lab.checks import check_folder
 from dal_lab.plugins import load_plugins
 from dal_lab.runs import engine
@@ -42,6 +42,7 @@ from dal_lab.runs.study import (
     run_together,
     settings,
     strategies_of,
+    warn_of_data,
 )
 from dal_lab.sources import catalogue
 
@@ -109,6 +110,9 @@ class Grid:
             KeyboardInterrupt: on Ctrl-C, saying how many runs are done.
         """
         keyed, rows, missing = self._look_up(studies)
+        plain = [each for each in missing.values() if isinstance(each, Experiment) and not each.protocol.standardise]
+        for study in {data_of(each): each for each in plain}.values():
+            warn_of_data(study, self.data_dir)  # here, as workers write into logs
         if failures := self._compute(missing, what, total=len(keyed)):
             raise error_of(failures, len(keyed), self.store.failures)
         rows |= {key: self.store.read(study, key) for key, study in missing.items()}
@@ -299,7 +303,8 @@ def compute(group: Mapping[str, AnyStudy], store: Store, data_dir: Path | str | 
     """Compute the runs of a group and store them, all or none."""
     started, start = datetime.now(UTC), time.perf_counter()
     studies: list[Any] = list(group.values())
-    curves = [run(studies[0], data_dir=data_dir)] if len(group) == 1 else run_together(studies, data_dir=data_dir)
+    plain = isinstance(studies[0], Experiment)
+    curves = run_together(studies, data_dir=data_dir) if plain else [run(studies[0], data_dir=data_dir)]
     seconds = (time.perf_counter() - start) / len(group)  # the share of each
     for study, rows in zip(studies, curves, strict=True):
         _check_rows(study, rows)

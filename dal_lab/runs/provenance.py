@@ -5,6 +5,7 @@ import subprocess
 from functools import lru_cache
 from pathlib import Path
 
+import psutil
 import torch
 
 import dal_core
@@ -31,6 +32,18 @@ def git_commit() -> str:
 def versions() -> dict[str, str]:
     """Versions that numbers may depend on."""
     return {"python": platform.python_version(), "torch": torch.__version__, "dal_core": dal_core.__version__}
+
+
+def load_beside(seconds: float) -> dict[str, float]:
+    """Return how many processes wanted a core, on average over about the last `seconds`, and the number of cores."""
+    minute, five, quarter = psutil.getloadavg()
+    load = minute if seconds <= 60 else five if seconds <= 300 else quarter
+    return {"load": round(load, 1), "cores": psutil.cpu_count() or 1}
+
+
+def is_crowded(load: float, cores: float) -> bool:
+    """Whether processes waited for a core while something was measured; a grid has no more of them than cores."""
+    return load > 1.25 * cores
 
 
 def _git(root: Path, *arguments: str) -> str:

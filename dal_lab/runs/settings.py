@@ -98,6 +98,7 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
         "device": experiment.device,
         "allow_oracle": experiment.allow_oracle,
     }
+    found |= {"standardise": True} if protocol.standardise else {}
     found |= {name: getattr(protocol, name) for name, plain in RARE.items() if getattr(protocol, name) != plain}
     if (updates := experiment.updates) is not None:
         changed = {n: v for n, v in dataclasses.asdict(updates).items() if v != getattr(Updates(), n)}

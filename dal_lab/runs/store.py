@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from dal_core import RESULTS_VERSION
 from dal_lab.runs.files import UNSEALED, is_intact, sealed, write_atomically
-from dal_lab.runs.provenance import git_commit, versions
+from dal_lab.runs.provenance import git_commit, load_beside, versions
 from dal_lab.runs.study import AnyStudy, bank_name, canonical, code_of, configuration, device_of, strategies_of
 
 PROVENANCE, SEAL = b"dal_core", b"dal_core.seal"  # keys in a Parquet file's metadata
@@ -70,6 +70,7 @@ class Store:
             "device": str(device_of(study)),
             "started": started.isoformat(timespec="seconds"),
             "duration_s": round(seconds, 3),
+            **load_beside(seconds),
         }
         table = pa.Table.from_pandas(rows, preserve_index=False)
         about = {PROVENANCE: json.dumps(provenance, sort_keys=True).encode()}

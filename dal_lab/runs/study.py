@@ -3,6 +3,7 @@
 All that the rooms of runs know about the fields of a configuration stands here.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import torch
 from dal_core import loop
 from dal_core.checks import shown
 from dal_core.context import Question
+from dal_core.data import warn_of_scales
 from dal_core.devices import resolve_device, with_float64
 from dal_core.experiment import Experiment, Strategy, check_alike_but_for_seed
 from dal_core.strategies import members, registry
@@ -62,6 +64,7 @@ def run(study: Any, *, data_dir: str | Path | None = None) -> pd.DataFrame:
         DatasetUnavailableError: if the data are not to be had.
     """
     if isinstance(study, Experiment):
+        warn_of_data(study, data_dir)
         return run_together([study], data_dir=data_dir)[0]
     if not is_study(study):
         raise TypeError(f"experiment is a {type(study).__name__}; an Experiment was expected")
@@ -87,6 +90,15 @@ def run_together(
     first = experiments[0]
     bank = catalogue.load(first.data, encoder=first.encoder, data_dir=data_dir)
     return loop.run_together(experiments, bank.train, bank.test, watch)
+
+
+def warn_of_data(experiment: Experiment, data_dir: str | Path | None) -> None:
+    """Warn of features on which models learn little, unless the experiment standardises them."""
+    if experiment.protocol.standardise:
+        return
+    with contextlib.suppress(catalogue.DatasetUnavailableError, catalogue.EncoderUnavailableError):
+        bank = catalogue.load(experiment.data, encoder=experiment.encoder, data_dir=data_dir)
+        warn_of_scales(bank.train, bank.provenance)
 
 
 def walk(experiment: Experiment, *, data_dir: str | Path | None = None) -> list[Question]:
@@ -132,6 +144,8 @@ def strategies_of(study: Any) -> dict[str, int]:
 def configuration(study: Any) -> dict[str, Any]:
     """The full configuration of a study as JSON values; a part of it begins with the name of its class."""
     values = _as_json(study) | {"device": device_of(study).type}
+    if isinstance(study, Experiment) and not study.protocol.standardise:
+        values["protocol"].pop("standardise")  # Runs from before there was this field are still found.
     if (data := data_of(study)) is not None:  # A file counts by its name and its content, in any folder.
         values["data" if isinstance(study, Experiment) else "dataset"] = catalogue.short_name(data[0])
     return json.loads(json.dumps(values))

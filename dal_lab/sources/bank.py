@@ -20,7 +20,8 @@ from dal_lab.sources.raw import restated
 
 FORMAT = "dal_core.FeatureBank.1"
 TEST_SHARE = 0.25
-STRATIFIED = "stratified 75/25, seed 0"  # The provenance of data that `in_two` splits by class.
+STRATIFIED = "stratified 75/25, seed 0"  # The provenance of data that `in_two` splits by class,
+A_CLASS_EACH = "stratified, as many for the test as there are classes, seed 0"  # and where a quarter is too few.
 
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # train, test, train labels, test labels
 
@@ -33,9 +34,14 @@ def bank(parts: Parts, class_names: Iterable[object], **provenance: Any) -> Feat
 
 
 def in_two(features: np.ndarray, labels: np.ndarray, *, stratify: bool) -> Parts:
-    """Split instances into 75 % for the train split and 25 % for the test split, with seed 0."""
+    """Split instances into 75 % for the train split and 25 % for the test split, with seed 0.
+
+    By class the test split is no smaller than the number of classes; each of them has to have two instances.
+    """
+    fewest = len(np.unique(labels)) if stratify else 0
+    size = fewest if fewest > math.ceil(TEST_SHARE * len(labels)) else TEST_SHARE
     return tuple(
-        train_test_split(features, labels, test_size=TEST_SHARE, random_state=0, stratify=labels if stratify else None)
+        train_test_split(features, labels, test_size=size, random_state=0, stratify=labels if stratify else None)
     )
 
 

@@ -19,7 +19,6 @@ from typing import Any
 from dal_core.checks import check_choice, check_text, printable, shown
 from dal_core.data import FeatureBank
 from dal_lab.checks import LONGEST_NAME, check_file_name
-from dal_lab.runs import files
 from dal_lab.sources import feature_files
 from dal_lab.sources.encoders import EncoderUnavailableError, encoder_of, known_encoders, resolved_revision
 from dal_lab.sources.extraction import Extraction, Request, extracted, finished
@@ -79,7 +78,9 @@ def data_sets() -> dict[str, DataSet]:
     }
 
 
-def load(name: str | Path, encoder: str | None = None, data_dir: str | Path | None = None) -> FeatureBank:
+def load(
+    name: str | Path, encoder: str | None = None, data_dir: str | Path | None = None, *, standardise: bool = False
+) -> FeatureBank:
     """Return the data set `name` as float32 features on the CPU; cached within the process.
 
     Args:
@@ -89,6 +90,7 @@ def load(name: str | Path, encoder: str | None = None, data_dir: str | Path | No
             `encoders.known_encoders`, a model identifier of the Hugging Face hub or a local model folder, see
             `encoders.encoder_of`.
         data_dir: folder with local files; downloads and extracted features are kept in the cache folder (`DAL_CACHE`).
+        standardise: give features mean 0 and deviation 1 on the train split.
 
     Raises:
         ValueError: unknown name, an encoder where none applies or none where one is needed, a file with wrong content,
@@ -97,7 +99,8 @@ def load(name: str | Path, encoder: str | None = None, data_dir: str | Path | No
             and how to get it.
     """
     name, folder = _checked(name, encoder), _folder(data_dir)
-    return read_features(name) if is_file(name) else _load(name, encoder, folder)
+    bank = read_features(name) if is_file(name) else _load(name, encoder, folder)
+    return bank.standardised() if standardise else bank
 
 
 def extract(
@@ -113,12 +116,12 @@ def extract(
 
 def is_file(name: str) -> bool:
     """Return whether a data set's name is the path of a feature file, going by its ending."""
-    return Path(name).suffix.lower() in feature_files.ENDINGS
+    return feature_files.ending_of(name) in feature_files.ENDINGS
 
 
 def short_name(name: str) -> str:
     """Return what a data set is called in results: its name, or that of its file without folder and ending."""
-    return Path(name).stem if is_file(name) else name
+    return Path(name).name[: -len(feature_files.ending_of(name))] if is_file(name) else name
 
 
 def absolute_name(name: str) -> str:
@@ -189,7 +192,7 @@ def _folder(data_dir: str | Path | None) -> Path | None:
 def _load(name: str, encoder: str | None, folder: Path | None) -> FeatureBank:
     stem = file_stem(name, encoder)
     for path in [] if folder is None else [folder / f"{stem}{ending}" for ending in feature_files.ENDINGS]:
-        if files.is_file(path):
+        if feature_files.is_there(path):
             return feature_files.read(path, encoder)
     if encoder is not None:
         return _encoded(name, encoder, folder, None)

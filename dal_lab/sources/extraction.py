@@ -33,8 +33,6 @@ FORMAT = "dal_core.Features.1"  # The format of parts, and of the preprocessing 
 PART_SIZE = 4096  # Instances in a file of features: what an interruption may cost.
 MOST_WORKERS = 8
 WAY_OUT = "repair or remove it, or leave such instances out with `dal features --unreadable skip`"
-# What decoders raise for a file that is cut off, empty, or no image or sound at all.
-DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,6 +281,6 @@ def _read(
     for i in positions:
         try:
             read[i] = instances[i]
-        except DECODING_ERRORS as error:
+        except Exception as error:  # Decoders raise many kinds for a file that is cut off, empty, huge or no image.
             failures.append((i, f"{type(error).__name__}: {' '.join(str(error).split())}"))
     return list(read), prepare(list(read.values())) if read else {}, failures

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,52 @@ TEST_FOLDERS = ("test", "val", "valid", "validation")
 # Attributes under which torchvision's data sets keep what can be known without decoding an image.
 LABELS = ("targets", "labels", "_labels")
 FILES = ("samples", "_image_files")
+
+
+def is_visible(name: str) -> bool:
+    """Return whether a file or folder is the user's own: no checkpoint of Jupyter, thumbnail or fork of a system."""
+    return not name.startswith((".", "__MACOSX"))
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and in those below it, what is in links to folders, too."""
+    for place, subfolders, files in os.walk(folder, followlinks=True):
+        subfolders[:] = sorted(filter(is_visible, subfolders))
+        yield from (Path(place, file) for file in sorted(filter(is_visible, files)))
+
+
+class _Files(Sequence[Any]):
+    """The images in files, in RGB, decoded when asked for."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: Any) -> Any:
+        from torchvision.datasets.folder import pil_loader
+
+        return pil_loader(str(self.paths[i]))
+
+
+def _labelled_files(name: str, folder: Path) -> tuple[list[str], Split]:
+    """Return the names of the classes, which are the subfolders, and the images of all of them."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    classes = sorted(each.name for each in folder.iterdir() if each.is_dir() and is_visible(each.name))
+    paths, labels = list[Path](), list[int]()
+    for label, each in enumerate(classes):
+        found = [path for path in _visible_files(folder / each) if path.suffix.lower() in IMG_EXTENSIONS]
+        found.sort(key=lambda path: (str(path.parent), path.name))  # torchvision's order
+        if not found:
+            endings = ", ".join(IMG_EXTENSIONS)
+            raise ValueError(f"dataset {name!r}: the class {folder / each} has no image; {endings} was expected")
+        paths += found
+        labels += [label] * len(found)
+    if not classes:
+        raise ValueError(f"dataset {name!r}: {folder} has no subfolder; one a class was expected")
+    return classes, Split(_Files(paths), np.array(labels, dtype=np.int64), lambda i: str(paths[i]))
 
 
 class _Images(ConcatDataset, Sequence[Any]):
@@ -89,23 +135,17 @@ class ImageFolder(Source):
         root, *parts = self._folders(name, places)
         digest = hashlib.sha256()
         for part in parts:
-            for folder, subfolders, files in os.walk(part):
-                subfolders.sort()
-                for file in sorted(files):
-                    path = Path(folder, file)
-                    digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0".encode())
+            for path in _visible_files(part):
+                digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0".encode())
         return digest.hexdigest()
 
     def read(self, name: str, places: Places) -> RawData:
-        import torchvision.datasets
-
         root, *parts = self._folders(name, places)
-        with restated(FileNotFoundError, f"dataset {name!r}: "):  # a class without images
-            train, test = map(torchvision.datasets.ImageFolder, parts)
-        if train.classes != test.classes:
-            differing = sorted(set(train.classes) ^ set(test.classes))
+        (classes, train), (test_classes, test) = (_labelled_files(name, part) for part in parts)
+        if classes != test_classes:
+            differing = sorted(set(classes) ^ set(test_classes))
             raise ValueError(f"dataset {name!r}: {root} has the classes {differing[:5]} in one split only")
-        return RawData("image", _split([train]), _split([test]), tuple(train.classes))
+        return RawData("image", train, test, tuple(classes))
 
     def _folders(self, name: str, places: Places) -> tuple[Path, Path, Path]:
         """Return the folder of the data set, and those of its train and of its test split."""

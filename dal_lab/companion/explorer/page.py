@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 from IPython.display import display
 
 from dal_lab.companion.description import describe
+from dal_lab.companion.figures.style import in_style
 from dal_lab.runs.progress import notebook_is_live
 
 Choices = Mapping[str, Sequence[Any] | Mapping[str, Any]]
@@ -66,8 +67,9 @@ class Page:
 
 def picture(frame: Any) -> str:
     """A frame as HTML: its figure, with what it shows in words, and the reason below it."""
-    figure, content = frame.draw(), io.BytesIO()
-    figure.savefig(content, format="png", dpi=figure.dpi)
+    with in_style():
+        figure, content = frame.draw(), io.BytesIO()
+        figure.savefig(content, format="png", dpi=figure.dpi)
     words = html.escape(f"{frame.where}: {describe(figure)}", quote=True)
     plt.close(figure)
     source = base64.b64encode(content.getvalue()).decode()

@@ -1,6 +1,8 @@
 """One look for all figures: sizes, names and colours. The colours stay apart for colour-blind readers (Okabe & Ito)."""
 
+import contextlib
 import tomllib
+from collections.abc import Iterator
 from importlib import resources
 
 TABLES = tomllib.loads(resources.files("dal_lab.companion.figures").joinpath("looks.toml").read_text("utf-8"))
@@ -34,10 +36,21 @@ def verbatim(text: str) -> str:
 
 
 def use_style() -> None:
-    """Set matplotlib's defaults for the project's figures."""
+    """Set matplotlib's defaults for the project's figures, whatever a matplotlibrc or a style has set before."""
     import matplotlib as mpl
     import seaborn as sns
 
+    mpl.rcdefaults()
     sns.set_theme(context="paper", style="ticks", font="DejaVu Sans")
     with resources.as_file(resources.files("dal_lab.companion.figures").joinpath("style.mplstyle")) as path:
         mpl.rcParams.update(mpl.rc_params_from_file(path, use_default_template=False))
+
+
+@contextlib.contextmanager
+def in_style() -> Iterator[None]:
+    """Draw and save in the project's look within the block, and leave the caller's defaults as they were."""
+    import matplotlib as mpl
+
+    with mpl.rc_context():
+        use_style()
+        yield

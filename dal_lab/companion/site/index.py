@@ -6,7 +6,7 @@
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
@@ -17,17 +17,21 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pygments.formatters import HtmlFormatter
 
-from dal_lab.companion.artefacts import PAGES, read_manifest
+from dal_lab.companion.artefacts import PAGES, load_in_words, read_manifest
 from dal_lab.companion.site.notebook_page import body_of, read_notebook
 from dal_lab.companion.tables import cells_of, table_of
 from dal_lab.companion.verdicts import all_verdicts, counted
+from dal_lab.runs.committed import committed_runs
 from dal_lab.runs.files import write_text
 
 PROVENANCE = "dal_core"  # key of an executed notebook's metadata: device, versions, commit
 ABOUT = tomllib.loads(resources.files("dal_lab.companion").joinpath("notebooks.toml").read_text("utf-8"))
 
 
-def write_site(folder: Path, executed: Path, sources: Sequence[Path], *, preset: str, about: str = "") -> Path:
+def write_site(
+    folder: Path, executed: Path, sources: Sequence[Path], *, preset: str, about: str = "",
+    changed: Container[Path] | None = None,
+) -> Path:  # fmt: skip
     """Write the site over `folder` and return its front page; pages of notebooks that are no more are removed.
 
     Args:
@@ -36,23 +40,26 @@ def write_site(folder: Path, executed: Path, sources: Sequence[Path], *, preset:
         sources: the project's notebooks. Those that were not executed are named with what there is of them.
         preset: the preset's name.
         about: what the preset is for.
+        changed: of `sources`, whose pages are written anew; others are kept where they exist. None: all.
 
     Raises:
         ManifestError: if the folder's manifest is damaged.
     """
     manifest, chapters = read_manifest(folder), []
+    seconds = {key: run.about.get("duration_s", 0.0) for key, run in committed_runs([folder]).items()}
     for source in sources:
         chapter, notebook = _chapter(source, executed, folder, manifest)
-        if chapter["page"] is not None:
+        chapter["computing"] = sum(seconds.get(key, 0.0) for key in chapter["runs"])
+        path = folder / (chapter["page"] or "")
+        if chapter["page"] and (changed is None or source in changed or not path.is_file()):
             headings, body = body_of(notebook)
-            page = _page("notebook", chapter=chapter, headings=headings, body=body, preset=preset)
-            write_text(folder / chapter["page"], page)
+            write_text(path, _page("notebook", chapter=chapter, headings=headings, body=body, preset=preset))
         chapters.append(chapter)
     for page in {path.name for path in folder.glob(f"[0-9][0-9]_*{PAGES}")} - {each["page"] for each in chapters}:
         (folder / page).unlink()
     front, runs = folder / f"index{PAGES}", frozenset().union(*(chapter["runs"] for chapter in chapters))
-    page = _page("front", chapters=chapters, runs=runs, verdicts=_verdicts(folder), preset=preset, about=about)
-    write_text(front, page)
+    content = {"chapters": chapters, "runs": runs, "verdicts": _verdicts(folder), "preset": preset, "about": about}
+    write_text(front, _page("front", computing=sum(seconds.get(key, 0.0) for key in runs), **content))
     return front
 
 
@@ -80,6 +87,7 @@ def _chapter(source: Path, executed: Path, folder: Path, manifest: Mapping[str, 
     for file, entry in entries.items():
         stem, words = file.rpartition(".")[0], Path(file).stem.split("_", 1)[-1].replace("_", " ")
         about = {"name": words, "alt": f"{entry['cell']}: {words}", **entry}
+        about["load"] = load_in_words(entry["load"]) if "load" in entry else ""
         if file.endswith(".png"):
             files = {ending: f"{stem}.{ending}" for ending in ("png", "pdf") if f"{stem}.{ending}" in entries}
             drawings.append(about | {"files": files})
