@@ -227,7 +227,15 @@ def test_commands_are_refused_in_one_line(arguments, words, place, tmp_path, cap
     assert {each.name for each in place.iterdir()} <= {"results"} if written else not list(place.iterdir())
 
 
-FLAGS = {"--list", "--dry-run", "--fresh", "--allow-oracle", "--check", "--strict"}  # Little could be wrong with them.
+FLAGS = {
+    "--list",
+    "--dry-run",
+    "--fresh",
+    "--allow-oracle",
+    "--standardise",
+    "--check",
+    "--strict",
+}  # Little could be wrong with them.
 
 
 def test_every_option_of_every_command_has_a_case():
