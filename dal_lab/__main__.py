@@ -1,8 +1,6 @@
-"""The command line: `python -m dal_lab datasets|features|run|grid|report|compare|notebooks|publish`."""
+"""The command line: `python -m dal_lab` is the command `dal`."""
 
-import sys
-
-from dal_lab.companion.command_line import main
+from dal_lab.program import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -1,21 +1,67 @@
-"""Python files that register strategies of one's own."""
+"""Python files that register own strategies, for the commands (--plugin), notebooks and scripts (DAL_PLUGINS)."""
 
-import runpy
+import functools
+import os
+import sys
+import traceback
+import types
+from collections.abc import Iterable
 from pathlib import Path
 
-from dal_core.checks import one_line
+import cloudpickle
+
+from dal_core.checks import one_line, shown
 from dal_core.strategies import registry
+from dal_lab.runs.files import is_file
+
+VARIABLE = "DAL_PLUGINS"  # in the environment: paths as in PATH, which a notebook's kernel inherits
 
 
 def load_plugin(path: Path) -> list[str]:
-    """Execute a Python file and return the names of the strategies that it registered.
+    """Execute a Python file, once, and return the names of the strategies that it registered.
+
+    Modules beside the file can be imported. The file may be called as it likes, even like an installed module.
 
     Raises:
-        ValueError: if it is not there or fails.
+        ValueError: if it cannot be executed, with the line that is to blame.
     """
-    before = registry.own()
+    if not is_file(path):
+        raise ValueError(f"plugin is {shown(str(path))}; an existing Python file was expected")
+    return [*_load(path.resolve())]
+
+
+def load_plugins(paths: Iterable[Path] = ()) -> None:
+    """Load the plugins that the environment names, then these."""
+    named = os.environ.get(VARIABLE, "").split(os.pathsep)
+    for path in [*map(Path, filter(None, named)), *paths]:
+        load_plugin(path)
+
+
+def pass_on(paths: Iterable[Path]) -> None:
+    """Load plugins here, and in the notebooks and scripts that this process starts."""
+    load_plugins(paths)
+    named = [os.environ.get(VARIABLE, ""), *(str(path.resolve()) for path in paths)]
+    os.environ[VARIABLE] = os.pathsep.join(filter(None, named))
+
+
+@functools.cache
+def _load(path: Path) -> tuple[str, ...]:
+    registry.names()  # or the package's own strategies could not have their names later
+    before, module = registry.own().keys(), types.ModuleType(f"plugin_{path.stem}")
+    while module.__name__ in sys.modules:  # that of a file in another folder
+        module.__name__ += "_"
+    module.__file__ = str(path)
+    if str(path.parent) not in sys.path:  # The last place, where no file hides an installed module.
+        sys.path.append(str(path.parent))
+    sys.modules[module.__name__] = module  # Texts of classes are found by it.
     try:
-        runpy.run_path(str(path), run_name=path.stem)
-    except Exception as error:
-        raise ValueError(f"{path} does not load: {type(error).__name__}: {one_line(error)}") from error
-    return [name for name, strategy in registry.own().items() if before.get(name) is not strategy]
+        exec(compile(path.read_bytes(), path, "exec"), vars(module))  # noqa: S102 - as Python would, by its name
+    except (Exception, SystemExit) as error:
+        del sys.modules[module.__name__]
+        registry.forget_own(registry.own().keys() - before)
+        lines = [each.lineno for each in traceback.extract_tb(error.__traceback__) if each.filename == str(path)]
+        place = f"{path}, line {lines[-1]}" if lines else path  # An error of syntax names the line itself.
+        raise ValueError(f"plugin {place}: {type(error).__name__}: {one_line(error)}") from error
+    # Worker processes cannot import the module: they get its functions with their code.
+    cloudpickle.register_pickle_by_value(module)
+    return tuple(sorted(registry.own().keys() - before))

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from refusals import checked, refusal_of
 
-from dal_lab.companion.command_line import build_parser, main
+from dal_lab.companion.command_line import app, main
 from dal_lab.companion.notebooks import Notebook, check_parameters, execute, find
 from dal_lab.companion.parameters import CHECKS, check_values
 
@@ -37,10 +37,7 @@ def place(tmp_path, monkeypatch):
 def refused(capsys, arguments, *words):
     """The one line on stderr with which the command is refused."""
     capsys.readouterr()
-    try:
-        code = main(arguments)
-    except SystemExit as end:
-        code = end.code
+    code = main(arguments)
     printed = capsys.readouterr()
     assert code == 2, printed.err
     assert printed.out == ""
@@ -65,7 +62,7 @@ RUN = [
     (["--dataset", "cifar10", "--encoder", "bert"], "encoder 'bert' reads texts"),
     (["--dataset", "sst2", "--encoder", "x" * 5000], "encoder is 'xxx"),
     (["--batch-size", "0"], "batch_size is 0"), (["--batch-size", "-1"], "batch_size is -1"),
-    (["--batch-size", "2.5"], "--batch-size: invalid int value: '2.5'"), (["--batch-size", "9" * 5000], "--batch-size"),
+    (["--batch-size", "2.5"], "--batch-size: '2.5' is no whole number"), (["--batch-size", "9" * 5000], "--batch-size"),
     (["--batch-size", "1e3"], "--batch-size"), (["--batch-size", "2000"], "subset_size is 1000"),
     (["--batch-size", ""], "--batch-size"),
     (["--initial-size", "0"], "initial_size is 0"), (["--initial-size", "nan"], "--initial-size"),
@@ -77,12 +74,12 @@ RUN = [
     (["--head", "conv"], "head is 'conv'"), (["--head", ""], "head is ''"),
     (["--optimiser", "adam"], "optimiser is 'adam'"),
     (["--optimiser", "sgd\n"], "optimiser is 'sgd\\n'"), (["--device", "gpu"], "device is 'gpu'"),
-    (["--device", "cuda:99"], "device is 'cuda:99'"), (["--allow-oracle=yes"], "--allow-oracle"),
+    (["--device", "cuda:99"], "device is 'cuda:99'"), (["--allow-oracle=perhaps"], "--allow-oracle"),
     (["--data-dir", "none"], "data_dir"), (["--data-dir", __file__], "data_dir"),
     (["--data-dir", "a\nb"], "a\\nb is not a folder"),
     (["--data-dir", "\0"], "data_dir"), (["--data-dir", "x" * 5000], "data_dir"),
-    (["--bach-size", "3"], "unknown --bach-size"),
-    (["more"], "unknown more"), (["--", "-x"], "unknown"), (["--option"], "--option"),
+    (["--bach-size", "3"], "unknown option: --bach-size"),
+    (["--option"], "--option"),
     (["--option", "epochs"], "--option is 'epochs'"), (["--option", "=3"], "--option is '=3'"),
     (["--option", ""], "--option is ''"),
     (["--option", "epochs=" + "(" * 10_000], "epochs is '((("), (["--option", "epochs=" + DEEP], "--option epochs"),
@@ -104,6 +101,11 @@ RUN = [
     (["--option", "drop_last=no"], "drop_last is 'no'"), (["--option", "update_gamma=3"], "update_gamma"),
     (["--option", "update_every=0"], "update_every is 0"), (["--option", "imbalance=0"], "imbalance is 0"),
     (["--option", "validation_size=-1"], "validation_size is -1"), (["--option", "validation_size=1300"], "has 47"),
+    (["--batch-size", "10,x"], "--batch-size"), (["--batch-size", "10,0"], "batch_size"),
+    (["--batch-size", ","], "--batch-size"),
+    (["--cycles", "2", "--batch-size", "5,5,5"], "cycles is 2; 3, the sizes in batch_size"),
+    (["--plugin", "none.py"], "plugin is 'none.py'"), (["--plugin", "."], "plugin is '.'"),
+    (["--plugin", "a\0"], "plugin is"), (["--plugin"], "--plugin"),
 ]  # fmt: skip
 ONE = [
     (["--strategy", "margn"], "did you mean 'margin'?"), (["--strategy", ""], "strategy is ''"),
@@ -112,7 +114,8 @@ ONE = [
     (["--seed", "x"], "--seed"), (["--seed", "1.0"], "--seed"), (["--output", "rows.pkl"], "--output is rows.pkl"),
     (["--output", ""], "--output is"), (["--output", f"{__file__}/x.csv"], "the folder of --output is"),
     (["--output", "a\0/x.csv"], "the folder of --output is 'a\\x00'"),
-    (["--features", "a.npz", "b.npz"], "unknown b.npz"),
+    (["--features", "a.npz", "b.npz"], "--dataset and --features name a.npz, b.npz; one was expected"),
+    (["--strategy", "margin", "random"], "unknown: random"), (["more"], "unknown: more"), (["--", "-x"], "unknown"),
     (["--strategy", "bait", "--option", "top_classes=3"], "top_classes is 3"),
     (["--strategy", "bait", "--option", "renormalise=no"], "renormalise is 'no'"),
     (["--strategy", "sas", "--allow-oracle", "--subset-size", "20"], "all that sas plans to buy"),
@@ -123,7 +126,7 @@ MANY = [
     (["--results-dir", __file__], "--results-dir is"), (["--results-dir", f"{__file__}/x"], "--results-dir is"),
     (["--results-dir", "~no user/r"], "--results-dir is"),
     (["--results-dir", "a\0b"], "--results-dir is"), (["--results-dir", "x" * 5000], "--results-dir is"),
-    (["--fresh=1"], "--fresh"), (["--dask", "tcp://host:8786"], "jobs and dask are given"),
+    (["--fresh=2"], "--fresh"), (["--dask", "tcp://host:8786"], "jobs and dask are given"),
     (["--slurm", ""], "--slurm is ''"), (["--slurm", "cores"], "--slurm is 'cores'"),
     (["--slurm", "cores=1"], "jobs and slurm are given"),
 ]  # fmt: skip
@@ -150,7 +153,8 @@ COMMANDS = {
         ["compare"],
         [
             (["random"], "the strategies are random"), (["random", "random"], "the strategies are random, random"),
-            (["random", "margn"], "did you mean 'margin'?"), (["random", ""], "strategy is ''"), ([], "STRATEGY"),
+            (["random", "margn"], "did you mean 'margin'?"), (["random", ""], "strategy is ''"),
+            ([], "the strategies are ;"),
             (["random", "margin", "--cycles", "0"], "--cycles is 0"),
             (["random", "margin", "--strategy", "badge"], "unknown"),
         ],
@@ -158,7 +162,7 @@ COMMANDS = {
     "features": (
         ["features"],
         [
-            ([], "--dataset, --encoder"), (["--dataset", "sst2"], "--encoder"), (["--encoder", "bert"], "--dataset"),
+            ([], "--dataset"), (["--dataset", "sst2"], "--encoder"), (["--encoder", "bert"], "--dataset"),
             *(
                 (["--dataset", "sst2", "--encoder", "bert", *more], words)
                 for more, words in [
@@ -167,7 +171,7 @@ COMMANDS = {
                     (["--device", "tpu"], "device is 'tpu'"),
                     (["--unreadable", "maybe"], "unreadable is 'maybe'"), (["--unreadable", ""], "unreadable is ''"),
                     (["--data-dir", "none"], "data_dir"), (["--data-dir", "\0"], "data_dir"),
-                    *FOLDERS, (["--jobs", "1"], "unknown --jobs 1"),
+                    *FOLDERS, (["--jobs", "1"], "unknown option: --jobs"),
                 ]
             ),
             *(
@@ -185,10 +189,26 @@ COMMANDS = {
             ),
         ],
     ),
-    "datasets": (["datasets"], [(["digits"], "unknown digits"), (["--lsit"], "unknown --lsit")]),
-    "publish": (["publish"], [(["now"], "unknown now"), (["--fresh"], "unknown --fresh")]),
-    "no command": ([], [([], "COMMAND"), (["rum"], "invalid choice: 'rum'"), (["a\nb"], "invalid choice"),
-    (["--verbose"], "COMMAND")]),
+    "datasets": (["datasets"], [(["digits"], "unknown: digits"), (["--lsit"], "unknown option: --lsit")]),
+    "data": (["data"], [(["digits"], "unknown: digits")]),
+    "check": (["check"], [([], "FILE"), (["--file", "x"], "unknown option: --file")]),
+    "verify": (["verify"], [(["none"], "folder is 'none'"), (["a\0"], "folder is"), (["."], "manifest.json")]),
+    "plan-study": (
+        ["plan-study"],
+        [
+            (["margin", "--effect", "1"], "OTHER"), (["margin", "random"], "--effect"),
+            (["margin", "margin", "--effect", "1"], "the strategies are margin, margin"),
+            (["margin", "margn", "--effect", "1"], "did you mean 'margin'?"),
+            *((["margin", "random", "--effect", bad], "--effect") for bad in ("0", "-1", "nan", "100", "x", "")),
+            *((["margin", "random", "--effect=1", "--power", bad], "--power") for bad in ("0", "1", "nan", "x")),
+            (["margin", "random", "--effect=1", "--results-dir", __file__], "--results-dir"),
+            (["margin", "random", "--effect=1", "--dataset", "moons"], "moons has 0 seeds of both margin and random"),
+        ],
+    ),
+    "publish": (["publish"], [(["now"], "unknown: now"), (["--fresh"], "unknown option: --fresh")]),
+    "no command": ([], [([], "COMMAND"), (["rum"], "Did you mean \"run\"? dal knows data, "),
+    (["a\nb"], "unknown command"),
+    (["--verbose"], "unknown command")]),
 }  # fmt: skip
 
 
@@ -208,23 +228,32 @@ def test_commands_are_refused_in_one_line(arguments, words, place, tmp_path, cap
     assert {each.name for each in place.iterdir()} <= {"results"} if written else not list(place.iterdir())
 
 
+FLAGS = {
+    "--list",
+    "--dry-run",
+    "--fresh",
+    "--allow-oracle",
+    "--standardise",
+    "--check",
+    "--strict",
+}  # Little could be wrong with them.
+
+
 def test_every_option_of_every_command_has_a_case():
-    parser = build_parser()
-    (commands,) = (each.choices for each in parser._actions if isinstance(each.choices, dict))
     shared = {option for more, _ in RUN for option in more}
-    for name, command in commands.items():
+    for name in app:
+        if name.startswith("-"):
+            continue
         cases = (
             NOTEBOOKS
             if name == "notebooks"
             else [case for key, (_, some) in COMMANDS.items() if key.startswith(name) for case in some]
         )
         given_options = {each.partition("=")[0] for more, _ in cases for each in more}
-        given_options |= (
-            {each.partition("=")[0] for each in shared} if name in ("run", "grid", "report", "compare") else set()
-        )
-        known = {option for action in command._actions for option in action.option_strings if option.startswith("--")}
-        # Flags, which take nothing that could be wrong.
-        assert known - given_options <= {"--help", "--list", "--dry-run", "--fresh", "--strategy"}, name
+        given_options |= shared if name in ("run", "grid", "report", "compare", "plan-study") else set()
+        options = app[name].assemble_argument_collection(default_parameter=app.default_parameter)
+        known = {option for each in options for option in each.names if option.startswith("--")}
+        assert known - given_options <= FLAGS | {"--strategy"}, name
 
 
 @given(
@@ -274,22 +303,28 @@ NOTEBOOKS = [
     (["--only", ""], "no notebook ''"),
     (["--only", "01,,02"], "no notebook ''"), (["--only", "01;02"], "no notebook '01;02'"),
     (["--only", "../01"], "no notebook '../01'"),
-    (["--only", "a\nb"], "no notebook 'a\\nb'"), (["--jobs", "0"], "--jobs is 0"),
-    (["--jobs", "-1"], "--jobs is -1"), (["--jobs", "x"], "--jobs"),
-    (["--jobs", "1.5"], "--jobs"), (["--device", "tpu"], "invalid choice: 'tpu'"),
-    (["--device", ""], "invalid choice: ''"),
-    (["--seeds", "0"], "--seeds is 0"), (["--seeds", "-1"], "--seeds is -1"), (["--seeds", "three"], "--seeds"),
+    (["--only", "a\nb"], "no notebook 'a\\nb'"), (["--jobs", "0"], "jobs is 0"),
+    (["--jobs", "-1"], "jobs is -1"), (["--jobs", "x"], "--jobs"),
+    (["--jobs", "1.5"], "--jobs"), (["--device", "tpu"], "device is 'tpu'"),
+    (["--device", ""], "device is ''"),
+    (["--seeds", "0"], "seeds is 0"), (["--seeds", "-1"], "seeds is -1"), (["--seeds", "three"], "--seeds"),
     (["--data-dir", "none"], "--data-dir is none"), (["--data-dir", __file__], "--data-dir is"),
     (["--data-dir", "a\nb"], "--data-dir is"),
-    (["--data-dir", "\0"], "--data-dir is"), (["--preste", "quick"], "unknown --preste"),
-    (["quick"], "unknown quick"), (["--fresh=no"], "--fresh"),
+    (["--data-dir", "\0"], "--data-dir is"), (["--preste", "quick"], "unknown option: --preste"),
+    (["quick"], "unknown: quick"), (["--fresh=2"], "--fresh"), (["--plugin", "none.py"], "plugin is 'none.py'"),
+    (["--set"], "--set"), (["--set", "seeds"], "--set is 'seeds'"), (["--set", "seeds=3"], "the option --seeds was"),
+    (["--set", "strategis=margin"], "it has to be one of 'datasets', 'strategies'; did you mean 'strategies'?"),
+    (["--set", "datasets=a", "--set", "datasets=b"], "--set datasets is given 2 times"),
+    (["--set", "strategies=margin,margin"], "strategies is ['margin', 'margin']"),
+    (["--set", "datasets=3"], "datasets is 3"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("arguments", "words"), NOTEBOOKS, ids=range(len(NOTEBOOKS)))
 def test_options_of_run_all_are_refused(arguments, words, tmp_path, monkeypatch, capsys):
     write_notebook(
-        tmp_path / "project" / "notebooks" / "01_it.ipynb", 'preset = "quick"\ndevice = "auto"\nfresh = False'
+        tmp_path / "project" / "notebooks" / "01_it.ipynb",
+        'preset = "quick"\ndevice = "auto"\nfresh = False\ndatasets = None\nstrategies = ["margin"]',
     )
     monkeypatch.setenv("DAL_ROOT", str(tmp_path / "project"))
     monkeypatch.setenv("DAL_PROGRAM", "run_all.sh")

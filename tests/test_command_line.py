@@ -1,18 +1,44 @@
 import dataclasses
 import inspect
+import io
+import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import textwrap
+import time
+import types
 
 import pandas as pd
+import psutil
 import pytest
+from faulty import wait_until
 from PIL import Image
+from test_bad_input import write_notebook
 
+import dal_lab.companion
 from dal_core.experiment import Experiment, Protocol
-from dal_lab.companion.command_line import build_parser, main
+from dal_core.strategies import registry
+from dal_lab.companion import notebooks as companion_notebooks
+from dal_lab.companion.command_line import app, features, main
+from dal_lab.companion.options import Runs, Setup
+from dal_lab.companion.power import seeds_needed
+from dal_lab.program import STOPPED
+from dal_lab.runs.grid import Grid
 from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import run
 from dal_lab.sources.bank import load_bank
+from dal_lab.sources.extraction import Extraction
 
+PARAMETERS = """\
+preset = "quick"
+device = "auto"
+fresh = False
+output_dir = None
+results_dir = None
+strategies = ["margin"]"""
 TINY = ["--cycles", "2", "--subset-size", "50", "--option", "epochs=3"]
 
 
@@ -66,8 +92,9 @@ def test_report_draws_what_the_store_holds(tmp_path, capsys):
     assert str(out) in capsys.readouterr().out
 
 
-def test_datasets_lists_what_is_known_by_name(capsys):
-    assert main(["datasets"]) == 0
+@pytest.mark.parametrize("command", ["data", "datasets"])
+def test_data_lists_what_is_known_by_name(command, capsys):
+    assert main([command]) == 0
     printed = capsys.readouterr().out
     for words in (
         "cifar10",
@@ -179,51 +206,253 @@ def test_faults_are_one_line_and_exit_code_2(arguments, message, tmp_path, monke
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "--strateg", "margin"], "unknown --strateg margin; python -m dal_lab run knows --help, --dataset"),
-        (["notebooks", "--only"], "argument --only: expected one argument"),
-        (["notebooks", "--device", "tpu"], "invalid choice: 'tpu'"),
-        (["walk"], "invalid choice: 'walk'"),
-        (["compare"], "the following arguments are required: STRATEGY"),
-        ([], "the following arguments are required"),
+        (
+            ["run", "--strateg", "margin"],
+            "unknown option: --strateg. Did you mean --strategy? dal run knows --strategy, --seed, ",
+        ),
+        (["walk"], 'unknown command "walk". dal knows data, datasets, features, run, grid, '),
+        ([], "a COMMAND is missing; dal knows data, datasets, features, run, grid, "),
+        (["notebooks", "--only"], 'command "notebooks" parameter --only requires an argument'),
+        (["run", "--dataset"], 'command "run" parameter --dataset requires at least 1 element'),
+        (["features", "--dataset", "sst2"], 'command "features" parameter --encoder requires an argument'),
+        (["run", "--seed", "2.5"], "invalid value for --seed: '2.5' is no whole number"),
+        (
+            ["run", "--batch-size", "5,x"],
+            "invalid value for --batch-size: '5,x' is no whole number, nor a list of them",
+        ),
+        (["compare"], "the strategies are ; two or more different ones were expected"),
     ],
 )
-def test_unknown_words_are_refused_with_what_exists(arguments, message, capsys):
-    with pytest.raises(SystemExit) as refusal:
-        main(arguments)
-    assert refusal.value.code == 2
+def test_unknown_words_and_values_are_refused_with_what_exists(arguments, message, capsys):
+    assert main(arguments) == 2
     printed = capsys.readouterr().err
-    assert message in printed
-    assert "knows --" in printed
+    assert printed.startswith(f"error: {message}")
     assert printed.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "command", ["datasets", "features", "run", "grid", "report", "compare", "notebooks", "publish"]
-)
+COMMANDS = [name for name in app if not name.startswith("-")]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, ""])
 def test_each_command_explains_itself(command, capsys):
-    with pytest.raises(SystemExit) as end:
-        main([command, "--help"])
-    assert end.value.code == 0
-    assert "usage:" in capsys.readouterr().out
+    assert main([*filter(None, [command]), "--help"]) == 0
+    printed = capsys.readouterr().out
+    usage, first, *_ = filter(None, printed.splitlines())
+    assert usage.startswith(f"Usage: dal {'data' if command == 'datasets' else command}".rstrip())
+    assert first[0].isupper()
+    if command:
+        options = app[command].assemble_argument_collection(default_parameter=app.default_parameter)
+        options = [each for each in options if not each.children]
+        assert all(each.parameter.help for each in options)
+        assert all(name in printed for each in options for name in each.names)
 
 
-def test_options_have_the_fields_defaults_and_words_of_the_dataclasses():
-    (commands,) = (each.choices for each in build_parser()._actions if isinstance(each.choices, dict))
-    given = vars(commands["run"].parse_args([]))
-    fields = {each.name: each for kind in (Experiment, Protocol) for each in dataclasses.fields(kind)}
-    names = ("encoder", "seed", "device", "allow_oracle", "initial_size", "batch_size", "cycles")
-    assert {name: given[name] for name in names} == {name: fields[name].default for name in names}
+def test_options_have_the_defaults_of_what_they_are_for():
+    setup, runs = Setup(), Runs()
     usual = inspect.signature(experiment_of).parameters
-    assert {name: given[name] for name in ("head", "optimiser")} == {"head": "linear", "optimiser": "sgd"}
-    assert given["subset_size"] == str(usual["subset_size"].default)
-    helps = {action.dest: action.help for action in commands["run"]._actions}
-    assert helps["cycles"] == "number of acquisitions (default: 20)"
-    helps = {action.dest: action.help for action in commands["features"]._actions}
-    assert helps["batch_size"] == "instances at a time; halved when memory runs out (default: 128)"
+    assert {name: getattr(setup, name) for name in ("head", "optimiser")} == {"head": "linear", "optimiser": "sgd"}
+    assert setup.subset_size == str(usual["subset_size"].default)
+    for mine, kind, names in (
+        (setup, Experiment, ("encoder", "device", "allow_oracle")),
+        (setup, Protocol, ("initial_size", "batch_size", "cycles")),
+        (runs, Grid, ("jobs", "dask", "slurm", "fresh")),
+    ):
+        fields = {each.name: each.default for each in dataclasses.fields(kind)}
+        assert {name: getattr(mine, name) for name in names} == {name: fields[name] for name in names}
+    assert str(runs.results_dir) == Grid.folder
+    given = inspect.signature(features).parameters
+    for each in dataclasses.fields(Extraction):
+        assert given[each.name].default == each.default
 
 
-def test_help_and_usage_errors_do_not_wait_for_torch():
-    code = (
-        "import sys; from dal_lab.companion import command_line as c; c.build_parser(); print('torch' in sys.modules)"
+def test_help_and_usage_errors_do_not_wait_for_large_libraries():
+    code = """
+        import sys
+        from dal_lab.companion.command_line import main
+        asked = ("--help", "run --help", "--version", "walk", "grid --bad", "run --seed x")
+        print([main(each.split()) for each in asked])
+        print({"torch", "numpy", "pandas", "matplotlib"} & sys.modules.keys())
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-2:] == ["[0, 0, 0, 2, 2, 2]", "set()"]
+
+
+def test_a_batch_size_for_each_cycle(capsys):
+    assert main(["run", "--batch-size", "5,10,20", "--option", "epochs=2", "--subset-size", "50"]) == 0
+    labelled = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
+    assert labelled == ["n_labeled", "10", "15", "25", "45"]
+
+
+@pytest.mark.parametrize(("asked", "strict"), [([], False), (["--strict"], True)])
+def test_notebooks_check_is_that_of_freshness(asked, strict, root, monkeypatch):
+    stand_in = types.SimpleNamespace(check=lambda place, *, strict: 40 + strict if place == root else 0)
+    monkeypatch.setattr(dal_lab.companion, "freshness", stand_in, raising=False)
+    assert main(["notebooks", "--check", *asked]) == 40 + strict
+
+
+@pytest.mark.parametrize(("text", "code"), [("scores.argsort()[:batch_size]", 0), ("scores.argsort()[:1]", 1)])
+def test_check_is_that_of_the_contract(text, code, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(registry, "_STRATEGIES", dict(registry._STRATEGIES))
+    head = "import dal_core as dal\n@dal.register('checked')\ndef checked(snapshot, batch_size, generator):\n"
+    (tmp_path / "my-own.py").write_text(f"{head}    scores = snapshot.features.sum(1)\n    return {text}\n")
+    assert main(["check", str(tmp_path / "my-own.py")]) == code
+    assert capsys.readouterr().out.startswith("checked: ")
+
+
+# --- what the notebooks are given
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["strategies=margin,bait"], {"strategies": ["margin", "bait"]}),
+        (["strategies=margin"], {"strategies": ["margin"]}),
+        (
+            ["strategies=['margin', 'bait']", "num_candidates=3"],
+            {"strategies": ["margin", "bait"], "num_candidates": 3},
+        ),
+        (["datasets=digits"], {"datasets": ["digits"]}),
+        (["datasets=None", "results_dir=a,b"], {"datasets": None, "results_dir": "a,b"}),
+    ],
+)
+def test_set_reaches_the_parameters_of_the_notebooks_that_have_them(given, expected, tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setenv("DAL_ROOT", str(tmp_path))
+    monkeypatch.setattr(companion_notebooks, "execute", lambda notebook, place, values: asked.append(values) or 1 / 0)
+    write_notebook(tmp_path / "notebooks" / "01_it.ipynb", PARAMETERS)
+    write_notebook(tmp_path / "notebooks" / "02_other.ipynb", f"{PARAMETERS}\nnum_candidates = None\ndatasets = None")
+    with pytest.raises(ZeroDivisionError):
+        main(["notebooks", "--only", "2", "--preset", "tiny", *(f"--set={each}" for each in given)])
+    (values,) = asked
+    assert {name: values[name] for name in expected} == expected
+    with pytest.raises(ZeroDivisionError):
+        main(["notebooks", "--only", "1,2", "--preset", "tiny", *(f"--set={each}" for each in given)])
+    others = {"num_candidates", "datasets"}
+    assert {name: asked[1].get(name) for name in expected.keys() - others} == {
+        n: expected[n] for n in expected.keys() - others
+    }
+    assert not others & asked[1].keys()
+
+
+# --- the number of seeds
+
+
+@pytest.mark.parametrize(
+    ("deviation", "effect", "power", "seeds"),
+    [(1.0, 1.0, 0.8, 10), (2.0, 1.0, 0.8, 34), (1.0, 1.0, 0.9, 13), (0, 1, 0.8, 2), (0.001, 9, 0.8, 2)],
+)
+def test_seeds_needed_are_those_of_the_tables_of_the_paired_t_test(deviation, effect, power, seeds):
+    assert seeds_needed(deviation, effect, power) == seeds
+
+
+def test_plan_study_tells_seeds_and_time_from_stored_runs(tmp_path, capsys):
+    asked = [
+        "--dataset",
+        "moons",
+        "--cycles",
+        "2",
+        "--batch-size",
+        "3",
+        "--results-dir",
+        str(tmp_path),
+        "--option",
+        "epochs=2",
+    ]
+    plan = ["plan-study", "random", "margin", "--effect", "0.5", *asked]
+    assert main(["grid", "--strategy", "random", "margin", "--seeds", "2", "--jobs", "1", *asked]) == 0
+    capsys.readouterr()
+    assert main(plan) == 2
+    assert "moons has 2 seeds of both random and margin that are finished; at least 3" in capsys.readouterr().err
+    assert main(["grid", "--strategy", "random", "margin", "--seeds", "5", "--jobs", "1", *asked]) == 0
+    capsys.readouterr()
+    assert main(plan) == 0
+    rows = Grid(tmp_path).rows(
+        Setup(("moons",), cycles=2, batch_size=3, option=("epochs=2",)).experiments(["random", "margin"], range(5))
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+    means = 100 * rows.groupby(["seed", "strategy"])["accuracy"].mean().unstack()
+    deviation = (means["margin"] - means["random"]).std()
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{seeds_needed(deviation, 0.5, 0.8)} seeds, ")
+    assert f"standard deviation is {deviation:.2f} points, as over the 5 seeds" in printed
+
+
+def test_verify_names_what_is_not_as_published(tmp_path, root, capsys):
+    for name in ("manifest.json", "01_runs.parquet", *json.loads((root / "figures/quick/manifest.json").read_text())):
+        (tmp_path / "quick").mkdir(exist_ok=True)
+        shutil.copy(root / "figures" / "quick" / name, tmp_path / "quick")
+    assert main(["verify", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'quick'}: as published\n"
+    runs = tmp_path / "quick" / "01_runs.parquet"
+    runs.write_bytes(runs.read_bytes()[:-9] + b"x" + runs.read_bytes()[-8:])
+    (tmp_path / "quick" / "02_benchmark.csv").write_text("changed")
+    assert main(["verify", str(tmp_path / "quick")]) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "files that were changed after they were written: 02_benchmark.csv" in line
+    assert "01_runs.parquet is damaged" in line
+
+
+# --- how the program ends
+
+
+def start(arguments, root, **more):
+    environment = os.environ | {"PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"} | more.pop("env", {})
+    command = [sys.executable, "-m", "dal_lab", *arguments]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
+    return subprocess.Popen(command, env=environment, start_new_session=True, **pipe)
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--bad"]])
+def test_a_closed_pipe_ends_quietly(arguments, root):
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = start(arguments, root, stdout=writing, stderr=writing if "--bad" in arguments else subprocess.PIPE)
+    os.close(writing)
+    assert process.communicate(timeout=60)[1] in (b"", None)
+    assert process.returncode == 141
+
+
+@pytest.mark.parametrize(("coding", "name"), [("ascii", "donn?es_??"), ("cp1252", "données_??")])
+def test_what_a_terminal_cannot_write_is_replaced(coding, name, tmp_path, monkeypatch):
+    table = pd.DataFrame({f"f{i}": range(40) for i in range(3)} | {"label": ["a", "b"] * 20})
+    table.to_parquet(path := tmp_path / "données_日本.parquet")
+    monkeypatch.setattr(sys, "stdout", terminal := io.TextIOWrapper(io.BytesIO(), encoding=coding))
+    small = ["--initial-size", "2", "--batch-size", "2", "--cycles", "1", "--option", "epochs=1", "--seeds", "2"]
+    asked = ["random", "margin", "--features", str(path), *small, "--results-dir", str(tmp_path / "r"), "--jobs", "1"]
+    assert main(["compare", *asked, "--output-dir", str(tmp_path / "comparison")]) == 0
+    printed = terminal.buffer.getvalue().decode(coding)
+    assert printed.startswith(f"{name}\n----------\nstrategy ")
+    assert "margin  ??" in printed  # the curve as bars
+
+
+def output_of(process):
+    """What the program wrote to stderr itself, without what Python tells about imports."""
+    lines = process.stderr.read().decode().splitlines()
+    return [line for line in lines if line and not line.startswith(("#", "import "))]
+
+
+@pytest.mark.parametrize("module", ["inspect", "numpy", pytest.param("dal_core.loop", marks=pytest.mark.faults)])
+def test_ctrl_c_is_one_line_from_the_first_imports_on(module, root, tmp_path):
+    """Of the whole group, as by a terminal."""
+    asked = ["run", "--cycles", "100", "--subset-size", "all", "--option", "epochs=500"]
+    process = start(asked, root, cwd=tmp_path, env={"PYTHONVERBOSE": "1"})
+    next(line for line in process.stderr if line.startswith(f"import '{module}'".encode()))
+    if module == "dal_core.loop":
+        time.sleep(0.5)  # until it computes
+    os.killpg(process.pid, signal.SIGINT)
+    assert output_of(process) == [STOPPED]
+    assert process.wait(60) == 130
+
+
+@pytest.mark.faults
+def test_ctrl_c_ends_a_batch_of_notebooks_with_its_kernel(root, tmp_path):
+    mark = tmp_path / "begun"
+    cells = ["import time, pathlib", f"pathlib.Path({str(mark)!r}).touch()", "time.sleep(60)"]
+    write_notebook(tmp_path / "notebooks" / "01_it.ipynb", PARAMETERS, *cells)
+    process = start(["notebooks"], root, env={"DAL_ROOT": str(tmp_path)})
+    wait_until(mark.exists)
+    kernels = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    assert output_of(process) == [STOPPED]
+    assert process.wait(60) == 130
+    assert kernels
+    assert psutil.wait_procs(kernels, timeout=10)[1] == []

@@ -124,7 +124,7 @@ def test_committed_tables_come_from_the_committed_run(notebooks, number, project
         for state in project_states
     ]
     assert all(tables)
-    assert any(each <= shown for each in tables), "run the quick preset and `python -m dal_lab publish`"
+    assert any(each <= shown for each in tables), "run the quick preset and `dal publish`"
 
 
 def alternatives(path):
@@ -302,8 +302,8 @@ def test_list_and_dry_run_run_nothing(project, capsys):
     [
         (["--preset", "quik"], "--preset is 'quik'; it has to be one of 'quick', 'real', 'paper', 'tiny'"),
         (["--only", "07"], "there is no notebook '07'; there is 01, 02"),
-        (["--jobs", "0"], "--jobs is 0"),
-        (["--seeds", "-1"], "--seeds is -1"),
+        (["--jobs", "0"], "jobs is 0"),
+        (["--seeds", "-1"], "seeds is -1"),
         (["--data-dir", "nowhere"], "--data-dir is nowhere; an existing folder was expected"),
         (["--seeds", "3"], "01_good.ipynb has no parameter seeds"),
     ],
@@ -470,7 +470,7 @@ def test_the_readme_lists_the_verdicts_of_all_notebooks(tmp_path):
 def test_the_readme_quotes_the_committed_tables(root, project_states):
     readme = (root / "README.md").read_text()
     assert readme.count("<!-- table ") >= 1
-    assert any(rendered(readme, state) == readme for state in project_states), "run `python -m dal_lab publish`"
+    assert any(rendered(readme, state) == readme for state in project_states), "run `dal publish`"
 
 
 @pytest.mark.parametrize("number", NUMBERS)

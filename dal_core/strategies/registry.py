@@ -18,7 +18,7 @@ import sys
 import types
 import typing
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -116,9 +116,9 @@ def adopt(name: str, strategy: Strategy, source: str, version: int = 1) -> None:
     _STRATEGIES[name], _SOURCES[name], _VERSIONS[name] = strategy, source, version
 
 
-def forget_own() -> None:
-    """Leave the package's strategies alone in the registry."""
-    for name in own():
+def forget_own(names: Iterable[str] | None = None) -> None:
+    """Forget strategies that are not the package's, these or all."""
+    for name in own() if names is None else names:
         del _STRATEGIES[name]
         _SOURCES.pop(name, None)
         _VERSIONS.pop(name, None)

@@ -1,146 +1,58 @@
-"""The command `dal`, which `python -m dal_lab` is, too: one function a subcommand, each with --help.
+"""The command `dal`, which `python -m dal_lab` is, too: a function a command.
 
-Nothing here imports torch before a command begins, so that help and usage errors answer at once.
+What takes long to import, such as torch, is imported within them, so that help and usage errors answer at once.
 """
 
-import argparse
-import ast
 import dataclasses
-import importlib.util
+import functools
+import io
 import itertools
 import os
-import re
 import sys
-import tomllib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from dal_core import __version__
-
-RUN_FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
-ENTRY = re.compile(r"^    ([\w, ]+): (.*(?:\n {8}.*)*)", re.MULTILINE)  # names and text in the Args of a docstring
-SETTINGS = (
-    "encoder",
-    "batch_size",
-    "initial_size",
-    "cycles",
-    "head",
-    "optimiser",
-    "device",
-    "allow_oracle",
-    "standardise",
+from dal_lab.companion.options import (
+    RESULTS,
+    DataDir,
+    Device,
+    Jobs,
+    Names,
+    Plugins,
+    ResultsDir,
+    Runs,
+    Setup,
+    Whole,
+    about,
+    check_places,
+    named,
+    warn_of_unseen_card,
 )
-TYPES = {"int": int, "Count": int, "Size": int, "Path": Path}  # of options, by annotation; others are texts
+from dal_lab.program import INTERRUPTED, STOPPED
+
+RUN_FAILED, USAGE_ERROR = 1, 2
+PROGRAM = os.environ.get("DAL_PROGRAM")  # the script that stands for `dal notebooks`
+LONGEST = 300  # characters of a message about usage
+SETUP, RUNS = Setup(), Runs()
+Strategies = Annotated[Names, about("strategies (default: margin)")]
+
+app = App(
+    "dal",
+    help="Deep active learning on frozen features.",
+    version=__version__,
+    help_format="plaintext",  # Markdown takes 60 ms to import.
+    default_parameter=Parameter(negative=(), allow_repeating=True, show_default=lambda value: value or None),
+    suppress_keyboard_interrupt=False,  # `main` says what is kept.
+)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code. Faults of the caller are one line on stderr and exit code 2."""
-    options, unknown = build_parser().parse_known_args(arguments)
-    if unknown:
-        options.parser.error(f"unknown {' '.join(unknown)}")
-    from dal_lab.checks import check_folder
-    from dal_lab.nvidia import unseen_card
-    from dal_lab.runs.failures import RunError, RunRefusedError
-
-    os.environ["MPLBACKEND"] = "agg"  # Figures go into files; a user's choice may need a display.
-    try:
-        if getattr(options, "device", None) in ("auto", "cuda") and (line := unseen_card()):
-            print(f"warning: {line}", file=sys.stderr)
-        with warnings.catch_warnings():
-            warnings.showwarning = _print_warning  # type: ignore[assignment]
-            # Places to write to that cannot be folders are refused before anything is computed.
-            for name in ("results_dir", "output_dir"):
-                if getattr(options, name, None) is not None:
-                    check_folder(f"--{name.replace('_', '-')}", getattr(options, name))
-            if getattr(options, "output", None) is not None:
-                check_folder("the folder of --output", options.output.parent)
-            return options.command(options) or 0
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)  # a line for each kind of failure
-        return USAGE_ERROR if isinstance(error, RunRefusedError) else RUN_FAILED
-    except (ValueError, OSError) as error:
-        return _complain(error)
-    except KeyboardInterrupt as stop:
-        print(str(stop) or "stopped; what is finished is kept, the same command goes on from there", file=sys.stderr)
-        return INTERRUPTED
-
-
-def _print_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
-    """Print a warning as a line for readers, without the place in the code; those for developers are left out."""
-    if not issubclass(category, DeprecationWarning | PendingDeprecationWarning):
-        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
-
-
-def _complain(error: object) -> int:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return USAGE_ERROR
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, with what exists instead of the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
-        sys.exit(_complain(f"{message}; {self.prog} knows {', '.join(known)}"))
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands, with the options of the table beside this module."""
-    parser = OneLineParser(
-        allow_abbrev=False, prog="python -m dal_lab", description="Deep active learning on frozen features."
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    table = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-    fields = _fields("dal_lab.runs.grid", "Grid") | _fields("dal_core.experiment", "Experiment")
-    fields |= _fields("dal_core.experiment", "Protocol")
-    extraction = fields | _fields("dal_lab.sources.extraction", "Extraction")
-    program = os.environ.get("DAL_PROGRAM")
-    for name, entries in table["commands"].items():
-        command = globals()[name]
-        prog = f"./{program}" if program and name == "notebooks" else None
-        about = {"help": command.__doc__.splitlines()[0].rstrip("."), "description": command.__doc__}
-        added = commands.add_parser(name, allow_abbrev=False, prog=prog, **about)
-        added.set_defaults(command=command, parser=added)
-        known = (extraction if name == "features" else fields) | table["options"]
-        for option in itertools.chain.from_iterable(table["lists"].get(entry, [entry]) for entry in entries):
-            settings = dict(known.get(f"{name} {option}") or known[option])
-            if "type" in settings:
-                settings["type"] = TYPES.get(settings["type"], str)
-            if name == "run" and "nargs" in settings:
-                settings["nargs"] = 1
-            positional = (name, option) == ("compare", "strategy")
-            added.add_argument(option if positional else f"--{option.replace('_', '-')}", **settings)
-    return parser
-
-
-def _fields(module: str, name: str) -> dict[str, dict[str, Any]]:
-    """Return arguments of `add_argument` for each field of a dataclass: type, default, and text in the docstring.
-
-    They are read from the module's source, since an import would wait for torch.
-    """
-    tree = ast.parse(Path(getattr(importlib.util.find_spec(module), "origin", "")).read_text(encoding="utf-8"))
-    (found,) = (each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == name)
-    texts = {
-        field: text for names, text in ENTRY.findall(ast.get_docstring(found) or "") for field in names.split(", ")
-    }
-    options: dict[str, dict[str, Any]] = {}
-    for each in found.body:
-        if not isinstance(each, ast.AnnAssign) or (field := ast.unparse(each.target)) not in texts:
-            continue
-        annotation, about = ast.unparse(each.annotation), " ".join(texts[field].split()).rstrip(".").replace("%", "%%")
-        if annotation == "bool":
-            options[field] = {"action": "store_true", "help": about}
-        elif isinstance(each.value, ast.Constant):
-            default: Any = each.value.value
-            about += "" if default is None else f" (default: {default})"
-            options[field] = {"type": re.split(r"\W", annotation)[0], "default": default, "help": about}
-    return options
-
-
-def datasets(_: argparse.Namespace) -> None:
+@app.command(alias="datasets")
+def data() -> None:
     """List the data sets and encoders that are known by name."""
     from tabulate import tabulate
 
@@ -163,7 +75,21 @@ def datasets(_: argparse.Namespace) -> None:
     print("model of the Hugging Face hub; a long-tailed version of any data set: --option imbalance=10")
 
 
-def features(options: argparse.Namespace) -> None:
+@app.command
+def features(
+    *,
+    dataset: Annotated[Names, about("data sets, or folders of images in --data-dir")],
+    encoder: Annotated[
+        Names, about("names, or models of the hub or local folders: MODEL[@REVISION][:cls|mean|pooler]")
+    ],
+    data_dir: DataDir = None,
+    output_dir: Annotated[Path | None, about("also write DATASET_ENCODER.safetensors here, to take along")] = None,
+    device: Device = "auto",
+    batch_size: Annotated[Whole, about("instances at a time; halved when memory runs out")] = 128,
+    workers: Annotated[Whole | None, about("processes that read instances (default: one a core, at most 8)")] = None,
+    unreadable: Annotated[str, about("refuse or skip instances that cannot be decoded")] = "refuse",
+    fresh: Annotated[bool, about("extract anew, with the newest revision of the model")] = False,
+) -> None:
     """Extract features of images, texts or sounds; an interrupted call goes on where it stopped.
 
     They are kept in the cache folder (DAL_CACHE), where every run finds them.
@@ -172,117 +98,211 @@ def features(options: argparse.Namespace) -> None:
     from dal_lab.sources.catalogue import extract, file_stem
     from dal_lab.sources.extraction import Extraction
 
-    how = Extraction(options.device, options.batch_size, options.workers, options.unreadable)
-    for dataset in options.dataset:
-        for encoder in options.encoder:
-            bank = extract(dataset, encoder, data_dir=options.data_dir, how=how, fresh=options.fresh)
-            skipped = sum(bank.provenance["skipped"].values())
-            print(
-                f"{dataset} with {encoder}: {len(bank.train_labels):,} + {len(bank.test_labels):,} instances, "
-                f"{bank.num_features} features, {bank.num_classes} classes, {skipped} skipped"
-            )
-            if options.output_dir is not None:
-                save_bank(bank, path := options.output_dir / f"{file_stem(dataset, encoder)}.safetensors")
-                print(f"    {path}")
+    check_places(output_dir=output_dir)
+    warn_of_unseen_card(device)
+    how = Extraction(device, batch_size, workers, unreadable)  # type: ignore[arg-type]  # It checks the words.
+    for name, by in itertools.product(dataset, encoder):
+        bank = extract(name, by, data_dir=data_dir, how=how, fresh=fresh)
+        skipped = sum(bank.provenance["skipped"].values())
+        print(
+            f"{name} with {by}: {len(bank.train_labels):,} + {len(bank.test_labels):,} instances, "
+            f"{bank.num_features} features, {bank.num_classes} classes, {skipped} skipped"
+        )
+        if output_dir is not None:
+            save_bank(bank, path := output_dir / f"{file_stem(name, by)}.safetensors")
+            print(f"    {path}")
 
 
-def run(options: argparse.Namespace) -> None:
+@app.command
+def run(
+    *,
+    strategy: Annotated[str, about("what chooses the instances")] = "margin",
+    seed: Annotated[Whole, about("of all that is drawn")] = 0,
+    output: Annotated[Path | None, about("also write the rows to this CSV or Parquet file")] = None,
+    setup: Setup = SETUP,
+) -> None:
     """Compute one active learning run, printed as a table."""
+    from dal_lab.checks import check_folder
     from dal_lab.runs import study
     from dal_lab.runs.files import write_atomically
 
-    if options.output is not None and options.output.suffix not in (".csv", ".parquet"):
-        raise ValueError(f"--output is {options.output}; a name that ends in .csv or .parquet was expected")
-    if options.dataset and options.features:
-        named = f"{options.dataset[0]} and {options.features[0]}"
-        raise ValueError(f"--dataset and --features name {named}; one of the two was expected")
-    (experiment,) = _experiments(options, [options.seed])
-    rows = study.run(experiment, data_dir=options.data_dir)
+    if output is not None:
+        if output.suffix not in (".csv", ".parquet"):
+            raise ValueError(f"--output is {output}; a name that ends in .csv or .parquet was expected")
+        check_folder("the folder of --output", output.parent)
+    if len(several := [*setup.dataset, *map(str, setup.features)]) > 1:
+        raise ValueError(f"--dataset and --features name {', '.join(several)}; one was expected, `dal grid` takes more")
+    rows = study.run(*setup.experiments([strategy], [seed]), data_dir=setup.data_dir)
     untold = ["record"] if (rows["record"] == "{}").all() else []
     print(rows.drop(columns=["acquired", *untold]).to_string(index=False, float_format="{:.4f}".format))
-    if options.output is not None:
-        with write_atomically(options.output) as temporary:
-            rows.to_csv(temporary, index=False) if options.output.suffix == ".csv" else rows.to_parquet(temporary)
+    if output is not None:
+        with write_atomically(output) as temporary:
+            rows.to_csv(temporary, index=False) if output.suffix == ".csv" else rows.to_parquet(temporary)
 
 
-def grid(options: argparse.Namespace) -> None:
+@app.command
+def grid(*, strategy: Strategies = ("margin",), setup: Setup = SETUP, runs: Runs = RUNS) -> None:
     """Compute many runs, kept in a results folder; finished ones are not repeated."""
-    stored, rows = _learning_curves(options)
+    grid, rows = _learning_curves(setup, strategy, runs)
     if rows is not None:
         print(_summary(rows).to_string(index=False, float_format="{:.2f}".format))
         print("accuracy in percent: aulc is the mean over the curve, _ci the half width of a 95 % interval over seeds; "
-              f"{len(stored.keys)} runs in {stored.store.folder}")  # fmt: skip
+              f"{len(grid.keys)} runs in {grid.store.folder}")  # fmt: skip
 
 
-def report(options: argparse.Namespace) -> None:
+@app.command
+def report(
+    *,
+    strategy: Strategies = ("margin",),
+    output_dir: Annotated[Path, about("where to write")] = Path("report"),
+    setup: Setup = SETUP,
+    runs: Runs = RUNS,
+) -> None:
     """Draw learning curves and write a table of the runs that `grid` would compute, and the runs beside them."""
     from dal_lab.companion.artefacts import Report
     from dal_lab.companion.figures.curves import learning_curves
     from dal_lab.companion.figures.style import use_style
     from dal_lab.runs.committed import ENDING, commit
 
-    stored, rows = _learning_curves(options)
+    grid, rows = _learning_curves(setup, strategy, runs, output_dir)
     if rows is not None:
         use_style()
-        written, about = Report(options.output_dir, "report"), {"cell": "learning curves", "keys": stored.keys}
+        written, about = Report(output_dir, "report"), {"cell": "learning curves", "keys": grid.keys}
         written.figure(learning_curves(rows), "learning_curves", **about)
         written.table(_summary(rows), "accuracy", **about)
-        commit(stored.keys, stored.store, options.output_dir / f"report{ENDING}")
-        print(f"figures and tables:  {options.output_dir.resolve()}")
+        commit(grid.keys, grid.store, output_dir / f"report{ENDING}")
+        print(f"figures and tables:  {output_dir.resolve()}")
 
 
-def compare(options: argparse.Namespace) -> None:
+@app.command
+def compare(
+    *strategy: Annotated[str, about("two or more, before the options")],
+    output_dir: Annotated[Path, about("where to write")] = Path("comparison"),
+    setup: Setup = SETUP,
+    runs: Runs = RUNS,
+) -> None:
     """Compare strategies with the first one: table, tests, win rates and learning curves, printed and as files."""
     from dal_core.checks import check_whole
     from dal_lab.companion.artefacts import Report
     from dal_lab.companion.figures.style import use_style
     from dal_lab.companion.terminal import Comparison, check_strategies
 
-    check_strategies(options.strategy)
-    check_whole("--cycles", options.cycles, 1)  # Without an acquisition there is nothing to compare.
-    stored, rows = _learning_curves(options)
+    check_strategies(strategy)
+    check_whole("--cycles", setup.cycles, 1)  # Without an acquisition there is nothing to compare.
+    grid, rows = _learning_curves(setup, strategy, runs, output_dir)
     if rows is not None:
         use_style()
         comparison = Comparison(rows)
-        encoding = sys.stdout.encoding or "utf-8"  # A terminal that cannot show the bars gets question marks.
-        print(comparison.text().encode(encoding, "replace").decode(encoding))
-        comparison.write(Report(options.output_dir, "compare"), stored.keys)
-        print(f"{len(stored.keys)} runs in {stored.store.folder}")
-        print(f"figures and tables: {options.output_dir.resolve()}")
+        print(comparison.text())
+        comparison.write(Report(output_dir, "compare"), grid.keys)
+        print(f"{len(grid.keys)} runs in {grid.store.folder}")
+        print(f"figures and tables: {output_dir.resolve()}")
 
 
-def notebooks(options: argparse.Namespace) -> int:
+@app.command
+def check(file: Annotated[Path, about("registers one or more strategies")], /) -> int:
+    """Check that the strategies of a Python file do what every strategy has to do; exit code 1 if one does not."""
+    from dal_lab.strategy_check import check_file
+
+    return check_file(file)
+
+
+@app.command
+def plan_study(
+    reference: Annotated[str, about("a strategy")],
+    other: Annotated[str, about("another one")],
+    /,
+    *,
+    effect: Annotated[float, about("difference of the mean accuracy over the curve, in points")],
+    power: Annotated[float, about("probability that a two-sided paired t test (level 5 %) finds it")] = 0.8,
+    results_dir: ResultsDir = RESULTS,
+    setup: Setup = SETUP,
+) -> None:
+    """Say how many seeds show a difference of two strategies, and for how long they compute, by runs that are there."""
+    from dal_lab.companion.power import plan_lines
+    from dal_lab.companion.terminal import check_strategies
+
+    check_places(results_dir=results_dir)
+    check_strategies((reference, other))
+    experiments_of = functools.partial(setup.experiments, (reference, other))
+    grid = Runs(results_dir=results_dir).grid(setup.data_dir)
+    print(*plan_lines(grid, experiments_of, effect, power), sep="\n")
+
+
+@app.command
+def verify(
+    folder: Annotated[Path | None, about("with figures, or such folders in it (default: figures)")] = None, /
+) -> int:
+    """Compare published figures, tables and runs with their digests; exit code 1 if some differ."""
+    from dal_lab.companion.verification import faults_by_folder
+    from dal_lab.runs.committed import project_figures
+
+    found = faults_by_folder(project_figures() if folder is None else folder)
+    for place, faults in found.items():
+        print(f"{place}: {'; '.join(faults) or 'as published'}")
+    return RUN_FAILED if any(found.values()) else 0
+
+
+@app.command(usage=f"Usage: ./{PROGRAM} [OPTIONS]" if PROGRAM else None)
+def notebooks(
+    *,
+    preset: Annotated[str, about("what to run on; --list shows the presets")] = "quick",
+    only: Annotated[str | None, about("notebooks to run, like 1,3 (default: all)")] = None,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    seeds: Annotated[Whole | None, about("number of seeds (default: the preset's)")] = None,
+    data_dir: DataDir = None,
+    values: Annotated[
+        tuple[str, ...],
+        about("another parameter, e.g. strategies=margin,bait; repeatable", name="--set", metavar="NAME=VALUE"),
+    ] = (),
+    plugin: Plugins = (),
+    listed: Annotated[bool, about("list notebooks and presets, and stop", name="--list")] = False,
+    dry_run: Annotated[bool, about("say what would run, and stop")] = False,
+    fresh: Annotated[bool, about("compute every run anew")] = False,
+    check: Annotated[bool, about("execute nothing, list what was published and is stale, and stop")] = False,
+    strict: Annotated[bool, about("with --check: stale figures of long presets fail, too")] = False,
+) -> int:
     """Execute the notebooks of the papers and regenerate their figures and tables."""
-    from dal_core.checks import check_choice, check_whole
+    from dal_core.checks import check_choice
     from dal_core.devices import resolve_device
+    from dal_lab import plugins
     from dal_lab.companion import notebooks
+    from dal_lab.companion.parameters import check_values, from_texts
 
     root = _project_root()
+    if check:
+        from dal_lab.companion import freshness
+
+        return freshness.check(root, strict=strict)
     found = notebooks.find(root / "notebooks")
-    if options.list:
+    if listed:
         print("notebooks (--only)", *(f"  {each.number}  {each.title}" for each in found), sep="\n")
         print("presets (--preset)", *(f"  {name:6} {what}" for name, what in notebooks.PRESETS.items()), sep="\n")
         return 0
-    check_choice("--preset", options.preset, notebooks.PRESETS)
-    resolve_device(options.device)
-    parameters = {"device": options.device, "fresh": options.fresh, "results_dir": str(root / "results")}
-    for name in ("jobs", "seeds"):
-        if (value := getattr(options, name)) is not None:
-            check_whole(f"--{name}", value, 1)
-            parameters[name] = value
-    if options.data_dir is not None:
-        if not options.data_dir.is_dir():
-            raise ValueError(f"--data-dir is {options.data_dir}; an existing folder was expected")
-        parameters["data_dir"] = str(options.data_dir.resolve())
-    chosen = notebooks.choose(found, options.only)
-    places = {"executed": root / "results" / "notebooks", "figures": root / "figures"}
-    if options.dry_run:
-        print(*notebooks.planned(chosen, preset=options.preset, parameters=parameters, **places), sep="\n")
+    check_choice("--preset", preset, notebooks.PRESETS)
+    warn_of_unseen_card(device)
+    resolve_device(device)
+    if data_dir is not None and not data_dir.is_dir():
+        raise ValueError(f"--data-dir is {data_dir}; an existing folder was expected")
+    places = {"results_dir": str(root / "results"), "data_dir": None if data_dir is None else str(data_dir.resolve())}
+    given = {"device": device, "fresh": fresh, "jobs": jobs, "seeds": seeds, **places}
+    parameters = {name: value for name, value in given.items() if value is not None}
+    plugins.pass_on(plugin)
+    chosen = notebooks.choose(found, only)
+    if values:
+        defaults = {name: text for each in chosen for name, text in each.parameters().items()}
+        parameters |= from_texts(named(values, "--set"), defaults)
+    check_values(parameters)
+    to = {"executed": root / "results" / "notebooks", "figures": root / "figures"}
+    if dry_run:
+        print(*notebooks.planned(chosen, preset=preset, parameters=parameters, **to), sep="\n")
         return 0
-    return 0 if notebooks.run_all(chosen, preset=options.preset, parameters=parameters, **places) else RUN_FAILED
+    return 0 if notebooks.run_all(chosen, preset=preset, parameters=parameters, **to) else RUN_FAILED
 
 
-def publish(_: argparse.Namespace) -> None:
+@app.command
+def publish() -> None:
     """For maintainers: put executed outputs into notebooks/*.ipynb and measured numbers into README.md."""
     from dal_lab.companion.readme import publish_notebooks, render_readme
 
@@ -293,59 +313,81 @@ def publish(_: argparse.Namespace) -> None:
     print(f"numbers put into {root / 'README.md'}")
 
 
-def _experiments(options: argparse.Namespace, seeds: Iterable[int]) -> list[Any]:
-    """Return an Experiment for each data set, strategy and seed."""
-    from dal_lab.runs.settings import experiment_of
-    from dal_lab.sources.catalogue import read_features
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Faults of the caller are one line on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # What a terminal cannot write never costs a result.
+            stream.reconfigure(errors="replace")
+    os.environ["MPLBACKEND"] = "agg"  # Figures go into files; a user's choice may need a display.
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _print_warning  # type: ignore[assignment]
+            given = sys.argv[1:] if arguments is None else arguments
+            if not given:
+                raise ValueError(f"a COMMAND is missing; dal knows {_known(())}")
+            code = app(given, exit_on_error=False, print_error=False, result_action="return_value") or 0
+            print(end="", flush=True)  # A disk that is full behind the output is found out here.
+            return code
+    except CycloptsError as error:
+        return _complain(_about_usage(error))
+    except BrokenPipeError:  # Whoever read the output stopped; the program ends quietly.
+        raise
+    except RuntimeError as error:
+        from dal_lab.runs.failures import RunError, RunRefusedError
 
-    for path in options.features:
-        read_features(path)  # refuses what is no such file, and could be taken for a name
-    data, subset = [*options.dataset, *map(str, options.features)] or ["digits"], options.subset_size
-    if subset != "all" and (not subset.isdecimal() or len(subset) > 18):
-        raise ValueError(f"--subset-size is {subset[:20]!r}; a whole number or 'all' was expected")
-    given: dict[str, Any] = {name: getattr(options, name) for name in SETTINGS}
-    given |= {"subset_size": None if subset == "all" else int(subset), "options": _named(options.option)}
-    runs = itertools.product(data, options.strategy, seeds)
-    return [experiment_of(name, strategy=strategy, seed=seed, **given) for name, strategy, seed in runs]
-
-
-def _named(texts: Sequence[str], argument: str = "--option") -> dict[str, Any]:
-    """Return the values of NAME=VALUE texts by name: Python's numbers and lists, or words."""
-    values: dict[str, Any] = {}
-    for text in texts:
-        name, separator, value = text.partition("=")
-        if not separator or not name:
-            raise ValueError(f"{argument} is {text!r}; NAME=VALUE was expected")
-        if name in values:
-            count = sum(each.startswith(f"{name}=") for each in texts)
-            raise ValueError(f"{argument} {name} is given {count} times; once was expected")
-        values[name] = value  # a word, such as likelihood=gaussian
-        try:
-            values[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            pass
-        except (RecursionError, MemoryError):
-            raise ValueError(
-                f"{argument} {name} has a value that is nested too deeply; a number or a word was expected"
-            ) from None
-    return values
+        if not isinstance(error, RunError):
+            raise
+        print(f"error: {error}", file=sys.stderr)  # a line for each kind of failure
+        return USAGE_ERROR if isinstance(error, RunRefusedError) else RUN_FAILED
+    except (ValueError, OSError) as error:
+        return _complain(error)
+    except KeyboardInterrupt as stop:
+        print(str(stop) or STOPPED, file=sys.stderr)
+        return INTERRUPTED
 
 
-def _learning_curves(options: argparse.Namespace) -> tuple[Any, Any]:
-    """Return the grid and its rows; with --dry-run None in their place, and the plan is printed."""
+def _print_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    """Print a warning as a line for readers, without the place in the code; those for developers are left out."""
+    if not issubclass(category, DeprecationWarning | PendingDeprecationWarning):
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _complain(error: object) -> int:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return USAGE_ERROR
+
+
+def _about_usage(error: CycloptsError) -> str:
+    """Return what is wrong, and for what is unknown the options or commands that there are."""
+    chain, text = error.command_chain or (), str(error).partition(" Available commands:")[0]
+    if isinstance(error, UnusedCliTokensError):
+        text = f"Unknown: {' '.join(error.unused_tokens or ())}."
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+    known = f" {' '.join(('dal', *chain))} knows {_known(chain)}" if text.startswith("Unknown") else ""
+    return f"{text[:1].lower()}{text[1:]}{known}"
+
+
+def _known(chain: Sequence[str]) -> str:
+    """Return the commands, or the options of one."""
+    if not chain:
+        return ", ".join(each for each in app if not each.startswith("-"))
+    options = app[chain[0]].assemble_argument_collection(default_parameter=app.default_parameter)
+    return ", ".join(name for each in options for name in each.names if name.startswith("--")) or "--help"
+
+
+def _learning_curves(setup: Setup, strategies: Sequence[str], runs: Runs, output_dir: Path | None = None) -> Any:
+    """Return a grid and its rows; with --dry-run None in place of the rows, and the plan is printed."""
     from dal_core.checks import check_whole
-    from dal_lab.runs.grid import Grid
 
-    check_whole("--seeds", options.seeds, 1)
-    experiments = _experiments(options, range(options.seeds))
-    slurm = None if options.slurm is None else _named(options.slurm.split(","), "--slurm")
-    where = {"data_dir": options.data_dir, "jobs": options.jobs, "dask": options.dask, "slurm": slurm}
-    written = [options.output_dir] if "output_dir" in options else []  # A report's runs lie beside its figures.
-    stored = Grid(options.results_dir, fresh=options.fresh, committed=written, **where)
-    if options.dry_run:
-        print(*stored.plan(experiments).lines(), sep="\n")
-        return stored, None
-    return stored, stored.rows(experiments, "learning curves")
+    check_places(results_dir=runs.results_dir, output_dir=output_dir)
+    check_whole("--seeds", runs.seeds, 1)
+    experiments = setup.experiments(strategies, range(runs.seeds))
+    grid = runs.grid(setup.data_dir, [] if output_dir is None else [output_dir])  # A report's runs lie beside it.
+    if runs.dry_run:
+        print(*grid.plan(experiments).lines(), sep="\n")
+        return grid, None
+    return grid, grid.rows(experiments, "learning curves")
 
 
 def _summary(rows: Any) -> Any:

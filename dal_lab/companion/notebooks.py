@@ -20,6 +20,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import papermill
+import psutil
 from jupyter_client.manager import AsyncKernelManager
 
 from dal_core.checks import printable
@@ -79,7 +80,10 @@ def choose(notebooks: Sequence[Notebook], only: str | None) -> list[Notebook]:
         ValueError: if a number does not exist, with those that do.
     """
     known = [notebook.number for notebook in notebooks]
-    wanted = known if only is None else [number.strip() for number in only.split(",")]
+    numbers = {number.lstrip("0"): number for number in known}
+    wanted = (
+        known if only is None else [numbers.get(each.strip().lstrip("0"), each.strip()) for each in only.split(",")]
+    )
     if unknown := [number for number in wanted if number not in known]:
         raise ValueError(f"there is no notebook {', '.join(map(repr, unknown))}; there is {', '.join(known)}")
     return [notebook for notebook in notebooks if notebook.number in wanted]
@@ -198,6 +202,9 @@ def _kernel_environment() -> Iterator[None]:
         try:
             yield
         finally:
+            for child in psutil.Process().children():  # A kernel that was interrupted while it started lives on.
+                if "ipykernel_launcher" in child.cmdline():
+                    child.kill()
             os.environ.clear()
             os.environ |= before
 
@@ -260,8 +267,12 @@ def run_all(
     The results page is written after each of them.
     """
     parameters = {"preset": preset, "output_dir": str(figures), **parameters}
-    for notebook in notebooks:
-        check_parameters(notebook, parameters)
+    known = {name for notebook in notebooks for name in notebook.parameters()}
+    given: dict[Notebook, dict[str, Any]] = {}
+    for notebook in notebooks:  # What one of them knows goes to those that do; what none knows is refused.
+        others = known.difference(notebook.parameters())
+        given[notebook] = {name: value for name, value in parameters.items() if name not in others}
+        check_parameters(notebook, given[notebook])
     remove_leftovers(figures / preset)
     failed, well = [], True
     left = times_left(notebooks, executed / preset, figures / preset, fresh=bool(parameters.get("fresh")))
@@ -269,7 +280,7 @@ def run_all(
         print(line)
     for notebook, time_left in zip(notebooks, left, strict=True):
         print(f"{notebook.number}  {notebook.title}{time_left and f' ({time_left} left)'}", flush=True)
-        outcome = execute(notebook, executed / preset / notebook.path.name, parameters)
+        outcome = execute(notebook, executed / preset / notebook.path.name, given[notebook])
         if outcome.error is None and preset in COMMITTED:
             outcome = _with_its_runs(notebook, outcome, figures / preset, parameters.get("results_dir"))
         if outcome.error is None:

@@ -10,6 +10,9 @@ from typing import Any
 from dal_core.checks import check_choice, check_flag, check_text, check_whole
 from dal_core.devices import DEVICES
 from dal_lab.checks import check_names
+from dal_lab.plugins import load_plugins
+
+OPTIONS = ("preset", "jobs", "seeds", "device", "data_dir", "fresh")  # of the command, for these parameters
 
 
 def check_values(parameters: Mapping[str, Any]) -> None:
@@ -22,6 +25,7 @@ def check_values(parameters: Mapping[str, Any]) -> None:
     Raises:
         ValueError: naming the parameter, what was found and what was expected.
     """
+    load_plugins()  # A notebook calls this first, and its strategies may be own ones.
     cells = parameters.get("In", [])  # Of a notebook; papermill's own follows that of the parameters.
     for offered, given in itertools.pairwise(cells):
         if given.startswith("# Parameters\n") and (unknown := _assigned(given) - _assigned(offered)):
@@ -32,6 +36,25 @@ def check_values(parameters: Mapping[str, Any]) -> None:
         value = parameters[name]
         if value is not None or name not in OPTIONAL:
             CHECKS[name](name, str(value) if name.endswith("_dir") and isinstance(value, Path) else value)
+
+
+def from_texts(given: Mapping[str, Any], defaults: Mapping[str, str]) -> dict[str, Any]:
+    """Return parameters as the notebooks take them: a text, or texts between commas, is a list where they have one.
+
+    `defaults` are the texts of all defaults, by the parameter's name.
+
+    Raises:
+        ValueError: for a name that is not among the defaults, with those that are, or that an option is there for.
+    """
+    for name in given:
+        if name in OPTIONS:
+            raise ValueError(f"--set {name} is given; the option --{name.replace('_', '-')} was expected")
+        check_choice("the name in --set", name, sorted(defaults.keys() - set(OPTIONS)))
+    lists = {name for name, default in defaults.items() if default[:1] == "[" or default == "None"}
+    return {
+        name: value.split(",") if isinstance(value, str) and name in lists and not name.endswith("_dir") else value
+        for name, value in given.items()
+    }
 
 
 def _assigned(cell: str) -> KeysView[str]:

@@ -1,4 +1,4 @@
-"""Strategies side by side, in a terminal of 80 columns and as files: what `python -m dal_lab compare` shows."""
+"""Strategies side by side, in a terminal of 80 columns and as files: what `dal compare` shows."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -18,7 +18,8 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,22 @@ def _submit(task: Task) -> tuple[ProcessPoolExecutor, concurrent.futures.Future]
     worker = ProcessPoolExecutor(
         1, timeout=IDLE, initializer=_live_and_die_with, initargs=(os.getpid(),), env=ONE_THREAD
     )
-    return worker, worker.submit(task)
+    with _interrupts_later():  # The process leaves Ctrl-C to this one from its start on, amid its imports, too.
+        return worker, worker.submit(task)
+
+
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Block Ctrl-C within the block, and in what is started there for good."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # which unblocks Ctrl-C when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _live_and_die_with(parent: int) -> None:

@@ -7,7 +7,7 @@ import itertools
 import platform
 import re
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pandas as pd
 from dal_core.checks import check_flag, check_whole, shown
 from dal_core.experiment import Experiment, FailedRunError
 from dal_lab.checks import check_folder, expanded
+from dal_lab.plugins import load_plugins
 from dal_lab.runs import engine
 from dal_lab.runs.committed import CommittedRun, committed_runs, digests_by_data, project_figures
 from dal_lab.runs.failures import Failure, RunError, error_of
@@ -91,6 +92,7 @@ class Grid:
             check_whole(f"{name} of slurm", (self.slurm or {}).get(name, 1), 1)
         check_flag("fresh", self.fresh)
         check_folder("folder", self.folder)
+        load_plugins()
         self.store = Store(expanded("folder", self.folder).resolve())
         remove_leftovers(self.store.folder)
         self.data_dir = None if self.data_dir is None else expanded("data_dir", self.data_dir).resolve()
@@ -121,14 +123,18 @@ class Grid:
         """Which runs `rows` would read and which compute, with the seconds of finished runs that differ in the seed."""
         keyed, _, missing = self._look_up(studies)
         durations: dict[str, list[float]] = {}
-        committed = (run.about for run in self._committed().values())
-        for about in itertools.chain(self.store.provenances(), committed) if missing else ():
+        for about in self.records() if missing else ():
             durations.setdefault(but_for_seed(about["configuration"]), []).append(about["duration_s"])
         return Plan(
             stored=[study for key, study in keyed.items() if key not in missing],
             missing=[(study, durations.get(but_for_seed(configuration(study)), [])) for study in missing.values()],
             side_by_side=self._side_by_side(missing),
         )
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """What is recorded with each run that is stored or committed: its configuration, seed, duration_s and more."""
+        committed = (run.about for run in self._committed().values())
+        return itertools.chain(self.store.provenances(), committed)
 
     def available(self, wanted: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
         """`catalogue.available`, to which data that committed runs are of are to be had."""

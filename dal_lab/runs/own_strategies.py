@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-import joblib
+import cloudpickle
 
 from dal_core import snapshot
 from dal_core.strategies import registry
@@ -60,8 +60,8 @@ class OwnStrategies(NamedTuple):
 def own_strategies(required: Collection[str]) -> OwnStrategies:
     """The strategies of this process that are not the package's, for `OwnStrategies.register` in another.
 
-    A function of a script or notebook is sent with its code, one of a module by its name. One that cannot be sent is
-    left out, unless it is among the names in `required`.
+    A function of a script, notebook or plugin is sent with its code, one of a module by its name. One that cannot be
+    sent is left out, unless it is among the names in `required`.
 
     Raises:
         ValueError: if one that is required cannot be sent.
@@ -70,8 +70,7 @@ def own_strategies(required: Collection[str]) -> OwnStrategies:
     for name, strategy in registry.own().items():
         module, view = registry.function_of(strategy).__module__, registry.needed_view(name).__name__
         try:
-            # joblib pickles functions and classes that no module holds, too.
-            pickled = pickle.dumps(joblib.wrap_non_picklable_objects(strategy, keep_wrapper=False))
+            pickled = cloudpickle.dumps(strategy)  # functions and classes of a script or plugin, too
         except Exception as error:
             if name in required:
                 raise _stays(name, module, error) from error
