@@ -37,7 +37,7 @@ if [ -n "$found" ] && has_project "$found"; then
 wanted = "extra == .(%s)|^[^;]*$" % sys.argv[1].replace(",", "|")
 needed = [re.match(r"[\w-]+", each)[0] for each in metadata.requires("dal-core") if re.search(wanted, each)]
 print(*(name for name in needed if not any(metadata.distributions(name=name))))' "$extras") || true
-  [ -z "$lacking" ] || fail "$python lacks $lacking; this adds them: $python -m pip install -e '${root}[$extras]'"
+  [ -z "$lacking" ] || fail "$python lacks $lacking; to add: $python -m pip install -e '${root}[$extras]'"
 else
   venv=$root/.venv python=$root/.venv/bin/python
   stamp=$(echo "$root" && cd "$root" && sed '/^\[tool\./,$d' pyproject.toml | cat - requirements.lock | cksum)
