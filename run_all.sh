@@ -10,9 +10,9 @@ for each in "$@"; do # Help, the list and a misspelt option are answered before 
     -h | --help) exec cat "$usage" ;;
     --list)
       echo "notebooks (--only)"
-      (cd "$root/notebooks" && grep -Hm 1 "^# # " [0-9][0-9]_*.py) | sed "s/^\(..\)[^:]*:# # /  \1  /"
-      echo "presets (--preset)"
-      sed -n '/^\[presets\]/,/^$/{s/^\([a-z]*\) = "\(.*\)"/  \1      \2/;s/^\(  [a-z ]\{6\}\) */\1 /p;}' \
+      (cd "$root/notebooks" && grep -Hm 1 "^# # " [0-9][0-9]_*.py && ls [0-9][0-9]_*.ipynb) | # A number is listed once.
+        sed "s/^\(..\)[^:]*:# # /  \1  /;s/^\(..\)_\(.*\)\.ipynb$/  \1  \2/" | awk '!seen[$1]++'
+      sed -n '/^\[presets\]/,/^$/{s/^\[presets\].*/presets (--preset)/p;s/^\([a-z]*\) = "\(.*\)"/  \1      \2/;s/^\(  [a-z ]\{6\}\) */\1 /p;}' \
         "$root/dal_lab/companion/notebooks.toml"
       exit ;;
     -*)

@@ -573,7 +573,7 @@ def test_a_name_that_is_none_says_that_it_could_be_a_file():
         (["run", "--features", "digits"], "digits ends in ''; .safetensors, .npz, .parquet, .csv"),
         (
             ["run", "--features", "my.npz", "--dataset", "digits"],
-            "--dataset and --features name digits and my.npz; one",
+            "--dataset and --features name digits, my.npz; one",
         ),
         (["grid", "--features", "my.npz", "--encoder", "minilm"], "consists of features already"),
         (["grid", "--features", "my.npz", "my.pt"], "my.pt ends in '.pt'"),

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
 from dal_lab.companion.artefacts import Report, read_manifest
+from dal_lab.companion.statistics import holm
 from dal_lab.companion.verdicts import COLUMNS, Claim, all_verdicts, counted, judged, lead_over, verdicts
 
 NOTHING = pd.Series(dtype=float, index=pd.MultiIndex.from_arrays([[], []], names=["data", "seed"]))
@@ -82,7 +82,7 @@ def test_a_claim_is_decided_exactly_if_holms_procedure_decides_it():
         samples = generator.normal(generator.choice([-3, 0, 1, 3], size=(6, 1)), 1.0, size=(6, 4))
         rows = judge(*(claim(*sample) for sample in samples))
         p = stats.ttest_1samp(samples, 0, axis=1).pvalue
-        decided = multipletests(p, 0.05, method="holm")[0]
+        decided = holm(p, 0.05)[0]  # that of statsmodels
         assert [row["verdict"] != "open" for row in rows] == decided.tolist()
         ranks, first = p.argsort().argsort(), decided.sum()
         for row, sample, rank in zip(rows, samples, ranks, strict=True):
