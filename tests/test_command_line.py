@@ -183,6 +183,7 @@ def test_what_is_left_out_is_told_in_a_line(tmp_path, monkeypatch, capsys, model
         (["run", "--cycles", "-1"], "cycles is -1"),
         (["run", "--cycles", "2000"], "buys 20010 instances, but the pool has 1347"),
         (["run", "--output", "rows.pkl"], "a name that ends in .csv or .parquet"),
+        (["run", "--output", "folder.csv"], "--output is folder.csv, which is a folder"),
         (["run", "--data-dir", "/no/such/folder"], "/no/such/folder is not a folder"),
         (["grid", "--seeds", "0"], "--seeds is 0"),
         (["grid", "--jobs", "0"], "jobs is 0"),
@@ -196,6 +197,7 @@ def test_what_is_left_out_is_told_in_a_line(tmp_path, monkeypatch, capsys, model
 )
 def test_faults_are_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.csv").mkdir()
     assert main(arguments) == 2
     complaints = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("learning curves: ")]
     assert len(complaints) == 1

@@ -3,6 +3,7 @@
 import os
 import sys
 import textwrap
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -89,6 +90,28 @@ def test_a_plugin_that_fails_is_one_line_with_the_place(text, words, tmp_path, c
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: plugin {tmp_path}")
     assert words in line
+
+
+def test_settings_that_a_plugin_changes_are_restored(tmp_path):
+    before = "import os, torch\ntorch.set_default_dtype(torch.float64)\nos.chdir('/')\n"
+    place = Path.cwd()
+    with pytest.warns(
+        UserWarning, match=r"mine\.py changes settings of the process, .* default dtype is torch\.float64"
+    ):
+        assert load_plugin(write(tmp_path / "mine.py", before=before)) == ["mine"]
+    assert (torch.get_default_dtype(), Path.cwd()) == (torch.float32, place)
+
+
+@pytest.mark.parametrize("command", [["run"], ["grid", "--seeds", "2", "--jobs", "1"]])
+def test_a_strategy_that_ends_the_program_is_one_line(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path / "mine.py")
+    path.write_text(
+        path.read_text().replace("    return torch.argsort", "    raise SystemExit(3)\n    return torch.argsort")
+    )
+    small = ["--cycles", "1", "--initial-size", "5", "--batch-size", "3"]
+    assert main([*command, "--plugin", str(path), "--strategy", "mine", *small]) in (1, 2)
+    assert "SystemExit: 3" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_two_plugins_with_a_strategy_of_the_same_name_are_one_line(tmp_path, capsys):

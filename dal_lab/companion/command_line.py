@@ -130,6 +130,8 @@ def run(
         if output.suffix not in (".csv", ".parquet"):
             raise ValueError(f"--output is {output}; a name that ends in .csv or .parquet was expected")
         check_folder("the folder of --output", output.parent)
+        if output.is_dir():
+            raise ValueError(f"--output is {output}, which is a folder; a file was expected")
     if len(several := [*setup.dataset, *map(str, setup.features)]) > 1:
         raise ValueError(f"--dataset and --features name {', '.join(several)}; one was expected, `dal grid` takes more")
     rows = study.run(*setup.experiments([strategy], [seed]), data_dir=setup.data_dir)
@@ -339,6 +341,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)  # a line for each kind of failure
         return USAGE_ERROR if isinstance(error, RunRefusedError) else RUN_FAILED
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # what rich, which prints the help, makes of a closed pipe
+            raise
+        return _complain(f"SystemExit: {error}; a strategy or a library ended the program")
     except (ValueError, OSError) as error:
         return _complain(error)
     except KeyboardInterrupt as stop:

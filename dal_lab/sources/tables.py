@@ -1,7 +1,9 @@
 """A user's table as a data frame: Parquet, in one file or a folder of parts, or CSV."""
 
+import codecs
 import functools
 import gzip
+import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +32,7 @@ def read_table(path: Path) -> pd.DataFrame:
     """
     table = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
     names = table.column_names
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted({name for name in names if name.strip() and names.count(name) > 1}):
         raise ValueError(f"the columns {twice} occur more than once; once was expected")
     with restated(Exception, f"{printable(path)} says of itself to pandas what is not so: "):
         frame = table.to_pandas()
@@ -110,10 +112,16 @@ def _csv(path: Path) -> pa.Table:
     if path.suffix.lower() == ".gz":
         with restated((OSError, EOFError, zlib.error), _damaged(path, "gzip file")):
             content = gzip.decompress(content)
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # what spreadsheets call Unicode text
+        with restated(UnicodeDecodeError, _damaged(path, "text in UTF-16")):
+            content = content.decode("utf-16").encode()
     encoding = "utf-8" if _is_text(content, "utf-8") else "cp1252"
     if b"\0" in content or not _is_text(content, encoding):
         raise ValueError(f"{printable(path)} is no text in UTF-8; a CSV with a line of names was expected")
-    header = content.partition(b"\n")[0].decode(encoding)
+    begin = content[: 2**20].decode(encoding, "ignore")
+    header = re.split("[\r\n]", re.sub('"[^"]*"', "", begin).lstrip("\ufeff\r\n"), maxsplit=1)[
+        0
+    ]  # without names in quotes
     delimiter = max(";\t,|", key=header.count)
     with restated(pa.ArrowException, _damaged(path, "CSV")):
         tables = [_parsed(content, encoding, delimiter, point) for point in (".,".replace(delimiter, ""))]
