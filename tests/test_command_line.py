@@ -183,6 +183,7 @@ def test_what_is_left_out_is_told_in_a_line(tmp_path, monkeypatch, capsys, model
         (["run", "--cycles", "-1"], "cycles is -1"),
         (["run", "--cycles", "2000"], "buys 20010 instances, but the pool has 1347"),
         (["run", "--output", "rows.pkl"], "a name that ends in .csv or .parquet"),
+        (["notebooks", "--strict"], "--strict is given without --check"),
         (["run", "--output", "folder.csv"], "--output is folder.csv, which is a folder"),
         (["run", "--data-dir", "/no/such/folder"], "/no/such/folder is not a folder"),
         (["grid", "--seeds", "0"], "--seeds is 0"),

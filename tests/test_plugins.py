@@ -1,6 +1,7 @@
 """Own strategies that a file brings to the commands and the notebooks (--plugin, DAL_PLUGINS)."""
 
 import os
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -100,6 +101,28 @@ def test_settings_that_a_plugin_changes_are_restored(tmp_path):
     ):
         assert load_plugin(write(tmp_path / "mine.py", before=before)) == ["mine"]
     assert (torch.get_default_dtype(), Path.cwd()) == (torch.float32, place)
+
+
+def test_an_object_that_can_be_called_reaches_workers_and_the_exit_waits_for_none(tmp_path, root):
+    text = """
+        from dal_core.strategies import register
+
+        class BySize:
+            def __call__(self, snapshot, batch_size, generator):
+                if len(snapshot.labels) > 5:
+                    raise ValueError("enough")
+                return snapshot.features.norm(dim=1).argsort(stable=True)[:batch_size]
+
+        register("mine")(BySize())
+    """
+    (tmp_path / "mine.py").write_text(textwrap.dedent(text))
+    small = ["--cycles", "2", "--initial-size", "5", "--batch-size", "3", "--seeds", "2", "--jobs", "2"]
+    command = [sys.executable, "-m", "dal_lab", "grid", "--plugin", "mine.py", "--strategy", "mine", *small]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: 2 of 2 runs failed")
+    assert "ValueError: enough" in done.stderr
 
 
 @pytest.mark.parametrize("command", [["run"], ["grid", "--seeds", "2", "--jobs", "1"]])

@@ -273,6 +273,8 @@ def notebooks(
     from dal_lab.companion.parameters import check_values, from_texts
 
     root = _project_root()
+    if strict and not check:
+        raise ValueError("--strict is given without --check, which it belongs to")
     if check:
         from dal_lab.companion import freshness
 
