@@ -71,6 +71,7 @@ def test_every_strategy_has_a_case():
     assert missing == []
 
 
+@pytest.mark.slow
 def test_all_of_it(run, monkeypatch, tmp_path):
     curves = {
         name: scaling.CURVES[name] for name in ("badge", "second_order", "boss")

@@ -21,6 +21,7 @@ from test_bad_input import write_notebook
 import dal_lab.companion
 from dal_core.experiment import Experiment, Protocol
 from dal_core.strategies import registry
+from dal_lab.companion import command_line
 from dal_lab.companion import notebooks as companion_notebooks
 from dal_lab.companion.command_line import app, features, main
 from dal_lab.companion.options import Runs, Setup
@@ -231,6 +232,12 @@ def test_unknown_words_and_values_are_refused_with_what_exists(arguments, messag
     printed = capsys.readouterr().err
     assert printed.startswith(f"error: {message}")
     assert printed.count("\n") == 1
+
+
+def test_the_script_that_stands_for_a_command_is_called_by_its_name(monkeypatch, capsys):
+    monkeypatch.setattr(command_line, "PROGRAM", "run_all.sh")
+    assert main(["notebooks", "now"]) == 2
+    assert capsys.readouterr().err.startswith("error: unknown: now. ./run_all.sh knows --preset, --only, ")
 
 
 COMMANDS = [name for name in app if not name.startswith("-")]

@@ -44,13 +44,16 @@ def test_all_names_are_known_in_a_fresh_process_that_loads_no_more_than_it_needs
     assert done.stdout.split("] ") == ["[", f"{len(registry.names())}\n"]
 
 
+QUICK = {"refine": {"num_batches": 3}}
+
+
 @pytest.mark.parametrize("name", ORDINARY)
 def test_every_strategy_picks_from_arrays_as_positions_in_them(wine, name):
-    picked = dal.query(name, dal.Snapshot.of(**wine), 5, seed=1)
+    picked = dal.query(name, dal.Snapshot.of(**wine), 5, seed=1, **QUICK.get(name, {}))
     assert len(set(picked.tolist()) - set(LABELLED)) == 5
-    assert picked.tolist() == dal.query(name, dal.Snapshot.of(**wine), 5, seed=1).tolist()
+    assert picked.tolist() == dal.query(name, dal.Snapshot.of(**wine), 5, seed=1, **QUICK.get(name, {})).tolist()
     tensors = {key: torch.as_tensor(np.asarray(value)) for key, value in wine.items()}
-    assert picked.tolist() == dal.query(name, dal.Snapshot.of(**tensors), 5, seed=1).tolist()
+    assert picked.tolist() == dal.query(name, dal.Snapshot.of(**tensors), 5, seed=1, **QUICK.get(name, {})).tolist()
 
 
 @pytest.mark.parametrize("name", ORDINARY)
@@ -61,9 +64,9 @@ def test_a_networks_outputs_need_not_be_detached(wine, name):
     outputs = {"features": features, "logits": last(features), "weight": last.weight, "bias": last.bias}
     known = {"labelled": LABELLED, "labels": wine["labels"]}
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        picked = dal.query(name, dal.Snapshot.of(**outputs, **known), 5)
+        picked = dal.query(name, dal.Snapshot.of(**outputs, **known), 5, **QUICK.get(name, {}))
     detached = {key: value.detach() for key, value in outputs.items()}
-    assert picked.tolist() == dal.query(name, dal.Snapshot.of(**detached, **known), 5).tolist()
+    assert picked.tolist() == dal.query(name, dal.Snapshot.of(**detached, **known), 5, **QUICK.get(name, {})).tolist()
     assert not picked.requires_grad
     assert features.requires_grad
 
@@ -101,7 +104,7 @@ def test_strategies_that_look_at_features_alone_need_no_logits(wine):
         ({"labels": [3] * 12}, "labels holds labels from 3 to 3; 0 to 2 was expected"),
         ({"logits": np.zeros((177, 3))}, r"logits has shape \(177, 3\); a row for each of 178 instances was expected"),
         ({"logits": np.zeros((178, 1)), "weight": None, "bias": None, "labels": [0] * 12},
-         r"logits has shape \(166, 1\); at least 2 classes, a column each, were expected, of a model with one"),
+         r"logits has shape \(166, 1\); at least 2 classes, a column each, were expected; two classes by one"),
         ({"logits": np.zeros(178), "weight": None, "bias": None}, r"logits has shape \(166,\); at least 2 classes, a "),
         ({"weight": np.zeros((3, 12))}, r"weight has shape \(3, 12\); \(k, d\) with d = 13 as in features was ex"),
         ({"features": np.full((178, 13), 1e200)}, r"features holds values up to 1e\+200, whose squares overflow"),

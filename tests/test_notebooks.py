@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from dal_lab.companion import notebooks as batch
+from dal_lab.companion import unchanged
 from dal_lab.companion.artefacts import check_manifest
 from dal_lab.companion.as_committed import as_committed
 from dal_lab.companion.command_line import main
@@ -33,6 +34,7 @@ from dal_lab.companion.notebooks import (
 from dal_lab.companion.parameters import check_values
 from dal_lab.companion.readme import publish_notebooks, rendered
 from dal_lab.companion.site.notebook_page import WIDGET
+from dal_lab.companion.unchanged import is_unchanged
 from dal_lab.companion.verdicts import COLUMNS
 
 # Of each notebook its experiments, and what its progress tells a terminal.
@@ -330,6 +332,36 @@ def test_a_copy_beside_a_notebook_is_named_and_not_run(project, capsys):
         "left out, as",
     ]
     assert lines[-1].endswith("another notebook has the number: 01_a_much_longer_backup.ipynb, 01_good-Copy1.ipynb")
+
+
+def test_a_notebook_is_executed_again_only_if_something_has_changed(project, capsys, monkeypatch):
+    notebook, table = project / "notebooks" / "01_good.ipynb", project / "figures" / "quick" / "01_numbers.csv"
+    asked: list[tuple] = []
+    monkeypatch.setattr(batch, "is_unchanged", lambda *about: asked.append(about) or is_unchanged(*about))
+    notebook.with_suffix(".py").touch()
+    assert main(["notebooks", "--only", "1"]) == 0
+    assert "done in" in capsys.readouterr().out
+    assert main(["notebooks", "--only", "1"]) == 0
+    assert "01  A title\n    nothing has changed since it was executed\n" in capsys.readouterr().out
+    (*places, parameters), text = asked[0], notebook.read_text()
+    assert is_unchanged(*places, parameters)
+    assert is_unchanged(*places, parameters | {"fresh": True})  # how it was computed, not what
+    assert not is_unchanged(*places, parameters | {"device": "cuda"})
+    for path in (notebook, table, places[1]):
+        before = path.read_text()
+        path.write_text(f"{before} ")
+        assert is_unchanged(*places, parameters) == (path == places[1])  # It can be read.
+        path.write_text(before)
+    monkeypatch.setattr(unchanged, "_packages", lambda: "another version")
+    assert not is_unchanged(*places, parameters)
+    monkeypatch.undo()
+    assert is_unchanged(*places, parameters)
+    monkeypatch.setenv("DAL_PLUGINS", "mine.py")
+    assert not is_unchanged(*places, parameters)
+    monkeypatch.undo()
+    notebook.with_suffix(".py").unlink()  # somebody's own notebook, which may read anything
+    assert not is_unchanged(*places, parameters)
+    assert notebook.read_text() == text
 
 
 def executed_in(path, seconds):

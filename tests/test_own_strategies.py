@@ -75,12 +75,14 @@ def execute(script, folder, root):
     assert done.stdout.endswith("well\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_a_script_registers_strategies_and_runs_them_in_several_processes(tmp_path, root):
     script = "\n    from __future__ import annotations" + STRATEGY + ORACLE + USE + USE_ORACLE
     (tmp_path / "mine.py").write_text(textwrap.dedent(script))
     execute(tmp_path / "mine.py", tmp_path, root)
 
 
+@pytest.mark.slow
 def test_a_module_beside_the_script_registers_a_strategy(tmp_path, root):
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "my_strategies.py").write_text(textwrap.dedent(STRATEGY))
@@ -196,6 +198,7 @@ CALLED = """
 """
 
 
+@pytest.mark.slow
 def test_objects_and_partials_run_like_functions_and_count_with_what_they_hold(tmp_path, root):
     (tmp_path / "mine.py").write_text(textwrap.dedent(CALLED))
     execute(tmp_path / "mine.py", tmp_path, root)

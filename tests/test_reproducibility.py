@@ -40,6 +40,7 @@ def digests_of_a_process(root, folder, **environment):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_processes_agree_bit_by_bit_on_every_strategy(root, tmp_path):
     one = digests_of_a_process(root, tmp_path, PYTHONHASHSEED="1", OMP_NUM_THREADS="1", TZ="UTC")
     two = digests_of_a_process(root, root, PYTHONHASHSEED="2", OMP_NUM_THREADS="4", TZ="Asia/Tokyo", LANG="C")

@@ -278,6 +278,7 @@ def test_a_task_whose_columns_are_not_its_own_is_refused_before_anything_is_stor
     assert not [*tmp_path.glob("*.parquet")]
 
 
+@pytest.mark.slow
 def test_a_script_computes_with_its_learner_in_several_processes(tmp_path, root):
     use = """
     import dal_lab

@@ -39,7 +39,7 @@ RUN_FAILED, USAGE_ERROR = 1, 2
 PROGRAM = os.environ.get("DAL_PROGRAM")  # the script that stands for `dal notebooks`
 LONGEST = 300  # characters of a message about usage
 SETUP, RUNS = Setup(), Runs()
-Strategies = Annotated[Names, about("strategies (default: margin)")]
+Strategies = Annotated[Names, about("strategies", show_default=" ".join)]
 
 app = App(
     "dal",
@@ -372,7 +372,8 @@ def _about_usage(error: CycloptsError) -> str:
         text = f"Unknown: {' '.join(error.unused_tokens or ())}."
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
     text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
-    known = f" {' '.join(('dal', *chain))} knows {_known(chain)}" if text.startswith("Unknown") else ""
+    called = f"./{PROGRAM}" if PROGRAM else " ".join(("dal", *chain))
+    known = f" {called} knows {_known(chain)}" if text.startswith("Unknown") else ""
     return f"{text[:1].lower()}{text[1:]}{known}"
 
 

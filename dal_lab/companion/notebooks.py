@@ -30,6 +30,7 @@ from dal_lab.companion.as_committed import as_committed
 from dal_lab.companion.origins import numbered
 from dal_lab.companion.parameters import check_values
 from dal_lab.companion.site.index import ABOUT, PROVENANCE, title_of, write_site
+from dal_lab.companion.unchanged import FINGERPRINT, fingerprint, is_unchanged
 from dal_lab.runs.committed import ENDING, commit, committed_runs
 from dal_lab.runs.files import remove_leftovers, write_atomically
 from dal_lab.runs.plan import duration_in_words
@@ -112,7 +113,7 @@ def execute(notebook: Notebook, executed: Path, parameters: dict[str, Any]) -> O
         ValueError: if a parameter is unknown.
     """
     check_parameters(notebook, parameters)
-    start, error = time.perf_counter(), None
+    start, error, made_from = time.perf_counter(), None, fingerprint(notebook.path, parameters)
     failed, lines = executed.with_suffix(".failed.ipynb"), _SectionLines()
     with write_atomically(failed) as temporary, _kernel_environment():
         try:
@@ -127,6 +128,7 @@ def execute(notebook: Notebook, executed: Path, parameters: dict[str, Any]) -> O
         done = nbformat.read(temporary, as_version=4)
         device = device_in_words(str(parameters.get("device", "auto")))
         about = {"device": device, "versions": versions(), "commit": git_commit()}
+        about[FINGERPRINT] = made_from
         done.metadata[PROVENANCE] = about | {"duration": round(seconds, 1)}
         done.metadata.setdefault("papermill", {})["duration"] = seconds  # its own is negative if a clock was put back
         nbformat.write(done, temporary)
@@ -239,11 +241,36 @@ def planned(
     notebooks: Sequence[Notebook], *, preset: str, executed: Path, figures: Path, parameters: Mapping[str, Any]
 ) -> list[str]:
     """Return what `run_all` would do, in lines for people."""
-    left = times_left(notebooks, executed / preset, figures / preset, fresh=bool(parameters.get("fresh")))
-    lines = [f"would run {each.number}  {each.title}, preset {preset}" for each in notebooks]
+    todo = _changed(_given(notebooks, preset, figures, parameters), executed / preset, figures / preset)
+    left = times_left(todo, executed / preset, figures / preset, fresh=bool(parameters.get("fresh")))
+    words = {each: "would run" if each in todo else "nothing has changed for" for each in notebooks}
+    lines = [f"{words[each]} {each.number}  {each.title}, preset {preset}" for each in notebooks]
     settings = ", ".join(f"{name.replace('_', ' ')} {_in_words(value)}" for name, value in parameters.items())
     total = [f"{left[0]}, as the last time"] if left and left[0] else []
     return [*lines, f"with {settings}", *_left_out(notebooks), *total]
+
+
+def _given(
+    notebooks: Sequence[Notebook], preset: str, figures: Path, parameters: Mapping[str, Any]
+) -> dict[Notebook, dict[str, Any]]:
+    """Return the parameters of each: what one of them knows goes to those that do, and what none knows is refused."""
+    parameters = {"preset": preset, "output_dir": str(figures), **parameters}
+    known, given = {name for each in notebooks for name in each.parameters()}, dict[Notebook, dict[str, Any]]()
+    for notebook in notebooks:
+        others = known.difference(notebook.parameters())
+        given[notebook] = {name: value for name, value in parameters.items() if name not in others}
+        check_parameters(notebook, given[notebook])
+    return given
+
+
+def _changed(given: Mapping[Notebook, dict[str, Any]], executed: Path, figures: Path) -> list[Notebook]:
+    """Return the notebooks to execute; `executed` and `figures` are the preset's folders."""
+    return [
+        notebook
+        for notebook, parameters in given.items()
+        if parameters.get("fresh")
+        or not is_unchanged(notebook.path, executed / notebook.path.name, figures, parameters)
+    ]
 
 
 def _in_words(value: Any) -> str:
@@ -263,22 +290,21 @@ def run_all(
 ) -> bool:
     """Run the notebooks one after another, print what became of them and where things are; True if all is well.
 
-    A notebook that fails does not stop the others. Kernels never run side by side; the parallelism is in the grid.
-    The results page is written after each of them.
+    Those that would give again what is there are not executed, unless `fresh` is a parameter. One that fails does not
+    stop the others. Kernels never run side by side; the parallelism is in the grid. The results page is written after
+    each of them.
     """
-    parameters = {"preset": preset, "output_dir": str(figures), **parameters}
-    known = {name for notebook in notebooks for name in notebook.parameters()}
-    given: dict[Notebook, dict[str, Any]] = {}
-    for notebook in notebooks:  # What one of them knows goes to those that do; what none knows is refused.
-        others = known.difference(notebook.parameters())
-        given[notebook] = {name: value for name, value in parameters.items() if name not in others}
-        check_parameters(notebook, given[notebook])
+    given = _given(notebooks, preset, figures, parameters)
     remove_leftovers(figures / preset)
-    failed, well = [], True
-    left = times_left(notebooks, executed / preset, figures / preset, fresh=bool(parameters.get("fresh")))
+    failed, well, fresh = [], True, bool(parameters.get("fresh"))
     for line in _left_out(notebooks):
         print(line)
-    for notebook, time_left in zip(notebooks, left, strict=True):
+    todo = _changed(given, executed / preset, figures / preset)
+    for notebook in notebooks:
+        if notebook not in todo:
+            print(f"{notebook.number}  {notebook.title}\n    nothing has changed since it was executed", flush=True)
+    left = times_left(todo, executed / preset, figures / preset, fresh=fresh)
+    for notebook, time_left in zip(todo, left, strict=True):
         print(f"{notebook.number}  {notebook.title}{time_left and f' ({time_left} left)'}", flush=True)
         outcome = execute(notebook, executed / preset / notebook.path.name, given[notebook])
         if outcome.error is None and preset in COMMITTED:
@@ -288,14 +314,14 @@ def run_all(
         else:
             failed.append(notebook.number)
             print(f"    FAILED after {outcome.seconds:.0f} s: {outcome.error} (see {outcome.executed})", flush=True)
-        if notebook is not notebooks[-1]:
+        if notebook is not todo[-1]:
             with contextlib.suppress(OSError, ValueError):  # which the last one raises
                 _write_page(notebooks, preset, executed, figures, changed={notebook.path})
     if compared := as_committed(figures / preset, [each.number for each in notebooks if each.number not in failed]):
         print(compared)
     print(f"figures and tables:  {figures / preset}\nexecuted notebooks:  {executed / preset}")
     try:
-        page = _write_page(notebooks, preset, executed, figures, changed={notebooks[-1].path})
+        page = _write_page(notebooks, preset, executed, figures, changed={each.path for each in todo[-1:]})
         print(f"to read in a browser: {page}")
         check_manifest(figures / preset)
     except ManifestError as error:
