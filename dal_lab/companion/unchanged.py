@@ -24,7 +24,7 @@ FINGERPRINT = "fingerprint"  # of an executed notebook, in its metadata
 
 
 def fingerprint(notebook: Path, parameters: Mapping[str, Any]) -> str:
-    """Return a digest of the notebook's cells, its parameters, the packages, and versions of what computes and draws."""
+    """Return a digest of the notebook's cells, its parameters, the packages, and versions of what draws."""
     settings = {name: value for name, value in parameters.items() if name != "fresh"}
     cells = [(cell.cell_type, cell.source) for cell in nbformat.read(notebook, as_version=4).cells]  # without outputs
     return digest_of((json.dumps([settings, cells], sort_keys=True, default=str) + _packages()).encode())
