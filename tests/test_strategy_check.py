@@ -60,7 +60,7 @@ BROKEN = {  # The body of a strategy, and the lines about it.
         "expected",
         rf"depends on a global generator: {POSITIONS}, and {POSITIONS} \(other global seeds\); the same batch .*",
         rf"depends on the order of the pool: instances {POSITIONS}, and {POSITIONS} \(permuted pool\); the same "
-        "instances, or draws from the argument generator, were expected",
+        r"instances \(ties apart\), or draws from the argument generator, were expected",
     ),
     "draws from numpy and random": (
         "np.random.rand(), random.random()\nreturn scores(snapshot).argsort()[:batch_size]",
@@ -82,7 +82,7 @@ BROKEN = {  # The body of a strategy, and the lines about it.
     "takes the first": (
         "return torch.arange(batch_size)",
         rf"depends on the order of the pool: instances {POSITIONS}, and {POSITIONS} \(permuted pool\); the same "
-        "instances, or draws from the argument generator, were expected",
+        r"instances \(ties apart\), or draws from the argument generator, were expected",
     ),
     "sets the dtype": (
         "torch.set_default_dtype(torch.float64)\nreturn scores(snapshot).argsort()[:batch_size]",

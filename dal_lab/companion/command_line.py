@@ -266,12 +266,6 @@ def notebooks(
     strict: Annotated[bool, about("with --check: stale figures of long presets fail, too")] = False,
 ) -> int:
     """Execute the notebooks of the papers and regenerate their figures and tables."""
-    from dal_core.checks import check_choice
-    from dal_core.devices import resolve_device
-    from dal_lab import plugins
-    from dal_lab.companion import notebooks
-    from dal_lab.companion.parameters import check_values, from_texts
-
     root = _project_root()
     if strict and not check:
         raise ValueError("--strict is given without --check, which it belongs to")
@@ -279,6 +273,12 @@ def notebooks(
         from dal_lab.companion import freshness
 
         return freshness.check(root, strict=strict)
+    from dal_core.checks import check_choice
+    from dal_core.devices import resolve_device
+    from dal_lab import plugins
+    from dal_lab.companion import notebooks
+    from dal_lab.companion.parameters import check_values, from_texts
+
     found = notebooks.find(root / "notebooks")
     if listed:
         print("notebooks (--only)", *(f"  {each.number}  {each.title}" for each in found), sep="\n")
