@@ -1,5 +1,6 @@
 """run_all.sh, run_tests.sh and what they set up, with a stand-in for python3 and uv that installs nothing."""
 
+import functools
 import os
 import re
 import shutil
@@ -66,7 +67,10 @@ def start(clone, *command, path=(), cwd=None, **variables):
     places = [*map(str, path), str(clone.parent / "bin"), "/usr/bin", "/bin"]
     env = {"PATH": ":".join(places), "CALLS": str(clone.parent / "calls"), "CDPATH": "/", **variables}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    return subprocess.Popen([str(each) for each in command], env=env, cwd=cwd or clone.parent, **pipes)
+    # A shell cannot hear the signals that were ignored where it was started, as SIGINT is in the background of a script.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    command = [str(each) for each in command]
+    return subprocess.Popen(command, env=env, cwd=cwd or clone.parent, preexec_fn=heard, **pipes)
 
 
 def run(clone, *arguments, script="run_all.sh", **options):
