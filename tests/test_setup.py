@@ -67,7 +67,7 @@ def start(clone, *command, path=(), cwd=None, **variables):
     places = [*map(str, path), str(clone.parent / "bin"), "/usr/bin", "/bin"]
     env = {"PATH": ":".join(places), "CALLS": str(clone.parent / "calls"), "CDPATH": "/", **variables}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    # A shell cannot hear the signals that were ignored where it was started, as SIGINT is in the background of a script.
+    # A shell cannot hear a signal that is ignored where it is started, as SIGINT is in the background of a script.
     heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     command = [str(each) for each in command]
     return subprocess.Popen(command, env=env, cwd=cwd or clone.parent, preexec_fn=heard, **pipes)
