@@ -31,7 +31,7 @@ from dal_core.randomness import fixed_threads
 from dal_core.snapshot import AbsentError, take_snapshot
 from dal_core.strategies import registry
 from dal_core.task import Classification, as_many, check_converged
-from dal_lab.runs.files import is_file, is_folder, remove_leftovers, write_text
+from dal_lab.runs.files import is_file, remove_leftovers, write_text
 from dal_lab.sources.bank import training_scale
 from dal_lab.sources.feature_files import absolute
 from dal_lab.sources.raw import restated
@@ -130,6 +130,10 @@ def suggest(
     """
     check_whole("--batch", batch, 1)
     check_whole("--seed", seed, 0)
+    if strategy is None and options:
+        raise ValueError(
+            f"--option is given for {', '.join(options)}, but no --strategy; the one it is for was expected"
+        )
     if strategy is not None:
         registry.get(strategy, options)
         if registry.needs_oracle(strategy):
@@ -237,8 +241,8 @@ def _chosen(
         function = registry.get(strategy, options)
         try:
             picked = registry.query(function, snapshot, size, draw("strategy"), Context(cycle, (size,)))
-        except AbsentError as error:
-            if model is not None:
+        except ValueError as error:  # Ensembles restate what one of their members lacks.
+            if model is not None or not isinstance(error.__cause__ or error, AbsentError):
                 raise
             raise ValueError(
                 f"strategy {strategy!r} needs labels of at least 2 classes, and there are {len(state.labels)} of "
@@ -270,5 +274,5 @@ def _write_csv(path: Path, columns: Mapping[str, Iterable[str]]) -> None:
 
 
 def _alone(folder: Path) -> AbstractContextManager[Any]:
-    """Return what keeps other commands away from a folder that is there."""
-    return FileLock(folder / LOCK) if is_folder(folder) else nullcontext()
+    """Return what keeps other commands away from a state that is there."""
+    return FileLock(folder / LOCK) if is_file(folder / "state.json") else nullcontext()

@@ -218,6 +218,7 @@ def test_a_strategy_that_needs_labels_is_refused_before_there_are_some(place, ca
     suggest(place / "state", "features", place / "digits.csv")
     ingest(label(["001"]), place / "state")
     refused(capsys, command, "there are 1 of 1")
+    refused(capsys, [*command[:3], "--strategy", "refine"], "strategy 'refine' needs labels of at least 2 classes")
     refused(capsys, [*command[:3], "--encoder", "minilm"], "encoder is 'minilm', but --features are features already")
 
 

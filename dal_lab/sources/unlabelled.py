@@ -135,8 +135,8 @@ def _features(path: Path) -> tuple[pd.DataFrame, Iterable[Any], Sequence[str] | 
         raise ValueError(f"{printable(path)} ends in {path.suffix!r}; .npz, {', '.join(TABLES)} was expected")
     if ending != ".npz":
         frame = named_columns(path)
-        features = frame.drop(columns=[name for name in frame if name in COLUMNS])
-        return frame, *(features_of(features) if len(frame) else ((), None))
+        others = frame.drop(columns=[name for name in frame if name in COLUMNS])
+        return frame, *(features_of(others) if len(frame) else ((), None))
     if (array := arrays_of(path).get("x")) is None:
         raise ValueError("it has no array x; one with a row an instance was expected")
     features = matrix_of("x", array)
