@@ -253,11 +253,11 @@ def _chosen(
 
 def _features(state: State, instances: Instances, folder: Path) -> Tensor:
     """Return a row of features for each instance of the state, in its order.  [n, d] float32"""
-    contents, source = {name: instances.contents[name] for name in state.instances}, Path(state.path).name
+    contents, source = [instances.contents[name] for name in state.instances], Path(state.path).name
     if state.kind in ENCODED:
-        features = encoded_once(contents, state.kind, source, state.encoder, folder)
+        features = encoded_once(contents, state.instances, state.kind, source, state.encoder, folder)
     elif state.encoder is None:
-        features = torch.from_numpy(np.stack(list(contents.values())))
+        features = torch.from_numpy(np.stack(contents))
     else:
         raise ValueError(f"encoder is {state.encoder!r}, but --features are features already; None was expected")
     whole = Labelled(FeatureData(features * training_scale(features)), torch.zeros(len(features), dtype=torch.int64))

@@ -32,7 +32,7 @@ from dal_lab.sources.raw import RawData, Split, UnreadableInstanceError
 FORMAT = "dal_core.Features.1"  # The format of parts, and of the preprocessing that follows the model.
 PART_SIZE = 4096  # Instances in a file of features: what an interruption may cost.
 MOST_WORKERS = 8
-WAY_OUT = "repair or remove it, or leave such instances out with `dal features --unreadable skip`"
+WAY_OUT = "repair or remove it (`dal features --unreadable skip` leaves such instances out)"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -90,43 +90,49 @@ def words_of(column: Iterable[Any]) -> list[str]:
     return ["" if pd.isna(each) else str(each).strip() for each in plain]
 
 
-def encoded_once(contents: Mapping[str, Any], kind: str, source: str, encoder: str | None, folder: Path) -> Tensor:
+def encoded_once(
+    contents: Sequence[Any], digests: Mapping[str, str], kind: str, source: str, encoder: str | None, folder: Path
+) -> Tensor:
     """Return features of texts or images: those that `features.safetensors` in the folder has, and new ones, put there.
 
     Raises:
         ValueError: without an encoder, or with one of another kind.
     """
-    reads, file = ENCODED[kind], folder / "features.safetensors"
+    reads, file, ids = ENCODED[kind], folder / "features.safetensors", list(digests)
     if encoder is None:
         fitting = ", ".join(name for name, each in known_encoders().items() if each.kind == reads)
         raise ValueError(f"--encoder is missing; {fitting}, a model of the hub or a folder was expected")
     model = encoder_of(encoder, reads)
-    revision, ids = resolved_revision(model, cache_dir()), list(contents)
+    revision = resolved_revision(model, cache_dir())
     about = {"encoder": model.described(reads), "revision": revision}
-    features = _kept(file, about, ids)
-    if new := ids[len(features) :]:
-        some = [contents[name] for name in new]
-        instances = ImageFiles(some) if kind == "images" else some
-        identity = _identity([(name, _digest(each)) for name, each in zip(new, some, strict=True)])
-        request = Request(source, model, revision, reads, identity, folder)
-        rows = encoded(request, Split(instances, np.zeros(len(new), np.int64), new.__getitem__), Extraction())
+    features = _kept(file, about, digests)
+    if new := contents[len(features) :]:
+        names, new = ids[len(features) :], ImageFiles(new) if kind == "images" else new
+        request = Request(source, model, revision, reads, _identity(digests, len(ids), len(features)), folder)
+        rows = encoded(request, Split(new, np.zeros(len(new), np.int64), names.__getitem__), Extraction())
         features = torch.cat((features, rows)) if len(features) else rows
-        header = {"about": json.dumps(about | {"ids": _identity(ids)}, sort_keys=True)}
         with write_atomically(file) as temporary:
-            save_file({"features": features}, temporary, metadata=header)
+            save_file({"features": features}, temporary, metadata=_header(about, digests, len(ids)))
         shutil.rmtree(request.parts, ignore_errors=True)
     return features
 
 
-def _kept(file: Path, about: Mapping[str, Any], ids: Sequence[str]) -> Tensor:
-    """Return the features in a file, if they are this encoder's of the first of the ids; else none."""
+def _kept(file: Path, about: Mapping[str, Any], digests: Mapping[str, str]) -> Tensor:
+    """Return the features in a file, if they are this encoder's of the first instances; else none."""
     try:
         with safe_open(str(file), framework="pt") as found:
-            header, features = (found.metadata() or {}).get("about"), found.get_tensor("features")
+            header, features = found.metadata(), found.get_tensor("features")
     except (SafetensorError, OSError):
         return torch.empty(0, 0)
-    same = header == json.dumps({**about, "ids": _identity(ids[: len(features)])}, sort_keys=True)
-    return features if same else torch.empty(0, 0)
+    return features if header == _header(about, digests, len(features)) else torch.empty(0, 0)
+
+
+def _header(about: Mapping[str, Any], digests: Mapping[str, str], count: int) -> dict[str, str]:
+    return {"about": json.dumps(about, sort_keys=True), "instances": _identity(digests, count)}
+
+
+def _identity(digests: Mapping[str, str], stop: int, start: int = 0) -> str:
+    return hashlib.sha256(json.dumps(list(digests.items())[start:stop]).encode()).hexdigest()
 
 
 def _features(path: Path) -> tuple[pd.DataFrame, Iterable[Any], Sequence[str] | None]:
@@ -170,10 +176,6 @@ def _digest(content: Any) -> str:
     if isinstance(content, Path):
         return str(content.stat().st_size)
     return hashlib.sha256(content.encode() if isinstance(content, str) else content.tobytes()).hexdigest()[:16]
-
-
-def _identity(values: Sequence[Any]) -> str:
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 READERS = {"features": _features, "texts": _texts, "images": _images}
