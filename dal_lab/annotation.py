@@ -22,7 +22,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from dal_core import data
-from dal_core.checks import check_whole, printable, shown
+from dal_core.checks import check_options, check_whole, printable, shown
 from dal_core.context import Context
 from dal_core.data import FeatureData, Labelled
 from dal_core.loop import draw_in
@@ -74,8 +74,7 @@ class State:
             if found.pop("format") != FORMAT:
                 raise ValueError(f"{FORMAT!r} was expected as its format")
             state = cls(**found | {"batches": tuple(found["batches"])})
-        labels = read_labels(folder / "labels.csv") if is_file(folder / "labels.csv") else {}
-        return dataclasses.replace(state, labels=labels)
+        return state.with_labels_in(folder)
 
     def save(self, folder: Path) -> None:
         """Write the labels, then the rest, each of them whole or not at all."""
@@ -102,8 +101,23 @@ class State:
                 f"{printable(self.path)} has changed since the last batch: {len(other)} instances are gone or have "
                 f"other contents, e.g. {shown(other[0])}; new ones may be added, other data need a --state of their own"
             )
-        labels = _together(self.labels, instances.labels, self.path)
-        return dataclasses.replace(self, instances={**self.instances, **found}, labels=labels)
+        return dataclasses.replace(self, instances={**self.instances, **found}).labelled(instances.labels, self.path)
+
+    def labelled(self, more: Mapping[str, str], place: object) -> "State":
+        """Return the state with more labels, which `place` holds.
+
+        Raises:
+            ValueError: for an unknown id, and for another label than is known.
+        """
+        if unknown := [each for each in more if each not in self.instances]:
+            expected = f"one of the {len(self.instances):,} ids of {printable(self.path)} was expected"
+            raise ValueError(f"{printable(place)} has unknown ids: {few(list(map(shown, unknown)))}; {expected}")
+        return dataclasses.replace(self, labels=_together(self.labels, more, place))
+
+    def with_labels_in(self, folder: Path) -> "State":
+        """Return the state with the labels that its folder holds."""
+        path = folder / "labels.csv"
+        return self.labelled(read_labels(path), path) if is_file(path) else self
 
     def counts(self) -> str:
         """Return in words how many instances are labelled, of which classes, asked and left."""
@@ -130,9 +144,10 @@ def suggest(
     """
     check_whole("--batch", batch, 1)
     check_whole("--seed", seed, 0)
+    check_options("--option", options or {})
     if strategy is None and options:
         raise ValueError(
-            f"--option is given for {', '.join(options)}, but no --strategy; the one it is for was expected"
+            f"--option is given, {', '.join(options)}, but no --strategy; the one that has it was expected"
         )
     if strategy is not None:
         registry.get(strategy, options)
@@ -149,7 +164,7 @@ def suggest(
         state = dataclasses.replace(
             known, kind=kind, path=str(path), encoder=encoder or known.encoder,
             standardise=standardise or known.standardise,
-        ).of(instances)  # fmt: skip
+        ).of(instances).with_labels_in(folder)  # fmt: skip
         features = _features(state, instances, folder)
         remove_leftovers(folder)
         lines, size = [], min(batch, len(state.instances.keys() - state.labels.keys() - state.asked))
@@ -159,7 +174,8 @@ def suggest(
             made = {"strategy": name, "options": dict(options or {}), "seed": seed, "ids": ids}
             state = dataclasses.replace(state, batches=(*state.batches, made))
             few_left = f", all that is left of {batch:,}" if size < batch else ""
-            place = folder / "batches" / f"{len(state.batches)}.csv"
+            if (place := folder / "batches" / f"{len(state.batches)}.csv").exists():
+                raise ValueError(f"{printable(place)} is there, and state.json knows no such batch; none was expected")
             lines = [f"batch {len(state.batches)}: {size:,} instances{few_left}, chosen by {name}: {place}"]
         state.save(folder)
         for number, each in enumerate(state.batches, start=1):
@@ -180,12 +196,8 @@ def ingest(path: Path, folder: Path) -> list[str]:
         if (state := State.load(folder)) is None:
             raise ValueError(f"--state is {shown(str(folder))}; a folder that `dal suggest` has written was expected")
         found = read_labels(path)
-        if unknown := [each for each in found if each not in state.instances]:
-            known = f"one of the {len(state.instances):,} ids of {printable(state.path)} was expected"
-            raise ValueError(f"{printable(path)} has unknown ids: {few(list(map(shown, unknown)))}; {known}")
-        labels = _together(state.labels, found, path)
-        added = len(labels) - len(state.labels)
-        state = dataclasses.replace(state, labels=labels)
+        added = len(found.keys() - state.labels.keys())
+        state = state.labelled(found, path)
         state.save(folder)
     return [f"{added:,} new labels of {len(found):,} in {path}", state.counts()]
 

@@ -172,7 +172,7 @@ def test_labels_in_odd_dialects(text, found, place):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("id,label\n007,7\n7,7\n", ["unknown ids: '7'; one of the 120 ids of"]),
+        ("id,label\n007,7\n7,7\n", ["labels.csv has unknown ids: '7'; one of the 120 ids of"]),
         ("id,label\n008,8\n007,1\n", ["1 ids have two labels, e.g. '007' has '1', and '7' before"]),
         ("id,label\n008,8\n008,9\n", ["1 ids have two labels, e.g. '008'"]),
         ("id,lable\n007,7\n", ["labels.csv has the columns 'id', 'lable'; 'label' expected, too"]),
@@ -255,6 +255,20 @@ def test_a_damaged_state_is_one_line(text, place, capsys):
     suggest(place / "state", "features", place / "digits.csv")
     (place / "state" / "state.json").write_text(text)
     refused(capsys, ["suggest", "--features", "digits.csv"], "state.json is no state that `dal suggest` wrote")
+
+
+def test_files_that_no_state_knows_are_not_overwritten(place, capsys):
+    suggest(place / "state", "features", place / "digits.csv")
+    ingest(label(IDS[:9]), place / "state")
+    (place / "state" / "state.json").unlink()
+    before = content(place)
+    refused(capsys, ["suggest", "--features", "digits.csv"], "1.csv is there, and state.json knows no such batch")
+    assert content(place) == before
+    (place / "state" / "batches" / "1.csv").unlink()
+    suggest(place / "state", "features", place / "digits.csv")
+    assert list(State.load(place / "state").labels) == IDS[:9]
+    (place / "state" / "labels.csv").write_text("id,label\nnobody,3\n")
+    refused(capsys, ["suggest"], "labels.csv has unknown ids: 'nobody'")
 
 
 def test_a_strategy_of_ones_own(place, capsys):

@@ -219,6 +219,7 @@ COMMANDS = {
             (["--texts", "a", "--images", "b"], "--texts and --images are given; one of them was expected"),
             (["--strategy", "margn"], "did you mean 'margin'?"), (["--strategy", "boss"], "looks at true labels"),
             (["--strategy", "margin", "--option", "epochs=3"], "has no option 'epochs'"),
+            (["--strategy", "bait", "--option", "top_classes=b'3'"], "--option['top_classes'] is b'3'"),
             (["--option", "epochs"], "--option is 'epochs'"), (["--option", "epochs=3"], "but no --strategy"),
             (["--batch", "0"], "--batch is 0"), (["--batch", "x"], "--batch"), (["--batch", "9" * 5000], "--batch"),
             (["--seed", "-1"], "--seed is -1"), (["--plugin", "none.py"], "plugin is 'none.py'"),
