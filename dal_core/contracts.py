@@ -8,6 +8,7 @@ int64. The function gets tensors without gradients and plain Python numbers. `ch
 fields of a dataclass. Defaults, and what has no annotation or one that cannot be resolved, are not checked.
 """
 
+import builtins
 import contextlib
 import functools
 import inspect
@@ -218,7 +219,7 @@ def _hints(owner: Any) -> dict[str, Any]:
     """The annotations of a function or class by name, without those that cannot be resolved."""
     hints: dict[str, Any] = {}
     for part in reversed(inspect.getmro(owner)) if isinstance(owner, type) else (owner,):
-        names = getattr(part, "__globals__", None) or vars(sys.modules[part.__module__])
+        names = getattr(part, "__globals__", None) or vars(sys.modules.get(part.__module__, builtins))
         for name, annotation in inspect.get_annotations(part).items():
             alone = types.SimpleNamespace(__annotations__={name: annotation})
             with contextlib.suppress(NameError, AttributeError, TypeError, SyntaxError):

@@ -156,7 +156,7 @@ class Predictions(Snapshot):
     def __post_init__(self) -> None:
         shape = tuple(self.logits.shape) if isinstance(self.logits, Tensor) else ()
         if len(shape) == 1 or (len(shape) == 2 and shape[1] < 2):
-            way_out = ", of a model with one output z for two the columns (-z / 2, z / 2) side by side"
+            way_out = "; two classes by one output z are the columns (-z / 2, z / 2) side by side"
             wanted = f"at least 2 classes, a column each, were expected{way_out if shape[1:] != (0,) else ''}"
             raise ValueError(f"logits has shape {shape}; {wanted}")
         super().__post_init__()

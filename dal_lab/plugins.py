@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 import types
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import cloudpickle
 from dal_core.checks import one_line, shown
 from dal_core.strategies import registry
 from dal_lab.runs.files import is_file
+from dal_lab.strategy_answers import settings_kept
 
 VARIABLE = "DAL_PLUGINS"  # in the environment: paths as in PATH, which a notebook's kernel inherits
 
@@ -55,13 +57,18 @@ def _load(path: Path) -> tuple[str, ...]:
         sys.path.append(str(path.parent))
     sys.modules[module.__name__] = module  # Texts of classes are found by it.
     try:
-        exec(compile(path.read_bytes(), path, "exec"), vars(module))  # noqa: S102 - as Python would, by its name
+        with settings_kept() as changed:  # or all strategies would compute otherwise, and those in workers would not
+            exec(compile(path.read_bytes(), path, "exec"), vars(module))  # noqa: S102 - as Python would, by its name
     except (Exception, SystemExit) as error:
         del sys.modules[module.__name__]
         registry.forget_own(registry.own().keys() - before)
         lines = [each.lineno for each in traceback.extract_tb(error.__traceback__) if each.filename == str(path)]
         place = f"{path}, line {lines[-1]}" if lines else path  # An error of syntax names the line itself.
         raise ValueError(f"plugin {place}: {type(error).__name__}: {one_line(error)}") from error
+    if changed:
+        warnings.warn(
+            f"plugin {path} changes settings of the process, which is undone: {'; '.join(changed)}", stacklevel=2
+        )
     # Worker processes cannot import the module: they get its functions with their code.
     cloudpickle.register_pickle_by_value(module)
     return tuple(sorted(registry.own().keys() - before))

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import inspect
+import os
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -109,6 +110,8 @@ SETTINGS: dict[str, State] = {
     "the number of threads": (torch.get_num_threads, torch.set_num_threads),
     "gradients enabled": (torch.is_grad_enabled, torch.set_grad_enabled),
     "the precision of products": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    "deterministic algorithms": (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    "the working folder": (os.getcwd, os.chdir),
     "NumPy's errors": (np.geterr, lambda errors: np.seterr(**errors)),
 }
 
@@ -179,6 +182,19 @@ def tensors_of(value: Any, name: str = "") -> dict[str, Tensor]:
 
 
 @contextlib.contextmanager
+def settings_kept() -> Iterator[list[str]]:
+    """Tell in the yielded list which settings of the process the block has changed, and undo that."""
+    before, changed = {name: read() for name, (read, _) in SETTINGS.items()}, list[str]()
+    try:
+        yield changed
+    finally:
+        for name, (read, write) in SETTINGS.items():
+            if (now := read()) != before[name]:
+                changed.append(f"{name} is {now}, and was {before[name]}")
+                write(before[name])
+
+
+@contextlib.contextmanager
 def watched(seed: int) -> Iterator[dict[str, list[str]]]:
     """Seed the global generators, tell in the yielded dictionary what the block has changed, and undo that."""
     generators, device = dict(GENERATORS), resolve_device("auto").type
@@ -189,15 +205,12 @@ def watched(seed: int) -> Iterator[dict[str, list[str]]]:
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     random.seed(seed)
-    before = {name: read() for name, (read, _) in (generators | SETTINGS).items()}
-    changed: dict[str, list[str]] = {"generators": [], "settings": []}
+    before = {name: read() for name, (read, _) in generators.items()}
     try:
-        yield changed
+        with settings_kept() as settings:
+            changed = {"generators": list[str](), "settings": settings}
+            yield changed
     finally:
-        for name, (read, write) in SETTINGS.items():
-            if (now := read()) != before[name]:
-                changed["settings"].append(f"{name} is {now}, and was {before[name]}")
-                write(before[name])
         for name, (read, write) in generators.items():
             if read() != before[name]:
                 changed["generators"].append(name)
@@ -225,7 +238,7 @@ def ask(strategy: registry.Strategy, situation: Situation, words: str) -> Answer
             returned = strategy(snapshot, situation.batch_size, generator, **known)
         except AbsentError:
             raise
-        except Exception as raised:
+        except (Exception, SystemExit) as raised:
             error = f"{type(raised).__name__}: {one_line(raised)}"[:LONGEST]
     after = tensors_of(places)
     picks = []

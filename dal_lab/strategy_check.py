@@ -117,7 +117,9 @@ def needs_no_global_state(it: Answer, every: Answers) -> str:
     return _other_than(every[FIRST], it) if it.words == RESEEDED and _repeats(every) else ""
 
 
-@_property("depends on the order of the pool", "the same instances, or draws from the argument generator, were")
+@_property(
+    "depends on the order of the pool", "the same instances (ties apart), or draws from the argument generator, were"
+)
 def needs_no_order(it: Answer, every: Answers) -> str:
     """Where it draws nothing, a permuted pool gives the same instances, exact ties apart."""
     first = every[FIRST]

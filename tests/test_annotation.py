@@ -159,6 +159,7 @@ def test_ids_are_those_of_the_file_else_numbers_of_rows(name, place):
         ("\ufeffLabel;ID;remark\r\n01;007;x\r\n2,5;008;y\r\n", {"007": "01", "008": "2,5"}),
         ('label\tid\n"a\tb"\t007\n\t008\n', {"007": "a\tb"}),  # A row without a label is not labelled yet.
         ("id,label\n007,a\n007,a\n", {"007": "a"}),
+        ('"remark, if any","id","label"\n"x, y","007","01"\n', {"007": "01"}),
         ("id,label\n", {}),
     ],
 )

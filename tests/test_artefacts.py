@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
+from dal_lab.companion import artefacts
 from dal_lab.companion.artefacts import MANIFEST, ManifestError, Report, check_manifest, read_manifest
 from dal_lab.companion.tables import markdown
 
@@ -63,6 +64,23 @@ def test_the_same_figure_is_the_same_file(tmp_path):
     for ending in ("png", "pdf"):
         first, second = (tmp_path / name / f"01_curves.{ending}" for name in ("one", "two"))
         assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_later_commit_keeps_the_files_of_the_same_figure(tmp_path, monkeypatch):
+    def drawn_again(figure, *keys):
+        Report(tmp_path, "01_laplace_updates").figure(figure, "curves", cell="(a)", keys=keys)
+        return [path.read_bytes() for path in sorted(tmp_path.glob("01_curves.*"))]
+
+    figure = drawn_again(draw(), "a", "b")
+    monkeypatch.setattr(artefacts, "git_commit", lambda: "later")
+    assert drawn_again(draw(), "a", "b") == figure
+    check_manifest(tmp_path)
+    pdf, png = drawn_again(draw(), "c")
+    assert b"dal_core later, runs " in pdf
+    assert b"dal_core later, runs " in png
+    figure = draw()
+    figure.axes[0].set_title("another")
+    assert drawn_again(figure, "c")[1] != png
 
 
 def test_a_pdf_is_kept_as_long_as_the_figure_is_the_same(folder):

@@ -21,6 +21,7 @@ from test_bad_input import write_notebook
 import dal_lab.companion
 from dal_core.experiment import Experiment, Protocol
 from dal_core.strategies import registry
+from dal_lab.companion import command_line
 from dal_lab.companion import notebooks as companion_notebooks
 from dal_lab.companion.command_line import app, features, main
 from dal_lab.companion.options import Runs, Setup
@@ -183,6 +184,8 @@ def test_what_is_left_out_is_told_in_a_line(tmp_path, monkeypatch, capsys, model
         (["run", "--cycles", "-1"], "cycles is -1"),
         (["run", "--cycles", "2000"], "buys 20010 instances, but the pool has 1347"),
         (["run", "--output", "rows.pkl"], "a name that ends in .csv or .parquet"),
+        (["notebooks", "--strict"], "--strict is given without --check"),
+        (["run", "--output", "folder.csv"], "--output is folder.csv, which is a folder"),
         (["run", "--data-dir", "/no/such/folder"], "/no/such/folder is not a folder"),
         (["grid", "--seeds", "0"], "--seeds is 0"),
         (["grid", "--jobs", "0"], "jobs is 0"),
@@ -196,6 +199,7 @@ def test_what_is_left_out_is_told_in_a_line(tmp_path, monkeypatch, capsys, model
 )
 def test_faults_are_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.csv").mkdir()
     assert main(arguments) == 2
     complaints = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("learning curves: ")]
     assert len(complaints) == 1
@@ -228,6 +232,12 @@ def test_unknown_words_and_values_are_refused_with_what_exists(arguments, messag
     printed = capsys.readouterr().err
     assert printed.startswith(f"error: {message}")
     assert printed.count("\n") == 1
+
+
+def test_the_script_that_stands_for_a_command_is_called_by_its_name(monkeypatch, capsys):
+    monkeypatch.setattr(command_line, "PROGRAM", "run_all.sh")
+    assert main(["notebooks", "now"]) == 2
+    assert capsys.readouterr().err.startswith("error: unknown: now. ./run_all.sh knows --preset, --only, ")
 
 
 COMMANDS = [name for name in app if not name.startswith("-")]

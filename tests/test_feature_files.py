@@ -100,8 +100,12 @@ PLAIN = "a,b,label\n1,2.5,x\n3,4,y\n"
         PLAIN.replace(",", "\t").encode("utf-8-sig"),
         PLAIN.replace(",", ", "),
         PLAIN.replace("x", '"x"').replace("2.5", '"2.5"'),
+        PLAIN.encode("utf-16"),
+        PLAIN.replace("\n", "\r"),
+        "\n\r\n" + PLAIN.replace(",", "\t").replace(".", ","),
         ",a,b,label\n7,1,2.5,x\n8,3,4,y\n",
         "a,b,label,\n1,2.5,x,\n3,4,y,\n\n",
+        "a,b,label,,\n1,2.5,x,,\n3,4,y,,\n",
     ],
 )
 def test_csv_is_read_in_its_dialects(tmp_path, content):
@@ -109,6 +113,11 @@ def test_csv_is_read_in_its_dialects(tmp_path, content):
     features, names = features_of(frame := read_table(tmp_path / "my.csv"))
     assert (names, features.tolist()) == (["a", "b"], [[1, 2.5], [3, 4]])
     assert frame["label"].tolist() == ["x", "y"]
+
+
+def test_names_in_quotes_may_hold_delimiters_and_breaks(tmp_path):
+    (tmp_path / "my.csv").write_text('"a;1;2","b\n(c)",label\n1,2.5,x\n3,4,y\n')
+    assert features_of(read_table(tmp_path / "my.csv"))[1] == ["a;1;2", "b\n(c)"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252"])
@@ -537,12 +546,18 @@ def test_a_column_that_occurs_twice_is_refused(tmp_path):
         ("a,class\n1,x\n", "did you mean 'class'?"),
         ("a,when,label\n1,2020-01-01,x\n", "'when' (date) hold no numbers"),
         ("a,label,split\n1,x,training\n1,y,val\n", "'split' holds 'training', 'val'; train and test were expected"),
-        ("a,label\n1,x\n".encode("utf-16"), "is no text in UTF-8"),
+        ("a,label\n1,x\n".encode("utf-16-le"), "is no text in UTF-8"),
+        ("a,label\n1,x\n".encode("utf-16")[:-1], "is not a whole text in UTF-16"),
     ],
 )
 def test_csv_that_makes_no_data_set_is_refused(tmp_path, content, message):
     (tmp_path / "my.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     assert message in refusal(tmp_path / "my.csv")
+
+
+def test_a_folder_that_is_no_table_is_not_searched(tmp_path):
+    (tmp_path / "absent").symlink_to(tmp_path / "nowhere")
+    assert "ends in ''" in refusal(tmp_path)
 
 
 def test_a_file_of_other_tensors_is_no_bank(tmp_path):

@@ -172,6 +172,12 @@ def test_what_another_preset_has_counts_when_it_is_strict(project, capsys):
     assert capsys.readouterr().out.startswith(f"{told}    01_numbers.csv, 01_numbers.md\nnot of now: 2 of real; only")
 
 
+def test_the_preset_of_the_tests_is_left_out(project, capsys):
+    Report(project / "figures" / "tiny", "02_other").table(pd.DataFrame({"a": [1]}), "numbers", **SHOWING)
+    assert check(project, strict=True) == 0
+    assert capsys.readouterr().out == FRESH
+
+
 def test_notebooks_without_figures_and_figures_without_a_notebook_are_named(project):
     (project / "notebooks" / "02_new.py").write_text(TEXT)
     (project / "notebooks" / "01_it.py").unlink()

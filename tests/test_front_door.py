@@ -104,7 +104,7 @@ def test_strategies_that_look_at_features_alone_need_no_logits(wine):
         ({"labels": [3] * 12}, "labels holds labels from 3 to 3; 0 to 2 was expected"),
         ({"logits": np.zeros((177, 3))}, r"logits has shape \(177, 3\); a row for each of 178 instances was expected"),
         ({"logits": np.zeros((178, 1)), "weight": None, "bias": None, "labels": [0] * 12},
-         r"logits has shape \(166, 1\); at least 2 classes, a column each, were expected, of a model with one"),
+         r"logits has shape \(166, 1\); at least 2 classes, a column each, were expected; two classes by one"),
         ({"logits": np.zeros(178), "weight": None, "bias": None}, r"logits has shape \(166,\); at least 2 classes, a "),
         ({"weight": np.zeros((3, 12))}, r"weight has shape \(3, 12\); \(k, d\) with d = 13 as in features was ex"),
         ({"features": np.full((178, 13), 1e200)}, r"features holds values up to 1e\+200, whose squares overflow"),

@@ -1,8 +1,10 @@
 """Own strategies that a file brings to the commands and the notebooks (--plugin, DAL_PLUGINS)."""
 
 import os
+import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -89,6 +91,50 @@ def test_a_plugin_that_fails_is_one_line_with_the_place(text, words, tmp_path, c
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: plugin {tmp_path}")
     assert words in line
+
+
+def test_settings_that_a_plugin_changes_are_restored(tmp_path):
+    before = "import os, torch\ntorch.set_default_dtype(torch.float64)\nos.chdir('/')\n"
+    place = Path.cwd()
+    with pytest.warns(
+        UserWarning, match=r"mine\.py changes settings of the process, .* default dtype is torch\.float64"
+    ):
+        assert load_plugin(write(tmp_path / "mine.py", before=before)) == ["mine"]
+    assert (torch.get_default_dtype(), Path.cwd()) == (torch.float32, place)
+
+
+def test_an_object_that_can_be_called_reaches_workers_and_the_exit_waits_for_none(tmp_path, root):
+    text = """
+        from dal_core.strategies import register
+
+        class BySize:
+            def __call__(self, snapshot, batch_size, generator):
+                if len(snapshot.labels) > 5:
+                    raise ValueError("enough")
+                return snapshot.features.norm(dim=1).argsort(stable=True)[:batch_size]
+
+        register("mine")(BySize())
+    """
+    (tmp_path / "mine.py").write_text(textwrap.dedent(text))
+    small = ["--cycles", "2", "--initial-size", "5", "--batch-size", "3", "--seeds", "2", "--jobs", "2"]
+    command = [sys.executable, "-m", "dal_lab", "grid", "--plugin", "mine.py", "--strategy", "mine", *small]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: 2 of 2 runs failed")
+    assert "ValueError: enough" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["run"], ["grid", "--seeds", "2", "--jobs", "1"]])
+def test_a_strategy_that_ends_the_program_is_one_line(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path / "mine.py")
+    path.write_text(
+        path.read_text().replace("    return torch.argsort", "    raise SystemExit(3)\n    return torch.argsort")
+    )
+    small = ["--cycles", "1", "--initial-size", "5", "--batch-size", "3"]
+    assert main([*command, "--plugin", str(path), "--strategy", "mine", *small]) in (1, 2)
+    assert "SystemExit: 3" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_two_plugins_with_a_strategy_of_the_same_name_are_one_line(tmp_path, capsys):

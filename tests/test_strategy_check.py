@@ -60,7 +60,7 @@ BROKEN = {  # The body of a strategy, and the lines about it.
         "expected",
         rf"depends on a global generator: {POSITIONS}, and {POSITIONS} \(other global seeds\); the same batch .*",
         rf"depends on the order of the pool: instances {POSITIONS}, and {POSITIONS} \(permuted pool\); the same "
-        "instances, or draws from the argument generator, were expected",
+        r"instances \(ties apart\), or draws from the argument generator, were expected",
     ),
     "draws from numpy and random": (
         "np.random.rand(), random.random()\nreturn scores(snapshot).argsort()[:batch_size]",
@@ -82,7 +82,7 @@ BROKEN = {  # The body of a strategy, and the lines about it.
     "takes the first": (
         "return torch.arange(batch_size)",
         rf"depends on the order of the pool: instances {POSITIONS}, and {POSITIONS} \(permuted pool\); the same "
-        "instances, or draws from the argument generator, were expected",
+        r"instances \(ties apart\), or draws from the argument generator, were expected",
     ),
     "sets the dtype": (
         "torch.set_default_dtype(torch.float64)\nreturn scores(snapshot).argsort()[:batch_size]",
@@ -98,6 +98,10 @@ BROKEN = {  # The body of a strategy, and the lines about it.
         "first, second, *_ = snapshot.labels.unique()\nreturn scores(snapshot).argsort()[:batch_size]",
         r"fails: ValueError: not enough values to unpack \(expected at least 2, got 1\) \(one class seen\); 7 "
         "positions were expected",
+    ),
+    "ends the program": (
+        "raise SystemExit(3)",
+        "fails: SystemExit: 3; 7 positions were expected",
     ),
     "needs float32": (
         "(snapshot.features @ torch.ones(snapshot.features.shape[1]))\nreturn scores(snapshot).argsort()[:batch_size]",
@@ -193,7 +197,8 @@ def test_the_process_is_left_as_it_was(mine, capsys):
         "torch.rand(3)\ntorch.set_default_dtype(torch.float64)\nnp.seterr(all='ignore')\ntorch.set_num_threads(2)\n"
     )
     breaking += "torch.set_default_device('meta')\ntorch.set_grad_enabled(False)\n"
-    breaking += "torch.set_float32_matmul_precision('medium')\n"
+    breaking += "torch.set_float32_matmul_precision('medium')\ntorch.use_deterministic_algorithms(True)\n"
+    breaking += "import os\nos.chdir('/')\n"
     (_, line, *_) = lines_of(mine(breaking + "return torch.arange(batch_size, device='cpu')"), capsys, 1)
     assert [name for name in settings if name not in line] == []
     assert {name: read() for name, (read, _) in SETTINGS.items()} == settings

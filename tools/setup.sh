@@ -24,7 +24,7 @@ make_ready() {
   uv=$(command -v uv) || { try env PIP_USER=0 "$python" -m pip install --quiet uv && uv=$venv/bin/uv; }
   index=$("$python" -m pip config list | sed -n "s/.*[.]index-url='\(.*\)'/\1/p" | tail -n 1) # of a mirror: uv's, too
   [ -z "$index" ] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$index}"
-  "$uv" pip install --python "$python" -r requirements.lock -e . >&2 || fail "cannot install the packages, see above"
+  "$uv" pip install --python "$python" --compile-bytecode -r requirements.lock -e . >&2 || fail "cannot install, see above"
   printf '%s\n' "$stamp" >"$venv/complete"
 }
 trap 'echo "$program: stopped; the same command goes on from there" >&2; exit 130' INT

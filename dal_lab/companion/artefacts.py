@@ -74,7 +74,8 @@ class Report:
     def figure(self, figure: Figure, name: str, *, cell: str, keys: Sequence[str]) -> ReadableFigure:
         """Save `figure` as PNG and PDF, close it, and return it for display, with what its labels say as its text.
 
-        A PDF beside the same PNG as before is kept: drawing it takes about as long as all the rest.
+        Files are kept, with the commit that they name, as long as a later one draws the same from the same runs;
+        drawing the PDF takes about as long as all the rest.
 
         Args:
             figure: a matplotlib figure.
@@ -85,8 +86,11 @@ class Report:
         origin = f"dal_core {git_commit()}, runs {digest_of(','.join(sorted(keys)).encode())[:16]}"
         png, pdf = self._path(name, "png"), self._path(name, "pdf")
         # Without dates and versions a file changes only with its content.
+        before = png.read_bytes() if png.is_file() else b""
         with write_atomically(png) as temporary:
             figure.savefig(temporary, metadata={"Description": origin, "Software": None})
+            if _runs_and_picture(before) == _runs_and_picture(temporary.read_bytes()):
+                temporary.write_bytes(before)
         figure.set_layout_engine("none")  # the next drawings leave all where it is, and need no layout of their own
         kept = {path: self._earlier.get(path.name, {}).get("digest") for path in (png, pdf) if path.is_file()}
         if len(kept) < 2 or any(digest_of(path.read_bytes()) != digest for path, digest in kept.items()):
@@ -130,6 +134,11 @@ class Report:
         entries = {name: {**each, "origins": sources} for name, each in self._entries.items()}
         others = {file: each for file, each in read_manifest(self.folder).items() if each["notebook"] != self.notebook}
         write_text(self.folder / MANIFEST, json.dumps(others | entries, indent=1, sort_keys=True) + "\n")
+
+
+def _runs_and_picture(png: bytes) -> tuple[bytes, bytes]:
+    """Return the digest of runs that a PNG names, and its picture: what it holds, less commit and checksum."""
+    return png.partition(b", runs ")[2][:16], png.partition(b"IDAT")[2]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

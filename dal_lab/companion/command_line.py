@@ -39,7 +39,7 @@ RUN_FAILED, USAGE_ERROR = 1, 2
 PROGRAM = os.environ.get("DAL_PROGRAM")  # the script that stands for `dal notebooks`
 LONGEST = 300  # characters of a message about usage
 SETUP, RUNS = Setup(), Runs()
-Strategies = Annotated[Names, about("strategies (default: margin)")]
+Strategies = Annotated[Names, about("strategies", show_default=" ".join)]
 
 app = App(
     "dal",
@@ -130,6 +130,8 @@ def run(
         if output.suffix not in (".csv", ".parquet"):
             raise ValueError(f"--output is {output}; a name that ends in .csv or .parquet was expected")
         check_folder("the folder of --output", output.parent)
+        if output.is_dir():
+            raise ValueError(f"--output is {output}, which is a folder; a file was expected")
     if len(several := [*setup.dataset, *map(str, setup.features)]) > 1:
         raise ValueError(f"--dataset and --features name {', '.join(several)}; one was expected, `dal grid` takes more")
     rows = study.run(*setup.experiments([strategy], [seed]), data_dir=setup.data_dir)
@@ -313,17 +315,19 @@ def notebooks(
     strict: Annotated[bool, about("with --check: stale figures of long presets fail, too")] = False,
 ) -> int:
     """Execute the notebooks of the papers and regenerate their figures and tables."""
+    root = _project_root()
+    if strict and not check:
+        raise ValueError("--strict is given without --check, which it belongs to")
+    if check:
+        from dal_lab.companion import freshness
+
+        return freshness.check(root, strict=strict)
     from dal_core.checks import check_choice
     from dal_core.devices import resolve_device
     from dal_lab import plugins
     from dal_lab.companion import notebooks
     from dal_lab.companion.parameters import check_values, from_texts
 
-    root = _project_root()
-    if check:
-        from dal_lab.companion import freshness
-
-        return freshness.check(root, strict=strict)
     found = notebooks.find(root / "notebooks")
     if listed:
         print("notebooks (--only)", *(f"  {each.number}  {each.title}" for each in found), sep="\n")
@@ -388,6 +392,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)  # a line for each kind of failure
         return USAGE_ERROR if isinstance(error, RunRefusedError) else RUN_FAILED
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # what rich, which prints the help, makes of a closed pipe
+            raise
+        return _complain(f"SystemExit: {error}; a strategy or a library ended the program")
     except (ValueError, OSError) as error:
         return _complain(error)
     except KeyboardInterrupt as stop:
@@ -413,7 +421,8 @@ def _about_usage(error: CycloptsError) -> str:
         text = f"Unknown: {' '.join(error.unused_tokens or ())}."
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
     text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
-    known = f" {' '.join(('dal', *chain))} knows {_known(chain)}" if text.startswith("Unknown") else ""
+    called = f"./{PROGRAM}" if PROGRAM else " ".join(("dal", *chain))
+    known = f" {called} knows {_known(chain)}" if text.startswith("Unknown") else ""
     return f"{text[:1].lower()}{text[1:]}{known}"
 
 

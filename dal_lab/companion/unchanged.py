@@ -24,10 +24,10 @@ FINGERPRINT = "fingerprint"  # of an executed notebook, in its metadata
 
 
 def fingerprint(notebook: Path, parameters: Mapping[str, Any]) -> str:
-    """Return a digest of the notebook, its parameters, the packages' files, and versions of what computes and draws."""
+    """Return a digest of the notebook's cells, its parameters, the packages, and versions of what draws."""
     settings = {name: value for name, value in parameters.items() if name != "fresh"}
-    parts = [json.dumps(settings, sort_keys=True, default=str), digest_of(notebook.read_bytes()), _packages()]
-    return digest_of("\n".join(parts).encode())
+    cells = [(cell.cell_type, cell.source) for cell in nbformat.read(notebook, as_version=4).cells]  # without outputs
+    return digest_of((json.dumps([settings, cells], sort_keys=True, default=str) + _packages()).encode())
 
 
 @lru_cache(maxsize=1)

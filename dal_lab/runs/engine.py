@@ -6,6 +6,7 @@ there, in the order of completion; a task that ends with an exception yields the
 an engine ends what it started.
 """
 
+import atexit
 import collections
 import concurrent.futures
 import contextlib
@@ -89,6 +90,13 @@ def in_processes(tasks: Sequence[Task], jobs: int) -> Finished:
     finally:
         for worker, _, _ in running.values():
             worker.shutdown(kill_workers=True)
+
+
+@atexit.register
+def _end_idle() -> None:
+    """End the processes that are kept; otherwise the exit waits for them where it skips the hooks of threads."""
+    while _idle:
+        _idle.pop().shutdown(kill_workers=True)
 
 
 def _submit(task: Task) -> tuple[ProcessPoolExecutor, concurrent.futures.Future]:

@@ -294,7 +294,7 @@ def attempt(
         except FailedRunError as failure:  # one of several
             key = next(key for key, study in left.items() if study is failure.experiment)
             failures.append(Failure.of(key, left.pop(key), failure.__cause__ or failure))
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # A strategy may end the process; a worker would be lost.
             return failures + [Failure.of(key, study, error) for key, study in left.items()]
     return failures
 

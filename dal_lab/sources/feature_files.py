@@ -52,7 +52,7 @@ def read_features(path: str | Path) -> FeatureBank:
     if not isinstance(path, str | Path):
         raise ValueError(f"path is {shown(path)}; the path of a feature file was expected")
     path = absolute(path)
-    files = [path] if is_file(path) else sorted(path.rglob("*")) if is_folder(path) else []
+    files = [path] if is_file(path) else sorted(path.rglob("*")) if is_there(path) else []
     found = [each.stat() for each in files]
     # The time of change as well, which nobody can set: that of modification may be kept when the file is replaced.
     return _cached(path, tuple((each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in found))

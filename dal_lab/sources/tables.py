@@ -1,8 +1,11 @@
 """A user's table as a data frame: Parquet, in one file or a folder of parts, or CSV."""
 
+import codecs
 import csv
 import functools
 import gzip
+import io
+import re
 import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -34,7 +37,7 @@ def read_table(path: Path, texts: Collection[str] = ()) -> pd.DataFrame:
     """
     table = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path, texts)
     names = table.column_names
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted({name for name in names if name.strip() and names.count(name) > 1}):
         raise ValueError(f"the columns {twice} occur more than once; once was expected")
     with restated(Exception, f"{printable(path)} says of itself to pandas what is not so: "):
         frame = table.to_pandas()
@@ -114,14 +117,18 @@ def _csv(path: Path, texts: Collection[str]) -> pa.Table:
     if path.suffix.lower() == ".gz":
         with restated((OSError, EOFError, zlib.error), _damaged(path, "gzip file")):
             content = gzip.decompress(content)
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # what spreadsheets call Unicode text
+        with restated(UnicodeDecodeError, _damaged(path, "text in UTF-16")):
+            content = content.decode("utf-16").encode()
     encoding = "utf-8" if _is_text(content, "utf-8") else "cp1252"
     if b"\0" in content or not _is_text(content, encoding):
         raise ValueError(f"{printable(path)} is no text in UTF-8; a CSV with a line of names was expected")
-    header = content.partition(b"\n")[0].decode(encoding)
+    begin = content[: 2**20].decode(encoding, "ignore").lstrip("\ufeff\r\n")
+    header = re.split("[\r\n]", re.sub('"[^"]*"', "", begin), maxsplit=1)[0]  # without names in quotes
     delimiter = max(";\t,|", key=header.count)
-    names = next(csv.reader([header.strip("\ufeff\r")], delimiter=delimiter), [])
-    kinds = {name: pa.string() for name in names if name.strip().casefold() in texts}
-    with restated(pa.ArrowException, _damaged(path, "CSV")):
+    with restated((pa.ArrowException, csv.Error), _damaged(path, "CSV")):
+        names = next(csv.reader(io.StringIO(begin, newline=""), delimiter=delimiter), []) if texts else []
+        kinds = {name: pa.string() for name in names if name.strip().casefold() in texts}
         tables = [_parsed(content, encoding, delimiter, point, kinds) for point in (".,".replace(delimiter, ""))]
     texts = [sum(pa.types.is_string(kind) for kind in table.schema.types) for table in tables]
     table = tables[texts.index(min(texts))]
