@@ -245,6 +245,55 @@ def verify(
     return RUN_FAILED if any(found.values()) else 0
 
 
+@app.command
+def suggest(
+    *,
+    state: Annotated[Path, about("folder that remembers what was asked and labelled; made if it is not there")],
+    features: Annotated[
+        Path | None, about("own features, without labels: .npz, .parquet or .csv", metavar="FILE")
+    ] = None,
+    texts: Annotated[Path | None, about("texts, one a line, or a table with a column `text`", metavar="FILE")] = None,
+    images: Annotated[Path | None, about("folder of images", metavar="FOLDER")] = None,
+    encoder: Annotated[str | None, about("what turns texts or images into features")] = None,
+    strategy: Annotated[
+        str | None, about("what chooses (default: typiclust, and badge when two classes have labels)")
+    ] = None,
+    batch: Annotated[Whole, about("number of instances")] = 10,
+    option: Annotated[tuple[str, ...], about("of the strategy; repeatable", metavar="NAME=VALUE")] = (),
+    standardise: Annotated[bool, about("give features mean 0 and deviation 1, from now on")] = False,
+    seed: Annotated[Whole, about("of all that is drawn")] = 0,
+    plugin: Plugins = (),
+) -> None:
+    """Suggest which of your own instances to label next, as a CSV; without data those of the call before."""
+    from dal_lab import annotation
+    from dal_lab.plugins import load_plugins
+
+    check_places(state=state)
+    given = {"features": features, "texts": texts, "images": images}
+    sources = [(kind, path) for kind, path in given.items() if path is not None]
+    if len(sources) > 1:
+        raise ValueError(f"{' and '.join(f'--{kind}' for kind, _ in sources)} are given; one of them was expected")
+    load_plugins(plugin)
+    print(*annotation.suggest(
+        state, *(sources[0] if sources else ()), encoder=encoder, strategy=strategy, batch=batch,
+        options=named(option, "--option"), standardise=standardise, seed=seed,
+    ), sep="\n")  # fmt: skip
+
+
+@app.command
+def ingest(
+    labels: Annotated[Path, about("CSV with the columns id and label")],
+    /,
+    *,
+    state: Annotated[Path, about("folder that `dal suggest` wrote")],
+) -> None:
+    """Take in labels of what `dal suggest` asked for, or of other instances."""
+    from dal_lab import annotation
+
+    check_places(state=state)
+    print(*annotation.ingest(labels, state), sep="\n")
+
+
 @app.command(usage=f"Usage: ./{PROGRAM} [OPTIONS]" if PROGRAM else None)
 def notebooks(
     *,

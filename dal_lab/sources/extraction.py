@@ -32,7 +32,7 @@ from dal_lab.sources.raw import RawData, Split, UnreadableInstanceError
 FORMAT = "dal_core.Features.1"  # The format of parts, and of the preprocessing that follows the model.
 PART_SIZE = 4096  # Instances in a file of features: what an interruption may cost.
 MOST_WORKERS = 8
-WAY_OUT = "repair or remove it, or leave such instances out with `dal features --unreadable skip`"
+WAY_OUT = "repair or remove it (`dal features --unreadable skip` leaves such instances out)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +141,11 @@ def extracted(request: Request, data: RawData, extraction: Extraction, *, fresh:
     return bank
 
 
+def encoded(request: Request, split: Split, extraction: Extraction) -> Tensor:
+    """Return the features of one split as the model makes them; its parts stay, in `request.parts`.  [n, d] float32"""
+    return _Extractor(request, RawData(request.kind, split, split, ()), extraction).features("train")[0]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Part:
     """A file with the features of consecutive instances of a split, and of what depends on the extraction a digest."""
@@ -187,8 +192,8 @@ class _Extractor:
         return load_encoder(self.request.encoder, self.data.kind, self.request.revision, self.device)
 
     def bank(self) -> FeatureBank:
-        train, kept = self._features("train")
-        test, test_kept = self._features("test")
+        train, kept = self.features("train")
+        test, test_kept = self.features("test")
         scale = training_scale(train)
         labels, test_labels = (torch.from_numpy(split.labels) for split in (self.data.train, self.data.test))
         provenance = {
@@ -201,7 +206,7 @@ class _Extractor:
         names = self.data.class_names
         return FeatureBank(train.mul_(scale), labels[kept], test.mul_(scale), test_labels[test_kept], names, provenance)
 
-    def _features(self, name: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
+    def features(self, name: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
         """Return features [m, d] float32 and the positions [m] in the split that they belong to, ascending."""
         split, parts = getattr(self.data, name), []
         for start in range(0, len(split), PART_SIZE):

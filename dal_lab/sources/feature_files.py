@@ -104,9 +104,9 @@ def read(path: Path, encoder: str | None = None) -> FeatureBank:
 
 def _archive(path: Path) -> Content:
     """Return x_train, y_train, x_test, y_test (integers) and classes, or what follows from x and y."""
-    arrays = _arrays(path)
+    arrays = arrays_of(path)
     if set(ARRAYS) <= set(arrays) and not set(SPLIT_ARRAYS) & set(arrays):
-        return _in_one_piece("x", _matrix("x", arrays["x"]), "y", arrays["y"])
+        return _in_one_piece("x", matrix_of("x", arrays["x"]), "y", arrays["y"])
     if missing := [key for key in SPLIT_ARRAYS if key not in arrays]:
         raise ValueError(
             f"{printable(path)} lacks the arrays {missing}; "
@@ -118,11 +118,11 @@ def _archive(path: Path) -> Content:
             raise ValueError(f"{key} has shape {arrays[key].shape}; {expected} was expected")
         if key != "classes" and arrays[key].dtype.kind not in "iu":
             raise ValueError(f"{key} has dtype {arrays[key].dtype}; integer class labels were expected")
-    train, test = (_matrix(key, arrays[key]) for key in ("x_train", "x_test"))
+    train, test = (matrix_of(key, arrays[key]) for key in ("x_train", "x_test"))
     return (train, test, arrays["y_train"], arrays["y_test"]), arrays["classes"], "the file's", None
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
+def arrays_of(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of an archive that have one of our names, if they fit into memory: zeros shrink by 1000."""
     with (
         path.open("rb") as file,  # a file that may not be read is an OSError
@@ -151,7 +151,7 @@ def _array(archive: Mapping[str, np.ndarray], key: str) -> np.ndarray:
         raise ValueError(f"{found}; numbers or texts were expected, as {key}.astype(str) makes them") from None
 
 
-def _matrix(name: str, features: np.ndarray) -> np.ndarray:
+def matrix_of(name: str, features: np.ndarray) -> np.ndarray:
     if features.dtype.kind not in "fiub" or features.ndim != 2 or 0 in features.shape:
         raise ValueError(
             f"{name} has shape {features.shape} and dtype {features.dtype}; a matrix of numbers was expected, "

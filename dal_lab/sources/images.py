@@ -28,14 +28,14 @@ def is_visible(name: str) -> bool:
     return not name.startswith((".", "__MACOSX"))
 
 
-def _visible_files(folder: Path) -> Iterator[Path]:
+def visible_files(folder: Path) -> Iterator[Path]:
     """Yield the files in a folder and in those below it, what is in links to folders, too."""
     for place, subfolders, files in os.walk(folder, followlinks=True):
         subfolders[:] = sorted(filter(is_visible, subfolders))
         yield from (Path(place, file) for file in sorted(filter(is_visible, files)))
 
 
-class _Files(Sequence[Any]):
+class ImageFiles(Sequence[Any]):
     """The images in files, in RGB, decoded when asked for."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -57,7 +57,7 @@ def _labelled_files(name: str, folder: Path) -> tuple[list[str], Split]:
     classes = sorted(each.name for each in folder.iterdir() if each.is_dir() and is_visible(each.name))
     paths, labels = list[Path](), list[int]()
     for label, each in enumerate(classes):
-        found = [path for path in _visible_files(folder / each) if path.suffix.lower() in IMG_EXTENSIONS]
+        found = [path for path in visible_files(folder / each) if path.suffix.lower() in IMG_EXTENSIONS]
         found.sort(key=lambda path: (str(path.parent), path.name))  # torchvision's order
         if not found:
             endings = ", ".join(IMG_EXTENSIONS)
@@ -66,7 +66,7 @@ def _labelled_files(name: str, folder: Path) -> tuple[list[str], Split]:
         labels += [label] * len(found)
     if not classes:
         raise ValueError(f"dataset {name!r}: {folder} has no subfolder; one a class was expected")
-    return classes, Split(_Files(paths), np.array(labels, dtype=np.int64), lambda i: str(paths[i]))
+    return classes, Split(ImageFiles(paths), np.array(labels, dtype=np.int64), lambda i: str(paths[i]))
 
 
 class _Images(ConcatDataset, Sequence[Any]):
@@ -135,7 +135,7 @@ class ImageFolder(Source):
         root, *parts = self._folders(name, places)
         digest = hashlib.sha256()
         for part in parts:
-            for path in _visible_files(part):
+            for path in visible_files(part):
                 digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0".encode())
         return digest.hexdigest()
 

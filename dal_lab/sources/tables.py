@@ -1,12 +1,15 @@
 """A user's table as a data frame: Parquet, in one file or a folder of parts, or CSV."""
 
 import codecs
+import csv
 import functools
 import gzip
+import io
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,13 +27,15 @@ ALIASES = ("labels", "target", "class", "y")  # What others call the column `lab
 NUMBERS = {"integer", "floating", "boolean", "decimal", "mixed-integer-float"}  # Columns of features, as pandas says.
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, texts: Collection[str] = ()) -> pd.DataFrame:
     """Return the columns of a table; what its writer calls an index is the frame's, unless it is a label or a split.
+
+    In a CSV those of `texts`, however capitals are used, stay as they are written, such as 007.
 
     Raises:
         ValueError: for what is no such file, and for columns that occur twice.
     """
-    table = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
+    table = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path, texts)
     names = table.column_names
     if twice := sorted({name for name in names if name.strip() and names.count(name) > 1}):
         raise ValueError(f"the columns {twice} occur more than once; once was expected")
@@ -105,7 +110,7 @@ def _parquet(path: Path) -> pa.Table:
         return together(schema=pa.unify_schemas(schemas, promote_options="permissive")).to_table()
 
 
-def _csv(path: Path) -> pa.Table:
+def _csv(path: Path, texts: Collection[str]) -> pa.Table:
     """A line of names, then values between commas, semicolons, tabs or bars; with a decimal comma where it fits."""
     with path.open("rb") as file:
         content = file.read()
@@ -118,25 +123,25 @@ def _csv(path: Path) -> pa.Table:
     encoding = "utf-8" if _is_text(content, "utf-8") else "cp1252"
     if b"\0" in content or not _is_text(content, encoding):
         raise ValueError(f"{printable(path)} is no text in UTF-8; a CSV with a line of names was expected")
-    begin = content[: 2**20].decode(encoding, "ignore")
-    header = re.split("[\r\n]", re.sub('"[^"]*"', "", begin).lstrip("\ufeff\r\n"), maxsplit=1)[
-        0
-    ]  # without names in quotes
+    begin = content[: 2**20].decode(encoding, "ignore").lstrip("\ufeff\r\n")
+    header = re.split("[\r\n]", re.sub('"[^"]*"', "", begin), maxsplit=1)[0]  # without names in quotes
     delimiter = max(";\t,|", key=header.count)
-    with restated(pa.ArrowException, _damaged(path, "CSV")):
-        tables = [_parsed(content, encoding, delimiter, point) for point in (".,".replace(delimiter, ""))]
+    with restated((pa.ArrowException, csv.Error), _damaged(path, "CSV")):
+        names = next(csv.reader(io.StringIO(begin, newline=""), delimiter=delimiter), []) if texts else []
+        kinds = {name: pa.string() for name in names if name.strip().casefold() in texts}
+        tables = [_parsed(content, encoding, delimiter, point, kinds) for point in (".,".replace(delimiter, ""))]
     texts = [sum(pa.types.is_string(kind) for kind in table.schema.types) for table in tables]
     table = tables[texts.index(min(texts))]
     columns = [pc.utf8_trim_whitespace(each) if pa.types.is_string(each.type) else each for each in table.columns]
     return pa.table(columns, names=[name.strip() for name in table.column_names])
 
 
-def _parsed(content: bytes, encoding: str, delimiter: str, decimal_point: str) -> pa.Table:
+def _parsed(content: bytes, encoding: str, delimiter: str, decimal_point: str, kinds: dict[str, Any]) -> pa.Table:
     return pyarrow.csv.read_csv(
         pa.BufferReader(content),
         pyarrow.csv.ReadOptions(encoding=encoding),
         pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        pyarrow.csv.ConvertOptions(decimal_point=decimal_point),
+        pyarrow.csv.ConvertOptions(decimal_point=decimal_point, column_types=kinds),
     )
 
 
