@@ -4,7 +4,6 @@ Nothing is imported here that takes time, so that Ctrl-C is understood from the 
 """
 
 import atexit
-import contextlib
 import os
 import signal
 import sys
@@ -33,12 +32,14 @@ def program() -> NoReturn:
     except (BrokenPipeError, SystemExit):  # what rich, which prints the help, makes of a closed pipe
         code = PIPE_CLOSED
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Nothing is left to be stopped.
-    if code:
-        with contextlib.suppress(OSError, AttributeError):  # Nobody reads the output, or there is none.
-            sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except (OSError, AttributeError):  # Nobody reads the output, a disk is full, or there is no output at all.
+        sys.stdout = None  # or Python would try again and complain
+    if code in (INTERRUPTED, PIPE_CLOSED):
         atexit._run_exitfuncs()
         os._exit(code)  # without the last words of Python about what was cut short
-    sys.exit()
+    sys.exit(code)
 
 
 def _interrupt(_: int, frame: FrameType | None) -> None:

@@ -56,7 +56,7 @@ def write(path, name="mine", descending=False, before=""):
 def test_a_plugin_may_be_called_as_it_likes(file, tmp_path):
     assert load_plugin(write(tmp_path / file)) == ["mine"]
     assert load_plugin(tmp_path / file) == ["mine"]  # and may be named twice
-    assert registry.get("mine").__module__ == f"plugin_{(tmp_path / file).stem}"
+    assert registry.get("mine").__module__.rstrip("_") == f"plugin_{(tmp_path / file).stem}"  # one more each
     assert sys.modules["torch"] is torch
     assert [each.name for each in tmp_path.iterdir()] == [file]
 
