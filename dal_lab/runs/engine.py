@@ -4,6 +4,9 @@ An engine takes tasks, functions without arguments, and yields the position of e
 there, in the order of completion; a task that ends with an exception yields the exception. A task whose worker is lost
 (killed, out of memory, the machine gone) is tried again, `RETRIES` times and no more, and then yields the loss. Closing
 an engine ends what it started.
+
+Processes stay an engine of their own beside Dask's: of 20 runs on digits, two at a time, a first call took 7.7 to 8.4 s
+with a LocalCluster and 5.4 to 7.3 s with processes, a second one 2.5 to 2.7 and 1.6 to 1.9 s (two cores, alternating).
 """
 
 import atexit
