@@ -152,7 +152,7 @@ def standardised(train: Labelled, test: Labelled) -> tuple[Labelled, Labelled]:
     known = whole.features.double()
     mean, deviation = known.mean(dim=0), known.std(dim=0, correction=0)
     deviation[known.amax(dim=0) == known.amin(dim=0)] = 1
-    scaled = [((each.features.double() - mean) / deviation).to(each.features.dtype) for each in (whole, held)]
+    scaled = [each.features.double().sub(mean).div_(deviation).to(each.features.dtype) for each in (whole, held)]
     return train._replace(data=FeatureData(scaled[0])), test._replace(data=FeatureData(scaled[1]))
 
 
@@ -164,7 +164,8 @@ def warn_of_scales(train: Labelled, provenance: Mapping[str, Any]) -> None:
     """
     if not isinstance(train.data, FeatureData) or train.data.features.ndim != 2 or not train.data.features.numel():
         return
-    scales = train.data.features.abs().amax(dim=0).double().cpu()
+    lowest, highest = train.data.features.aminmax(dim=0)  # without a copy of what may be all of ImageNet
+    scales = torch.maximum(lowest.abs(), highest.abs()).double().cpu()
     used = scales[scales > 0].sort().values
     if not len(used):
         return

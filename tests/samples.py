@@ -13,6 +13,21 @@ from dal_core.randomness import generator_for
 from dal_core.snapshot import Snapshot, Truth, take_snapshot
 from dal_core.task import Classification
 
+# Settings of an experiment of a second.
+SMALL = {"cycles": 2, "batch_size": 3, "subset_size": 50, "device": "cpu", "options": {"epochs": 2}}
+# A script that registers a strategy, with the places {name} and {descending}.
+STRATEGY = """
+    import torch
+    from dal_core.strategies import register
+
+    def sizes(features):
+        return features.norm(dim=1)
+
+    @register("{name}")
+    def by_size(snapshot, batch_size, generator):
+        return torch.argsort(sizes(snapshot.features), descending={descending}, stable=True)[:batch_size]
+"""
+
 
 def points(n=23, m=4, d=5, seed=0, dtype=torch.float64):
     """Unlabelled and labelled features."""

@@ -16,20 +16,9 @@ from dal_core.strategies import registry
 from dal_lab.runs.grid import Grid
 from dal_lab.runs.own_strategies import own_strategies
 from dal_lab.runs.settings import experiment_of
+from tests.samples import SMALL, STRATEGY
 
-SMALL = {"cycles": 2, "batch_size": 3, "subset_size": 50, "device": "cpu", "options": {"epochs": 2}}
-
-STRATEGY = """
-    import torch
-    from dal_core.strategies import register
-
-    def sizes(features):
-        return features.norm(dim=1)
-
-    @register("closest_to_origin")
-    def closest_to_origin(snapshot, batch_size, generator):
-        return torch.argsort(sizes(snapshot.features), stable=True)[:batch_size]
-"""
+CLOSEST = STRATEGY.format(name="closest_to_origin", descending=False)
 USE = """
     from dal_lab.runs.settings import experiment_of
     from dal_lab.runs.study import run
@@ -77,7 +66,7 @@ def execute(script, folder, root):
 
 @pytest.mark.slow
 def test_a_script_registers_strategies_and_runs_them_in_several_processes(tmp_path, root):
-    script = "\n    from __future__ import annotations" + STRATEGY + ORACLE + USE + USE_ORACLE
+    script = "\n    from __future__ import annotations" + CLOSEST + ORACLE + USE + USE_ORACLE
     (tmp_path / "mine.py").write_text(textwrap.dedent(script))
     execute(tmp_path / "mine.py", tmp_path, root)
 
@@ -85,7 +74,7 @@ def test_a_script_registers_strategies_and_runs_them_in_several_processes(tmp_pa
 @pytest.mark.slow
 def test_a_module_beside_the_script_registers_a_strategy(tmp_path, root):
     (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "my_strategies.py").write_text(textwrap.dedent(STRATEGY))
+    (tmp_path / "code" / "my_strategies.py").write_text(textwrap.dedent(CLOSEST))
     (tmp_path / "code" / "mine.py").write_text("import my_strategies\n" + textwrap.dedent(USE))
     execute(tmp_path / "code" / "mine.py", tmp_path, root)
 
@@ -93,7 +82,7 @@ def test_a_module_beside_the_script_registers_a_strategy(tmp_path, root):
 def test_a_module_that_is_found_later_reaches_workers_that_have_begun(tmp_path, monkeypatch, scratch):
     experiments = [experiment_of(seed=seed, **SMALL) for seed in range(2)]
     Grid(tmp_path / "first", jobs=2).rows(experiments, "runs")
-    (tmp_path / "found_later.py").write_text(textwrap.dedent(STRATEGY))
+    (tmp_path / "found_later.py").write_text(textwrap.dedent(CLOSEST))
     monkeypatch.syspath_prepend(tmp_path)
     importlib.import_module("found_later")
     experiments = [experiment_of(strategy="closest_to_origin", seed=seed, **SMALL) for seed in range(2)]
@@ -276,7 +265,7 @@ def test_what_cannot_be_sent_to_workers_is_named_and_stops_nothing_else(tmp_path
 
 
 def test_a_module_that_workers_do_not_find_is_named(tmp_path, monkeypatch, scratch):
-    (tmp_path / "hidden.py").write_text(textwrap.dedent(STRATEGY))
+    (tmp_path / "hidden.py").write_text(textwrap.dedent(CLOSEST))
     spec = importlib.util.spec_from_file_location("hidden", tmp_path / "hidden.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "hidden", module)

@@ -18,19 +18,7 @@ from dal_lab.companion.notebooks import execute
 from dal_lab.plugins import load_plugin
 from dal_lab.runs.grid import Grid
 from dal_lab.runs.settings import experiment_of
-
-SMALL = {"cycles": 2, "batch_size": 3, "subset_size": 50, "device": "cpu", "options": {"epochs": 2}}
-STRATEGY = """
-    import torch
-    from dal_core.strategies import register
-
-    def sizes(features):
-        return features.norm(dim=1)
-
-    @register("{name}")
-    def by_size(snapshot, batch_size, generator):
-        return torch.argsort(sizes(snapshot.features), descending={descending}, stable=True)[:batch_size]
-"""
+from tests.samples import SMALL, STRATEGY
 
 
 @pytest.fixture(autouse=True)
