@@ -14,7 +14,7 @@ from benchmarks.rates import bandwidth, load_before
 from benchmarks.record import write_scaling, write_table
 from benchmarks.tables import Failed, Result
 from benchmarks.timing import SHORTEST_MEASUREMENT, Timing, compare
-from dal_core.randomness import fixed_threads
+from dal_core.parallel import fixed_threads
 
 GOAL_THREADS = 2  # the goals are for a machine with two cores; on one thread a table is for information
 FOLDER = Path(__file__).resolve().parent

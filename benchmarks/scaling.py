@@ -15,7 +15,8 @@ from benchmarks import data
 from benchmarks.timing import compare
 from dal_core.laplace import covariance_matrix, precision_matrix, second_order_update
 from dal_core.oracles.boss import boss
-from dal_core.randomness import fixed_threads, generator_for
+from dal_core.parallel import fixed_threads
+from dal_core.randomness import generator_for
 from dal_lab.runs.study import run
 from dal_lab.studies.scaling import ScalingStudy, slope
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from dal_core.randomness import fixed_threads
+from dal_core.parallel import fixed_threads
 from dal_lab.studies.scaling import peak_bytes
 
 SHORTEST_MEASUREMENT = 0.1  # seconds; what is faster is called several times a measurement

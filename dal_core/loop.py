@@ -13,9 +13,10 @@ from dal_core.context import Context, Question
 from dal_core.data import FeatureBank, Labelled, as_labelled, standardised, warn_of_scales
 from dal_core.devices import now, resolve_device, with_float64
 from dal_core.experiment import Experiment, Strategy, check_alike_but_for_seed, naming
+from dal_core.parallel import fixed_threads
 from dal_core.pool import first_of_each_class, instances_for
 from dal_core.protocols import Model, Task
-from dal_core.randomness import choose, fixed_threads, generator_for
+from dal_core.randomness import choose, generator_for
 from dal_core.snapshot import take_snapshot
 from dal_core.strategies import registry
 from dal_core.task import Classification, as_many, check_converged, task_of

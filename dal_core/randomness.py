@@ -1,12 +1,8 @@
 """Explicit generators, split from a run's seed by what they are used for."""
 
-import contextlib
-import functools
 import hashlib
-from collections.abc import Iterator
 
 import torch
-from threadpoolctl import ThreadpoolController
 
 from dal_core.checks import check_generator
 
@@ -44,25 +40,3 @@ def choose(population: int, count: int, generator: torch.Generator) -> torch.Ten
     if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= population:
         raise ValueError(f"count is {count}; 0 to {population}, the size of the population, was expected")
     return torch.randperm(population, generator=generator)[:count]
-
-
-@contextlib.contextmanager
-def fixed_threads(count: int = 1) -> Iterator[None]:
-    """Run torch, BLAS and OpenMP on `count` threads inside the block, and restore the setting afterwards.
-
-    Sums are split by thread, so that the number of threads changes the last bits of a result, and with them
-    sooner or later a selection. A run therefore has a thread count of its own; parallelism is over runs.
-    """
-    before = torch.get_num_threads()
-    with _thread_pools().limit(limits=count):
-        torch.set_num_threads(count)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-
-
-@functools.cache
-def _thread_pools() -> ThreadpoolController:
-    """BLAS and OpenMP as loaded with the package; found once, because the search takes milliseconds."""
-    return ThreadpoolController()

@@ -27,7 +27,7 @@ from dal_core.context import Context
 from dal_core.data import FeatureData, Labelled
 from dal_core.loop import draw_in
 from dal_core.models.learners import Linear
-from dal_core.randomness import fixed_threads
+from dal_core.parallel import fixed_threads
 from dal_core.snapshot import AbsentError, take_snapshot
 from dal_core.strategies import registry
 from dal_core.task import Classification, as_many, check_converged

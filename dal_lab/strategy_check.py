@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from dal_core.checks import shown
 from dal_core.devices import resolve_device
-from dal_core.randomness import fixed_threads
+from dal_core.parallel import fixed_threads
 from dal_core.snapshot import AbsentError, Truth
 from dal_core.strategies import registry
 from dal_lab.plugins import load_plugin

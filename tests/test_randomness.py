@@ -2,11 +2,9 @@
 
 import hashlib
 
-import pytest
 import torch
-from threadpoolctl import threadpool_info
 
-from dal_core.randomness import choose, fixed_threads, generator_for, generators_from, integer_seed
+from dal_core.randomness import choose, generator_for, generators_from, integer_seed
 
 
 def first_numbers(generator: torch.Generator) -> list[float]:
@@ -59,34 +57,3 @@ def test_choose_takes_distinct_positions_uniformly_in_random_order(generator):
 
 def test_choose_all_is_a_permutation(generator):
     assert sorted(choose(11, 11, generator).tolist()) == list(range(11))
-
-
-@pytest.fixture
-def three_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("three_threads")
-def test_fixed_threads_hold_inside_and_are_restored_after():
-    with fixed_threads():
-        assert torch.get_num_threads() == 1
-        assert {pool["num_threads"] for pool in threadpool_info()} == {1}
-        with fixed_threads(2):
-            assert torch.get_num_threads() == 2
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == 3
-
-
-def fail_on_one_thread() -> None:
-    with fixed_threads():
-        raise RuntimeError("inside")
-
-
-@pytest.mark.usefixtures("three_threads")
-def test_fixed_threads_are_restored_after_an_error():
-    with pytest.raises(RuntimeError, match="inside"):
-        fail_on_one_thread()
-    assert torch.get_num_threads() == 3

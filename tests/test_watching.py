@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from dal_core.randomness import fixed_threads, generator_for
+from dal_core.parallel import fixed_threads
+from dal_core.randomness import generator_for
 from dal_core.strategies import registry
 from dal_lab.runs.settings import experiment_of
 from dal_lab.runs.study import run, walk

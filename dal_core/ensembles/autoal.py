@@ -18,7 +18,8 @@ from dal_core.ensembles.members import STRATEGIES, proposals
 from dal_core.models.heads import Head
 from dal_core.models.learners import last_layer_learner
 from dal_core.models.training import OPTIMISERS, train_head
-from dal_core.randomness import choose, fixed_threads, generators_from
+from dal_core.parallel import fixed_threads
+from dal_core.randomness import choose, generators_from
 from dal_core.snapshot import LastLayer, with_model
 from dal_core.strategies.registry import register
 from dal_core.strategies.uncertainty import highest

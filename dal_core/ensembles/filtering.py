@@ -5,19 +5,18 @@ An ensemble of strategies queries many batches, each on a random part of the poo
 Axes: n unlabelled, b batch, p positions in a pool.
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import joblib
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from dal_core.contracts import BatchSize, Count, Share, Size, checked
 from dal_core.ensembles.members import STRATEGIES, ask
-from dal_core.randomness import choose, fixed_threads, generators_from
+from dal_core.parallel import in_parallel, using_workers
+from dal_core.randomness import choose, generators_from
 from dal_core.snapshot import Snapshot
 from dal_core.strategies import registry
 from dal_core.strategies.herding import nearest_pair_gamma
@@ -68,7 +67,7 @@ def progressive_filter(
 
     Args:
         options: of strategies, by name (`shared_options` for what need not be found anew in every query).
-        workers: None: as many as torch has threads.
+        workers: None: as many as the run has (`parallel.workers`).
 
     Raises:
         ValueError, RuntimeError: if a strategy refuses the snapshot or fails, naming it.
@@ -82,10 +81,10 @@ def progressive_filter(
         part = pool[choose(len(pool), size, own)].sort().values
         return part[ask(*asked, snapshot.at(part.to(device)), batch_size, own, "while filtering").cpu()]
 
-    with _on_threads(workers) as run:
+    with using_workers(workers):
         for round_ in range(depth):
             size = min(len(pool), max(batch_size, int(alpha * len(pool)) if round_ else initial_size))
-            pool = torch.cat(run(query, calls, generators_from(generator, len(calls)))).unique()
+            pool = torch.cat(in_parallel(query, calls, generators_from(generator, len(calls)))).unique()
             if len(pool) > largest_pool:
                 pool = pool[choose(len(pool), largest_pool, generator)].sort().values
             rounds.append(pool)
@@ -101,15 +100,3 @@ def shared_options(snapshot: Snapshot, generator: torch.Generator) -> dict[str, 
     """Return what a strategy would find anew in every query, though it depends on the cycle alone: herding's scales."""
     temperature = held_out_temperature(snapshot, generator)
     return {"unc_herding": {"temperature": temperature, "gamma": nearest_pair_gamma(snapshot.labelled_features)}}
-
-
-@contextlib.contextmanager
-def _on_threads(workers: int | None) -> Iterator[Callable[..., list[Tensor]]]:
-    """What `map` is, as a list, with calls that run on threads; torch has a single one in each of them."""
-    workers = workers or torch.get_num_threads()
-    with fixed_threads(), joblib.Parallel(n_jobs=workers, backend="threading") as parallel:
-
-        def run(function: Callable[..., Tensor], *arguments: Iterable[Any]) -> list[Tensor]:
-            return parallel(map(joblib.delayed(function), *arguments))
-
-        yield run

@@ -15,6 +15,7 @@ from torch import Tensor
 from dal_core.checks import check_alike, check_labels, check_memory, check_shape, free_memory
 from dal_core.contracts import Below, Between, Count, Size, check_fields, checked
 from dal_core.models.heads import Head
+from dal_core.parallel import in_parallel
 
 ALIGNMENT = 8  # Rows of parameters are filled up to a multiple of so many numbers.
 LARGEST_RATE = 1e30  # float32 ends at 3e38, and nothing is learnt at rates far below.
@@ -115,10 +116,13 @@ def train_heads(
     if features.device.type == "cuda":
         budget = min(budget, free_memory(features.device) // 4)
     heads_a_block = max(1, (block_bytes or budget) // head_bytes)
-    for start in range(0, num_heads, heads_a_block):
+
+    def train(start: int) -> None:
         block = slice(start, start + heads_a_block)
         views = [tensor[block] for tensor in parameters]
         _train_block(views, inputs, targets[block], local_sets[block], training, generators[block])
+
+    in_parallel(train, range(0, num_heads, heads_a_block))
     return _without_bias_column(parameters, initial, features.shape[1])
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from dal_core.context import Context
 from dal_core.contracts import BatchSize, Count, Positive, Size, checked
 from dal_core.oracles.judging import Judgement, LookAhead, Loss, PerformanceOn, Retraining, best_of, current_loss, judge
+from dal_core.parallel import in_parallel
 from dal_core.randomness import choose, generators_from
 from dal_core.snapshot import Truth
 from dal_core.strategies import registry
@@ -100,7 +101,8 @@ def draw_candidates(
 ) -> tuple[Candidates, torch.Generator]:
     """Return the candidate batches of a cycle, in the order of the record, and the generator to judge them with.
 
-    Each strategy is asked on a random part of the pool, whose size is drawn from min(4 b, n) to min(n, 5000).
+    Each strategy is asked on a random part of the pool, whose size is drawn from min(4 b, n) to min(n, 5000), all of
+    them side by side.
     """
     # Generators of their own: the candidates of a smaller T are then among those of a larger one.
     (judging,), each = generators_from(generator, 1), generators_from(generator, num_candidates or len(strategies))
@@ -110,20 +112,26 @@ def draw_candidates(
     n = len(snapshot.features)
     highest = min(max(LARGEST_SUBSET, batch_size), n)
     lowest = min(SMALLEST_SUBSET * batch_size, highest)
-    batches, names, failures = [], [], {}
-    for name, own in zip(drawn, each, strict=True):
+
+    def propose(name: str, own: torch.Generator) -> Tensor | str:
+        """The positions that a strategy picks in a random part of the pool, or why it failed."""
         size = int(torch.randint(lowest, highest + 1, (), generator=own))
         positions = choose(n, size, own).sort().values.to(snapshot.features.device)
         try:
             part = (snapshot if registry.needs_oracle(name) else snapshot.without_truth()).at(positions)
-            batch = registry.query(registry.get(name), part, batch_size, own)
+            return positions[registry.query(registry.get(name), part, batch_size, own)]
         except Exception as error:
-            if name not in failures:
-                failures[name] = f"{type(error).__name__}: {error}"
-                warnings.warn(f"candidate strategy {name!r} failed and is left out: {failures[name]}", stacklevel=2)
-            continue
-        batches.append(positions[batch])
-        names.append(name)
+            return f"{type(error).__name__}: {error}"
+
+    found = list(zip(drawn, in_parallel(propose, drawn, each), strict=True))
+    batches, names, failures = [], [], dict[str, str]()
+    for name, result in found:
+        if isinstance(result, Tensor):
+            batches.append(result)
+            names.append(name)
+        elif name not in failures:
+            failures[name] = result
+            warnings.warn(f"candidate strategy {name!r} failed and is left out: {result}", stacklevel=2)
     if not batches:
         raise RuntimeError(f"every candidate strategy failed: {failures}")
     return Candidates(torch.stack(batches), names, failures), judging

@@ -19,6 +19,7 @@ from dal_core.data import FeatureData, Labelled
 from dal_core.laplace import covariance_matrix, precision_matrix, second_order_weights
 from dal_core.models.heads import Head
 from dal_core.models.learners import HEADS_BYTES, HeadModel, Linear, by_stack, fit, in_order, model_of
+from dal_core.parallel import in_parallel
 from dal_core.protocols import Model
 from dal_core.randomness import integer_seed
 from dal_core.snapshot import Truth
@@ -27,7 +28,8 @@ Loss = Literal["zero_one", "cross_entropy", "brier"]
 LookAhead = Literal["true", "pseudo", "monte_carlo"]
 Retraining = Literal["train", "last_layer", "laplace_update"]
 PerformanceOn = Literal["test", "validation", "unlabelled"]
-BLOCK_BYTES = 64 * 2**20  # Bytes of logits that are judged at a time; larger blocks are no faster.
+# Bytes of logits that are judged at a time: larger blocks leave the cache, and cores without work.
+BLOCK_BYTES = 8 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,12 +174,15 @@ def _losses_of_heads(heads: Head, inputs: Float[Tensor, "n d"], labels: Tensor |
     """The mean loss of each of a stack of heads, in blocks.  [e]"""
     e, n = len(heads.weight), len(inputs)
     row_bytes = max(heads.weight.shape[1:]) * inputs.element_size()  # logits, or hidden units
-    losses = inputs.new_zeros(e)
-    for block in blocks(e, n * row_bytes, BLOCK_BYTES):
-        for rows in blocks(n, (block.stop - block.start) * row_bytes, BLOCK_BYTES):
+
+    def losses_of(block: slice) -> Tensor:
+        losses = inputs.new_zeros(block.stop - block.start)
+        for rows in blocks(n, len(losses) * row_bytes, BLOCK_BYTES):
             logits = heads.unstacked(block).logits(inputs[rows])  # [heads, rows, k]
-            losses[block] += _losses(logits, None if labels is None else labels[rows], loss).sum(dim=1)
-    return losses / n
+            losses += _losses(logits, None if labels is None else labels[rows], loss).sum(dim=1)
+        return losses / n
+
+    return torch.cat(in_parallel(losses_of, blocks(e, n * row_bytes, BLOCK_BYTES)))
 
 
 def _assumed_labels(

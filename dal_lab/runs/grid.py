@@ -17,6 +17,7 @@ import pandas as pd
 
 from dal_core.checks import check_flag, check_whole, shown
 from dal_core.experiment import Experiment, FailedRunError
+from dal_core.parallel import using_workers
 from dal_lab.checks import check_folder, expanded
 from dal_lab.plugins import load_plugins
 from dal_lab.runs import engine
@@ -202,8 +203,12 @@ class Grid:
         if cluster or jobs > 1:
             own = own_strategies(set().union(*map(strategies_of, missing.values())))
         together = groups({key: for_workers(study) for key, study in missing.items()})
+        # Many runs have a core each; few share those that there are, and workers of a cluster have one each.
+        share = 1 if cluster else max(1, joblib.cpu_count() // min(jobs, len(together)))
         tasks = [
-            functools.partial(attempt, group, self.store, self.data_dir, own, own_texts(next(iter(group.values()))))
+            functools.partial(
+                attempt, group, self.store, self.data_dir, own, own_texts(next(iter(group.values()))), share
+            )
             for group in together
         ]
         with contextlib.closing(self._finished(tasks, jobs)) as finished:
@@ -274,11 +279,12 @@ def groups(missing: Mapping[str, AnyStudy]) -> list[dict[str, AnyStudy]]:
 
 def attempt(
     group: Mapping[str, AnyStudy], store: Store, data_dir: Path | str | None,
-    own: OwnStrategies | None = None, texts: Sequence[str] | None = None,
+    own: OwnStrategies | None = None, texts: Sequence[str] | None = None, workers: int = 1,
 ) -> list[Failure]:  # fmt: skip
     """Compute the runs of a group and store them, in a worker; returns those that failed, while the others go on.
 
-    `own` has the strategies of the caller that a worker has not registered by itself, `texts` its code (`own_texts`).
+    `own` has the strategies of the caller that a worker has not registered by itself, `texts` its code (`own_texts`);
+    `workers` is the run's share of the cores.
     """
     left, failures = dict(group), []
     while left:
@@ -289,7 +295,8 @@ def attempt(
             if store.key(study, digest_of(study, data_dir), texts) != key:  # on a machine of a cluster
                 found = f"{platform.node()} has other data for {bank_name(study)}, or another version of dal_core"
                 raise ValueError(f"{found}, than who asked")
-            compute(left, store, data_dir)
+            with using_workers(workers):
+                compute(left, store, data_dir)
             break
         except FailedRunError as failure:  # one of several
             key = next(key for key, study in left.items() if study is failure.experiment)

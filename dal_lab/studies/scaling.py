@@ -23,7 +23,8 @@ from dal_core import strategies
 from dal_core.checks import check_choice, check_options
 from dal_core.contracts import AtLeast, Count, Size, check_fields
 from dal_core.devices import now
-from dal_core.randomness import fixed_threads, generator_for
+from dal_core.parallel import fixed_threads, using_workers
+from dal_core.randomness import generator_for
 from dal_core.snapshot import Snapshot
 from dal_lab.runs.study import device_of
 
@@ -72,7 +73,7 @@ class ScalingStudy:
     def run(self, *, data_dir: str | Path | None = None) -> pd.DataFrame:  # noqa: ARG002
         """Return one row: query_s, the median time (seconds), and peak_bytes, the memory in use beyond the snapshot."""
         device, strategy = device_of(self), strategies.get(self.strategy, self.options)
-        with fixed_threads():
+        with using_workers(1), fixed_threads():
             snapshot = synthetic_snapshot(self, device)
 
             def query() -> Tensor:

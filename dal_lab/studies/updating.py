@@ -28,9 +28,10 @@ from dal_core.devices import now
 from dal_core.metrics import accuracy, nll
 from dal_core.models.heads import Head
 from dal_core.models.training import Training, train_head, train_heads
+from dal_core.parallel import fixed_threads, using_workers
 from dal_core.pool import Pool
 from dal_core.posterior import fit
-from dal_core.randomness import choose, fixed_threads, generator_for
+from dal_core.randomness import choose, generator_for
 from dal_core.strategies.uncertainty import highest, margin_scores
 from dal_lab.runs.settings import HEADS, training_of
 from dal_lab.runs.study import bank_name, device_of
@@ -113,7 +114,7 @@ class UpdateStudy:
             raise ValueError(
                 f"the study needs {needed} instances; the pool of {bank_name(self)} has {left} to train on"
             )
-        with fixed_threads():
+        with using_workers(1), fixed_threads():
             setting = _prepare(self, bank.to(device), held_out)
             new = _draw_new_samples(setting)  # [draws, b]
             rows = list(_monte_carlo_updates(setting, new))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dal_core.blocks import blocks
 from dal_core.contracts import Count, Fewest, checked, unchecked
-from dal_core.randomness import fixed_threads
+from dal_core.parallel import fixed_threads
 from dal_core.strategies.shared.drawing import drawn_in_proportion
 
 ITERATIONS = 25  # Steps of Lloyd at most; MiniLM features of 5000 texts in 427 clusters come to rest after 12.

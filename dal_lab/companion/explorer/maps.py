@@ -22,7 +22,7 @@ from dal_core.context import Question
 from dal_core.data import FeatureBank
 from dal_core.experiment import Experiment
 from dal_core.models.heads import Head
-from dal_core.randomness import fixed_threads
+from dal_core.parallel import fixed_threads
 from dal_lab.companion.figures import curves as draw
 from dal_lab.companion.figures.style import BLACK, CLASS_COLOURS, CLASS_MARKERS, RED
 from dal_lab.sources import catalogue

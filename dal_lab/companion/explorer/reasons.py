@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dal_core.context import Question
 from dal_core.experiment import Strategy
-from dal_core.randomness import fixed_threads
+from dal_core.parallel import fixed_threads
 from dal_core.strategies.badge import badge_embedding_norm
 from dal_core.strategies.bait import bait_first_scores
 from dal_core.strategies.shared.clustering import typicality

@@ -17,7 +17,8 @@ from torch import Tensor
 from dal_core.experiment import Experiment
 from dal_core.models.heads import Head
 from dal_core.models.learners import fit
-from dal_core.randomness import fixed_threads, generator_for
+from dal_core.parallel import fixed_threads
+from dal_core.randomness import generator_for
 from dal_core.strategies.registry import query
 from dal_lab.companion.explorer import maps
 from dal_lab.companion.explorer.reasons import Reason, reason
