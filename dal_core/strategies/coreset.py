@@ -35,21 +35,37 @@ def k_center_greedy(
     """Pick, one after another, the instance farthest from all centres; what is picked becomes a centre (algorithm 1).
 
     The first centres are `features_l`. O(n (m + b) d) time; O(n) memory beside a block of distances. Ties go to the
-    lower position.
+    lower position. Products of features say which instances can be the farthest; where these are several, their
+    distances decide.
 
     >>> k_center_greedy(torch.tensor([[1.0], [9.0], [4.0]]), torch.tensor([[0.0]]), 2)
     tensor([1, 2])
     """
-    distances = torch.empty_like(features_u[:, 0])  # to the nearest centre
-    for block in blocks(len(features_u), len(features_l) * features_l.element_size()):
-        distances[block] = _distances(features_u[block], features_l).amin(dim=1)
-    picked = []
-    for _ in range(batch_size):
-        best = int(distances.argmax())
+    m, picked = len(features_l), list[int]()
+    centres = torch.cat((features_l, features_u.new_empty(batch_size, features_u.shape[1])))
+    norms = torch.linalg.vecdot(features_u, features_u)
+    norms_l = torch.linalg.vecdot(features_l, features_l)
+    # Rounding of a product of d features, at most, as a part of the largest squared distance.
+    rounding = 4 * features_u.shape[1] * torch.finfo(features_u.dtype).eps * torch.max(norms.max(), norms_l.max())
+    squared = torch.empty_like(norms)  # to the nearest centre, up to rounding
+    for block in blocks(len(features_u), m * features_u.element_size()):
+        squared[block] = torch.addmm(norms_l, features_u[block], features_l.mT, alpha=-2).amin(dim=1) + norms[block]
+    exact, known = torch.full_like(norms, torch.inf), torch.zeros_like(norms, dtype=torch.int64)
+    for end in range(m, m + batch_size):
+        possible = (squared >= squared.max() - 2 * rounding).nonzero().squeeze(1)
+        if len(possible) > 1:
+            new = centres[int(known[possible].min()) : end]  # to those before, distances are known
+            for block in blocks(len(possible), max(new.nbytes, 1)):
+                some = possible[block]
+                exact[some] = torch.minimum(exact[some], _distances(features_u[some], new).amin(dim=1))
+            known[possible] = end
+            possible = possible[exact[possible].argmax()]
+        best = int(possible)
         picked.append(best)
-        to_picked = _distances(features_u, features_u[best].view(1, -1)).squeeze(1)
-        torch.minimum(distances, to_picked, out=distances)
-        distances[best] = -1  # below all others, duplicates of centres included
+        centres[end] = features_u[best]
+        to_picked = torch.addmv(norms, features_u, features_u[best], alpha=-2).add_(norms[best])
+        torch.minimum(squared, to_picked, out=squared)
+        squared[best] = -torch.inf  # below all others, duplicates of centres included
     return torch.tensor(picked, device=features_u.device)
 
 
