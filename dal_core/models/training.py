@@ -19,8 +19,9 @@ from dal_core.parallel import in_parallel
 
 ALIGNMENT = 8  # Rows of parameters are filled up to a multiple of so many numbers.
 LARGEST_RATE = 1e30  # float32 ends at 3e38, and nothing is learnt at rates far below.
-# Parameters, gradients and optimiser state of the heads of one block. On a CPU they should stay in the cache.
-BLOCK_BYTES = {"cpu": 8 * 2**20, "cuda": 2 * 2**30}
+# Parameters, gradients and optimiser state of the heads of one block. On a CPU they should stay in the cache, and leave
+# work for all cores.
+BLOCK_BYTES = {"cpu": 4 * 2**20, "cuda": 2 * 2**30}
 
 
 # What the tables of the papers fix beside the optimiser: RAdam is that of Laplace updates and Fast Fishing, SGD that of
@@ -115,7 +116,8 @@ def train_heads(
     budget = BLOCK_BYTES.get(features.device.type, BLOCK_BYTES["cpu"])
     if features.device.type == "cuda":
         budget = min(budget, free_memory(features.device) // 4)
-    heads_a_block = max(1, (block_bytes or budget) // head_bytes)
+    most = max(1, (block_bytes or budget) // head_bytes)
+    heads_a_block = math.ceil(num_heads / math.ceil(num_heads / most))  # Blocks of one size end together.
 
     def train(start: int) -> None:
         block = slice(start, start + heads_a_block)
