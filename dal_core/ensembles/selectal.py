@@ -24,7 +24,7 @@ REGIMES = {"random": "random", "low": "typiclust", "high": "badge"}  # budgets, 
 NUM_NEIGHBOURS = 20
 
 
-@registry.register("selectal")
+@registry.register("selectal", version=2)
 @checked
 def selectal(
     snapshot: WithModel,

@@ -36,7 +36,7 @@ class Candidates(NamedTuple):
     failures: dict[str, str]
 
 
-@registry.register("boss")
+@registry.register("boss", version=2)
 @checked
 def boss(
     snapshot: Truth,

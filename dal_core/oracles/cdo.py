@@ -19,7 +19,7 @@ from dal_core.strategies.registry import register
 from dal_core.strategies.uncertainty import margin_scores
 
 
-@register("cdo")
+@register("cdo", version=2)
 @checked
 def cdo(
     snapshot: Truth,

@@ -24,7 +24,7 @@ from dal_core.strategies.registry import register
 MOST_AT_ONCE = 64  # Proposals that are judged together: those behind one that is kept are judged in vain.
 
 
-@register("sas")
+@register("sas", version=2)
 @checked
 def sas(
     snapshot: Truth,

@@ -42,7 +42,7 @@ def alfamix_candidates(
     """Return the positions that flip on the way to an anchor, interpolated to each in turn (equation 5); O(n a d k).
 
     alpha = eps |z* - z| g / (|g| (z* - z)) with g the gradient of the loss at the pseudo-label. Where it divides 0 by
-    0 all logits are NaN, and argmax reads class 0 from them, as in the published code.
+    0 all logits are NaN, and argmax reads class 0 from them (`undefined="published"`).
     """
     predictions = logits_u.argmax(dim=1)
     gradients = (logits_u.softmax(dim=1) - one_hot(predictions, len(weight))) @ weight

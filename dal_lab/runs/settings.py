@@ -13,7 +13,7 @@ from dal_core.updates import Updates
 
 HEADS = {"linear": Linear, "mlp": Mlp}
 # Options that mean the field of the training at their right, unless the strategy has one of that name itself.
-CHANGES = ("learning_rate", "weight_decay", "batch_size", "epochs", "drop_last")
+CHANGES = ("learning_rate", "weight_decay", "batch_size", "epochs", "schedule_epochs", "drop_last")
 TRAINING_OPTIONS = {f"training_{field}": field for field in CHANGES} | {
     field: field for field in CHANGES if field != "batch_size"
 }
@@ -29,8 +29,8 @@ def experiment_of(
 ) -> Experiment:  # fmt: skip
     """Return the experiment of flat settings.
 
-    `options` are the strategy's own; changes to the training (`learning_rate`, `weight_decay`, `epochs`, `drop_last`,
-    `training_batch_size`); `update_every`, with `update_gamma`, `update_likelihood` and `update_prior_precision`, for
+    `options` are the strategy's own; changes to the training (`learning_rate`, `weight_decay`, `epochs`,
+    `schedule_epochs`, `drop_last`, `training_batch_size`); `update_every`, with `update_gamma`, `update_likelihood` and `update_prior_precision`, for
     updates within a batch; and `validation_size`, `imbalance`, `share`, `initial` of the protocol. One that the
     strategy has itself is the strategy's, whatever it is called; `training_epochs` and the like are the training's.
 
