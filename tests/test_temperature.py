@@ -6,7 +6,7 @@ from samples import seeded, snapshot_of, work_in_blocks
 
 from dal_core.metrics import ece
 from dal_core.models import learners
-from dal_core.models.training import PROTOCOLS, Training
+from dal_core.models.training import OPTIMISERS, Training
 from dal_core.strategies.shared import temperature as module
 from dal_core.strategies.shared.temperature import TEMPERATURES, calibrating_temperature, held_out_temperature
 
@@ -83,7 +83,7 @@ def test_temperature_is_found_on_a_fifth_that_the_layer_was_not_trained_on(monke
 
 
 def test_the_temperature_follows_how_the_head_is_trained():
-    found = {held_out_temperature(snapshot_of(m=60, training=Training(name)), seeded()) for name in PROTOCOLS}
+    found = {held_out_temperature(snapshot_of(m=60, training=Training(name)), seeded()) for name in OPTIMISERS}
     assert len(found) == 2
 
 

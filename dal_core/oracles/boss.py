@@ -7,8 +7,8 @@ Axes: t candidates, b batch, n unlabelled.
 """
 
 import warnings
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -53,6 +53,7 @@ def boss(
     label_draws: Count = 10,
     gamma: Positive = 10.0,
     prior_precision: Positive = 1.0,
+    strategy_options: Mapping[str, Mapping[str, Any]] | None = None,
     context: Context | None = None,
 ) -> Int[Tensor, " b"]:
     """Pick the candidate batch after which a head has the smallest loss; the generator decides between equal ones.
@@ -65,6 +66,7 @@ def boss(
         strategies: names of ordinary strategies, and the class-aware ones.
         loss, look_ahead, retraining, performance_on, retraining_epochs, label_draws, gamma, prior_precision: how
             candidates are judged (`Judgement`).
+        strategy_options: of strategies, by name, such as {"bait": {"fisher": "batch_means"}}.
         context: its record gets the supplier of the batch, the loss before and after, and strategy and loss of each
             candidate, its trace the candidate batches.
 
@@ -79,7 +81,7 @@ def boss(
     registry.check_strategies(strategies, [*registry.names(oracle=False), *CLASS_AWARE])
     # It refuses what the snapshot lacks before candidates are computed.
     loss_before = current_loss(snapshot, judgement)
-    found, judging = draw_candidates(snapshot, batch_size, generator, num_candidates, strategies)
+    found, judging = draw_candidates(snapshot, batch_size, generator, num_candidates, strategies, strategy_options)
     losses = judge(snapshot, found.batches, judgement, judging)
     best = best_of(losses, judging)
     if context is not None:
@@ -97,11 +99,13 @@ def draw_candidates(
     generator: torch.Generator,
     num_candidates: Count | None = 100,
     strategies: Sequence[str] = STRATEGIES,
+    strategy_options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[Candidates, torch.Generator]:
     """Return the candidate batches of a cycle, in the order of the record, and the generator to judge them with.
 
     Each strategy is asked on a random part of the pool, whose size is drawn from min(4 b, n) to min(n, 5000).
     """
+    ensemble = registry.bound(strategies, strategy_options)
     # Generators of their own: the candidates of a smaller T are then among those of a larger one.
     (judging,), each = generators_from(generator, 1), generators_from(generator, num_candidates or len(strategies))
     drawn = list(strategies)
@@ -116,7 +120,7 @@ def draw_candidates(
         positions = choose(n, size, own).sort().values.to(snapshot.features.device)
         try:
             part = (snapshot if registry.needs_oracle(name) else snapshot.without_truth()).at(positions)
-            batch = registry.query(registry.get(name), part, batch_size, own)
+            batch = registry.query(ensemble[name], part, batch_size, own)
         except Exception as error:
             if name not in failures:
                 failures[name] = f"{type(error).__name__}: {error}"
