@@ -23,7 +23,7 @@ __version__ = "0.9.0"
 
 # Part of every stored run's key, for the loop and the data: raise it when their numbers change, and all runs are
 # computed anew. A strategy, oracle, ensemble or study has a version of its own, which voids its runs alone.
-RESULTS_VERSION = 3
+RESULTS_VERSION = 4
 
 # Where the names of the front door live; a module is imported when its name is first asked for.
 HOMES = {
@@ -32,7 +32,7 @@ HOMES = {
     "dal_core.ensembles.filtering": "progressive_filter",
     "dal_core.experiment": "Experiment Protocol Strategy",
     "dal_core.laplace": "precision_matrix covariance_matrix mean_field_logits predictive_variance second_order_update "
-    "first_order_update monte_carlo_weights monte_carlo_probabilities sample_weights",
+    "first_order_update log_likelihoods monte_carlo_weights monte_carlo_probabilities sample_weights",
     "dal_core.loop": "run",
     "dal_core.metrics": "accuracy nll brier ece ace",
     "dal_core.models.heads": "Head",

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from dal_core.checks import check_choice, check_options, check_text, shown
-from dal_core.contracts import Between, Count, Share, Size, check_fields
+from dal_core.contracts import Between, Count, Positive, Share, Size, check_fields
 from dal_core.models.learners import Linear
 from dal_core.protocols import Learner, Task
 from dal_core.snapshot import LastLayer, Regression, Snapshot, with_model
@@ -71,6 +71,8 @@ class Protocol:
         imbalance: how many times rarer the rarest class of the pool is than the most frequent one
             (`pool.long_tailed`); 1: the pool as it comes.
         standardise: features get mean 0 and deviation 1 on the train split, for tables whose scales differ.
+        mean_field: also measure the mean-field predictions of a Laplace approximation with this factor
+            (`task.Classification`), as the four papers do with 0.4; None: the plain predictions alone.
     """
 
     initial_size: Count = 10
@@ -82,6 +84,7 @@ class Protocol:
     share: Share = 1.0
     imbalance: Annotated[float, Between(1, math.inf, "low")] = 1.0
     standardise: bool = False
+    mean_field: Positive | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.batch_size, list | tuple):
@@ -172,6 +175,10 @@ class Experiment:
         }
         needs |= {"task": self.task.needs} if self.task is not None else {}
         needs |= {"updates": LastLayer} if self.updates is not None else {}
+        if (factor := self.protocol.mean_field) is not None:
+            needs["protocol.mean_field"] = LastLayer
+            if self.task is not None:
+                raise ValueError(f"protocol.mean_field is {factor}, but task is given; one of them was expected")
         for who, kind in needs.items():
             if not issubclass(offered, kind):
                 found = f"models of {type(self.learner).__name__} give {gives.__name__}"
@@ -180,7 +187,7 @@ class Experiment:
     @property
     def columns(self) -> tuple[str, ...] | None:
         """Of the run's rows; None for a task that does not say which are its own."""
-        own = Classification.columns if self.task is None else getattr(self.task, "columns", None)
+        own = getattr(self.task or Classification(2, self.protocol.mean_field), "columns", None)
         return None if own is None else ("cycle", "n_labeled", *own, "query_s", "train_s", "acquired", "record")
 
 

@@ -251,6 +251,20 @@ def sample_weights(
 
 
 @checked
+def log_likelihoods(
+    hypotheses: Hypotheses, features: NewFeatures, targets: Targets, *, bias: Bias = None
+) -> Float[Tensor, "e b"]:
+    """Return log p(y_i | phi_i, hypothesis_e) of each hypothesis and sample.
+
+    >>> log_likelihoods(torch.zeros(1, 2, 1), torch.ones(1, 1), torch.tensor([0])).exp().tolist()
+    [[0.5]]
+    """
+    logits = last_layer(features, hypotheses, bias)  # [e, b, k]
+    index = targets.expand(len(hypotheses), -1).unsqueeze(-1)
+    return logits.log_softmax(dim=-1).gather(-1, index).squeeze(-1)
+
+
+@checked
 def monte_carlo_weights(
     hypotheses: Hypotheses, features: NewFeatures, targets: Targets, *, gamma: Positive, bias: Bias = None
 ) -> Float[Tensor, " e"]:
@@ -259,10 +273,7 @@ def monte_carlo_weights(
     >>> monte_carlo_weights(torch.zeros(4, 2, 1), torch.ones(1, 1), torch.tensor([0]), gamma=1.0).tolist()
     [0.25, 0.25, 0.25, 0.25]
     """
-    logits = last_layer(features, hypotheses, bias)  # [e, b, k]
-    index = targets.expand(len(hypotheses), -1).unsqueeze(-1)
-    likelihood = logits.log_softmax(dim=-1).gather(-1, index).squeeze(-1)  # log p(y | ...), [e, b]
-    return torch.softmax(gamma * likelihood.sum(dim=1), dim=0)
+    return torch.softmax(gamma * log_likelihoods(hypotheses, features, targets, bias=bias).sum(dim=1), dim=0)
 
 
 @checked

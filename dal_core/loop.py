@@ -73,7 +73,7 @@ def run_together(
     """
     check_alike_but_for_seed(experiments)
     first, models, device = experiments[0], None, resolve_device(experiments[0].device)
-    task = first.task or task_of(train, test)
+    task = first.task or task_of(train, test, first.protocol.mean_field)
     if first.protocol.standardise:
         train, test = standardised(train, test)
     to_fit, choosing = train.to(device), with_float64(device)

@@ -54,12 +54,13 @@ def ece(logits: Logits, labels: Labels, *, bins: Count = CALIBRATION_BINS, binni
     """Return the expected calibration error: mean over samples of |accuracy - confidence| of their bin of equal width.
 
     `binning="standard"` puts confidence 1.0 into the last bin [1 - 1/bins, 1]; "published" gives it a bin of its own,
-    as the binning does that the authors' tables were made with.
+    as the binning does that the authors' tables were made with, where float32 rounds to 1.0.
 
     >>> ece(torch.zeros(4, 2), torch.tensor([0, 0, 0, 1]))
     0.25
     """
-    confidence, prediction = logits.double().softmax(dim=1).max(dim=1)
+    confidence, prediction = (logits.double() if binning == "standard" else logits.float()).softmax(dim=1).max(dim=1)
+    confidence = confidence.double()
     gap = (prediction == labels).double() - confidence  # summed per bin: n_bin (accuracy - confidence)
     index = (confidence * bins).long()  # [0, 1/bins) to 0, ..., exactly 1.0 to `bins`
     index.clamp_(max=bins - 1 if binning == "standard" else bins)
@@ -71,9 +72,10 @@ def ece(logits: Logits, labels: Labels, *, bins: Count = CALIBRATION_BINS, binni
 def ace(
     logits: Logits, labels: Labels, *, bins: Count = CALIBRATION_BINS, threshold: Fraction = ADAPTIVE_THRESHOLD
 ) -> float:
-    """Return the adaptive calibration error, the mean of |frequency - probability| over the bins of all classes.
+    """Return the adaptive calibration error: |frequency - probability|, the mean over bins, then over classes.
 
-    A class's bins share its probabilities above `threshold`, split at order statistics (Nixon et al. 2019).
+    A class's bins share its probabilities above `threshold`, split at order statistics (Nixon et al. 2019); a class
+    that has none does not count.
 
     >>> ace(torch.zeros(4, 2), torch.tensor([0, 0, 0, 1]), bins=1)
     0.25
@@ -86,7 +88,7 @@ def ace(
             index = np.clip(np.searchsorted(edges, values, side="left") - 1, 0, bins - 1)
             counts = np.bincount(index, minlength=bins)
             gaps = np.bincount(index, weights=hits - values, minlength=bins)
-            errors.extend(np.abs(gaps[counts > 0]) / counts[counts > 0])
+            errors.append(float(np.mean(np.abs(gaps[counts > 0]) / counts[counts > 0])))
     return float(np.mean(errors)) if errors else 0.0
 
 

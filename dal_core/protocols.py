@@ -86,7 +86,8 @@ class Learner(Protocol):
             previous: the models of the cycle before, for learners that go on from them.
             validation: positions and labels that are set aside.
             virtual: inputs and labels that a strategy has left for this training.
-            epochs: in place of the learner's own, where a model is only judged.
+            epochs: stop after so many, with the learning rates of the learner's own training, where a model is only
+                judged.
 
         A model that diverges is yielded as it is: the loop looks.
         """

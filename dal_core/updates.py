@@ -43,7 +43,8 @@ def select_sequentially(
     """A batch that `strategy` picks `updates.every` instances at a time, each time on a head that knows the last picks.
 
     `hidden_labels` are those of the unlabelled instances: the annotator, asked within the batch instead of at its end,
-    and only about what was picked.
+    and only about what was picked. Covariance and weight are carried on from pick to pick, and the bias takes part in
+    the probabilities; released code starts each update from the first covariance, without the bias.
     """
     likelihood, prior = updates.likelihood, updates.prior_precision
     covariance = covariance_matrix(

@@ -42,34 +42,50 @@ def candidates_of(taken, **options):
 @pytest.mark.parametrize("block_bytes", [1, 8 * (D + K) * 7, 2**26], ids=["1 a block", "7 a block", "one block"])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("sparse", [False, True])
-@pytest.mark.parametrize("seed", range(1, 5))
-def test_candidates_are_those_of_the_formula(seed, sparse, with_bias, block_bytes, monkeypatch):
+@pytest.mark.parametrize("undefined", ["limit", "published", "released"])
+@pytest.mark.parametrize("seed", range(1, 3))
+def test_candidates_are_those_of_the_formula(seed, undefined, sparse, with_bias, block_bytes, monkeypatch):
     work_in_blocks(monkeypatch, alfamix, block_bytes)
     taken = snapshot_of(seed, sparse=sparse, with_bias=with_bias)
-    expected = textbook.alfamix_candidates(*arguments_of(taken)).tolist()
+    expected = textbook.alfamix_candidates(*arguments_of(taken), undefined=undefined).tolist()
     assert 0 < len(expected) < N
-    assert candidates_of(taken) == expected
+    assert candidates_of(taken, undefined=undefined) == expected
+
+
+def test_a_dead_coordinate_or_a_class_without_labels_makes_nearly_everything_a_candidate_as_released():
+    """By default neither does: they say nothing about how far an instance is from flipping."""
+    dense = snapshot_of(1)
+    dead = dataclasses.replace(
+        dense, features=dense.features.index_fill(1, torch.tensor(2), 0.5),
+        labelled_features=dense.labelled_features.index_fill(1, torch.tensor(2), 0.5),
+    )  # fmt: skip
+    later = dataclasses.replace(dense, labels=dense.labels % 2 + 1)  # nothing of class 0 is labelled
+    elsewhere = (dense.logits.argmax(dim=1) != 0).sum()
+    for taken, undefined in ((dead, "published"), (dead, "released"), (later, "released")):
+        assert len(candidates_of(taken, undefined=undefined)) >= elsewhere > 2 * len(candidates_of(taken))
+    assert candidates_of(later, undefined="published") == candidates_of(later)
 
 
 def test_alfamix_golden(golden):
     found = alfamix_candidates(
-        *(golden[name] for name in ("x_unlabeled", "logits_unlabeled", "weight", "bias", "x_labeled", "y_labeled"))
+        *(golden[name] for name in ("x_unlabeled", "logits_unlabeled", "weight", "bias", "x_labeled", "y_labeled")),
+        undefined="published",
     )
     assert found.tolist() == golden["alfamix_candidates"].tolist()
 
 
 def test_a_shared_coordinate_counts_in_the_published_form_alone():
     taken = snapshot_of()
-    assert candidates_of(taken, undefined="limit") == candidates_of(taken)
+    assert candidates_of(taken, undefined="published") == candidates_of(taken)
     features = taken.features.clone()
     features[:, 0] = taken.labelled_features[taken.labels == 1].mean(dim=0)[0]
     shared = dataclasses.replace(taken, features=features)
-    limit = candidates_of(shared, undefined="limit")
+    limit, published = candidates_of(shared), candidates_of(shared, undefined="published")
     nearly = dataclasses.replace(taken, features=features + 1e-12)
     assert limit == candidates_of(nearly)
     elsewhere = (shared.logits.argmax(dim=1) != 0).nonzero().flatten().tolist()
-    assert set(candidates_of(shared)) >= set(elsewhere)
-    assert set(limit) != set(candidates_of(shared))
+    assert set(published) >= set(elsewhere)
+    assert set(limit) != set(published)
 
 
 @pytest.mark.parametrize(("scale", "reach"), [(1, 1), (20, 3), (25, 6)])
@@ -108,7 +124,7 @@ def test_classes_that_share_their_weights_do_not_flip():
 
 def test_alfamix_faults_name_the_argument():
     taken = snapshot_of()
-    with pytest.raises(ValueError, match="undefined is 'nan'; it has to be one of 'published', 'limit'"):
+    with pytest.raises(ValueError, match="undefined is 'nan'; it has to be one of 'limit', 'published', 'released'"):
         candidates_of(taken, undefined="nan")
     none = (taken.labelled_features[:0], taken.labels[:0])
     with pytest.raises(ValueError, match=r"labels_l has shape \(0,\); 1 or more labelled instances were expected"):

@@ -36,7 +36,7 @@ def textbook(*arguments, **options):
 
 
 @variants
-@pytest.mark.parametrize("fisher", ["sum", "mean"])
+@pytest.mark.parametrize("fisher", ["sum", "mean", "batch_means"])
 @pytest.mark.parametrize("selection", ["forward_backward", "topk"])
 def test_picks_are_those_of_the_textbook(options, fisher, selection):
     for seed, (batch_size, prior_precision) in enumerate(itertools.product((1, 6), (1.0, 0.1))):
@@ -60,7 +60,7 @@ def test_nothing_labelled_yet(options):
 
 @pytest.mark.parametrize("options", VARIANTS[:6], ids=NAMES[:6])
 def test_both_spaces_give_the_same_picks(options, monkeypatch):
-    sample = data(n=30, m=6, k=4, d=8)
+    sample = data(n=30, m=36, k=4, d=8)
     spaces = {
         "parameters": lambda *parts: ParameterSpace.of(*parts[:3]),
         "rows": lambda *parts: GramSpace.of(*parts[:3]),
@@ -68,8 +68,19 @@ def test_both_spaces_give_the_same_picks(options, monkeypatch):
     picked = {}
     for name, space in spaces.items():
         monkeypatch.setattr(select, "cheaper_space", space)
-        picked[name] = bait_select(*sample, 5, **options).tolist()
-    assert picked["parameters"] == picked["rows"] == textbook(*sample, 5, **options)
+        picked[name] = [bait_select(*sample, 5, **options, fisher=each).tolist() for each in ("sum", "batch_means")]
+    expected = [textbook(*sample, 5, **options, fisher=each) for each in ("sum", "batch_means")]
+    assert picked["parameters"] == picked["rows"] == expected
+
+
+def test_batch_means_are_the_mean_up_to_a_batch_and_another_rule_than_the_sum():
+    """The means over batches of 32, summed up, weigh what is labelled less; the last batch is of 1 to 32 instances."""
+    few, many = data(n=192 - 20, m=20, d=9), data(n=192 - 50, m=50, d=9)
+    picks = {each: bait_select(*few, 10, fisher=each).tolist() for each in ("sum", "mean", "batch_means")}
+    assert picks["mean"] == picks["batch_means"] != picks["sum"]
+    more = {each: set(bait_select(*many, 10, fisher=each).tolist()) for each in ("sum", "mean", "batch_means")}
+    assert more["batch_means"] != more["sum"]
+    assert textbook(*many, 10, fisher="batch_means") == bait_select(*many, 10, fisher="batch_means").tolist()
 
 
 @pytest.mark.parametrize(

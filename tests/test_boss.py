@@ -43,7 +43,7 @@ def test_options_and_what_it_asks_for():
     assert strategies.needs_oracle("boss")
     assert strategies.option_names("boss") == [
         "num_candidates", "strategies", "loss", "look_ahead", "retraining", "performance_on", "retraining_epochs",
-        "label_draws", "gamma", "prior_precision",
+        "label_draws", "gamma", "prior_precision", "strategy_options",
     ]  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from test_strategy_contract import ALL, on_device, pick, strategy_of, usual
 from benchmarks.gpu import twins
 from dal_core import laplace, metrics, strategies
 from dal_core.models.heads import KINDS, Head
-from dal_core.models.training import PROTOCOLS, Training, train_heads
+from dal_core.models.training import OPTIMISERS, Training, train_heads
 from dal_core.oracles.typiclass import class_balanced_select
 from dal_core.strategies.alfamix import alfamix_candidates
 from dal_core.strategies.badge import badge_embedding_norm, badge_select
@@ -213,7 +213,7 @@ def test_the_twins_pick_as_the_package_does():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("optimiser", PROTOCOLS)
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
 def test_heads_are_those_of_the_cpu(kind, optimiser):
     features, _ = points(n=31)
     sets = torch.stack([torch.arange(11), torch.arange(20, 31)])

@@ -15,7 +15,7 @@ from dal_core.checks import check_memory
 from dal_core.context import Context
 from dal_core.devices import now
 from dal_core.models.heads import KINDS, Head
-from dal_core.models.training import PROTOCOLS, Training, train_heads
+from dal_core.models.training import OPTIMISERS, Training, train_heads
 from dal_core.strategies.bait import bait_select
 from dal_core.strategies.probcover import probcover_select
 from dal_core.strategies.shared.clustering import k_means
@@ -208,7 +208,7 @@ def test_laplace_functions_are_those_of_the_cpu(device):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("optimiser", PROTOCOLS)
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
 def test_heads_are_those_of_the_cpu(device, kind, optimiser):
     features, _ = points(n=31)
     sets = torch.stack([torch.arange(11), torch.arange(20, 31)])

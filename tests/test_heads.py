@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dal_core.models.heads import Head
-from dal_core.models.training import Training, train_head, train_heads
+from dal_core.models.training import PROTOCOLS, Training, train_head, train_heads
 
 N, D, K, HEADS, M = 37, 5, 3, 4, 23
 KINDS, OPTIMISERS = ("linear", "mlp"), ("sgd", "radam")
@@ -190,7 +190,7 @@ def trained_by_torch(head: Head, features: torch.Tensor, labels: torch.Tensor, t
         optimiser = torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True, **rate)
     else:
         optimiser = torch.optim.RAdam(model.parameters(), **rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=training.epochs)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=training.schedule_epochs or training.epochs)
     for _ in range(training.epochs):
         batches = torch.randperm(len(features), generator=generator).split(training.batch_size)
         if training.drop_last and len(batches) > 1 and len(batches[-1]) < training.batch_size:
@@ -220,7 +220,28 @@ def test_training_equals_torch(kind, optimiser, drop_last, num_samples, data):
     assert_heads_close(found, expected, 1e-6)
 
 
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_that_stops_early_keeps_its_schedule_as_torch_does(kind, optimiser, data):
+    features, labels = data
+    whole = brief(optimiser, epochs=40, learning_rate=0.02)
+    stopped = whole.stopped_after(6)
+    assert (stopped.epochs, stopped.schedule_epochs) == (6, 40)
+    found, shortened = (
+        train_head(initial(kind), features, labels, torch.arange(M), each, torch.Generator().manual_seed(7))
+        for each in (stopped, brief(optimiser, epochs=6, learning_rate=0.02))
+    )
+    expected = trained_by_torch(initial(kind), features[:M], labels[:M], stopped, seed=7)
+    assert_heads_close(found, expected, 1e-6)
+    assert not torch.allclose(found.weight, shortened.weight, rtol=0.01)
+    assert whole.stopped_after(50).epochs_to_zero == 50  # longer than the training itself
+    assert stopped.stopped_after(3).epochs_to_zero == 40
+
+
 def test_the_papers_protocols():
+    assert PROTOCOLS["laplace_updates"] == dataclasses.replace(PROTOCOLS["fast_fishing"], drop_last=True)
+    assert PROTOCOLS["fast_fishing"] == Training("radam")
+    assert PROTOCOLS["boss"] == PROTOCOLS["refine"] == Training("sgd")
     assert Training("radam") == Training("radam", 1e-2, 1e-4, batch_size=64, epochs=200, drop_last=False)
     assert Training("sgd") == Training("sgd", 1e-2, 5e-4, batch_size=64, epochs=200, drop_last=True)
 
@@ -284,6 +305,7 @@ def test_inputs_and_global_random_state_are_left_alone(kind, data):
         ({"batch_size": 0}, "^batch_size is 0; a whole number of at least 1"),
         ({"weight_decay": -0.1}, r"weight_decay is -0\.1; a number from 0 to 1e\+30 was expected"),
         ({"epochs": -1}, r"epochs is -1; a whole number of at least 0"),
+        ({"epochs": 9, "schedule_epochs": 8}, "schedule_epochs is 8; at least 9, the number of epochs, was expected"),
     ],
 )
 def test_training_refuses_what_is_out_of_range(changes, message):
@@ -337,15 +359,13 @@ def test_labels_of_another_shape_are_refused(unchecked, shape, message, data):
         train_heads(initial("linear"), data[0], labels, index_sets(), brief("sgd"), seeded(HEADS))
 
 
-def test_new_layers_drawn_in_float64_are_the_same_in_both_dtypes():
-    double = Head.new_layer(torch.zeros(2, 5, dtype=torch.float64), 3, torch.Generator().manual_seed(0), torch.float64)
-    single = Head.new_layer(torch.zeros(2, 5), 3, torch.Generator().manual_seed(0), torch.float64)
-    assert single.weight.dtype == single.bias.dtype == torch.float32
-    assert torch.equal(single.weight, double.weight.float())
-    assert torch.equal(single.bias, double.bias.float())
-    assert double.weight.shape == (3, 5)
-    drawn_as_they_are = Head.new_layer(torch.zeros(2, 5), 3, torch.Generator().manual_seed(0), torch.float32)
-    assert torch.equal(drawn_as_they_are.weight, Head.initial("linear", 5, 3, torch.Generator().manual_seed(0)).weight)
+@pytest.mark.parametrize("kind", KINDS)
+def test_initial_weights_do_not_depend_on_the_dtype(kind):
+    single, double = tensors(initial(kind, torch.float32)), tensors(initial(kind))
+    assert single.keys() == double.keys()
+    for name, tensor in single.items():
+        assert torch.equal(tensor.double(), double[name])
+    assert {each.dtype for each in single.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])

@@ -190,7 +190,7 @@ def trained_mlp(initial: Head, features: torch.Tensor, labels: torch.Tensor, see
     last.load_state_dict({"weight": initial.weight})
     model, generator = torch.nn.Sequential(hidden, torch.nn.ReLU(), last), seeded(seed)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=6)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=TRAINING.epochs)
     for _ in range(6):
         order = torch.randperm(len(labels), generator=generator)
         for rows in order[: len(labels) - len(labels) % 5].split(5):

@@ -29,12 +29,13 @@ def test_ece_equals_its_loop(predictions, bins):
     assert metrics.ece(*predictions, bins=bins) == pytest.approx(expected, abs=1e-12)
 
 
-def test_ece_gives_certainty_a_bin_of_its_own_as_published():
+@pytest.mark.parametrize("gap", [1000.0, 20.0])  # with 20 it is 1.0 in float32 alone, which the authors' tables are of
+def test_ece_gives_certainty_a_bin_of_its_own_as_published(gap):
     # Confidences 1.0 (wrong) and 0.99 (right) share the last bin, where they make up for each other in part.
-    logits = torch.tensor([[1000.0, 0.0], [math.log(99.0), 0.0]], dtype=torch.float64)
+    logits = torch.tensor([[gap, 0.0], [math.log(99.0), 0.0]], dtype=torch.float64)
     labels = torch.tensor([1, 0])
-    assert metrics.ece(logits, labels) == pytest.approx(0.995 - 0.5, abs=1e-12)
-    assert metrics.ece(logits, labels, binning="published") == pytest.approx((1.0 + 0.01) / 2, abs=1e-12)
+    assert metrics.ece(logits, labels) == pytest.approx(0.995 - 0.5, abs=1e-8)
+    assert metrics.ece(logits, labels, binning="published") == pytest.approx((1.0 + 0.01) / 2, abs=1e-7)
 
 
 @pytest.mark.parametrize("borders", [[0, 20], [0, 6, 11, 16, 20]], ids=["1 bin", "4 bins"])
@@ -44,6 +45,13 @@ def test_ace_equals_slices_of_the_ranked_probabilities(generator, borders):
     labels = torch.randint(3, (20,), generator=generator)
     found = metrics.ace(logits, labels, bins=len(borders) - 1, threshold=0.0)
     assert found == pytest.approx(textbook.ace(logits, labels, borders), abs=1e-12)
+
+
+def test_ace_gives_each_class_the_same_weight_however_many_bins_it_fills():
+    # Above the threshold class 0 is 0.3 off in one bin and 0.05 in the other, class 1 is 0.6 off in its only one.
+    p = torch.tensor([[0.4, 0.6], [0.6, 0.4], [0.8, 0.2], [0.95, 0.05]], dtype=torch.float64)
+    found = metrics.ace(p.log(), torch.zeros(4, dtype=torch.int64), bins=2, threshold=0.5)
+    assert found == pytest.approx(((0.3 + 0.05) / 2 + 0.6) / 2, abs=1e-12)
 
 
 def test_ace_leaves_out_probabilities_up_to_the_threshold():

@@ -246,7 +246,7 @@ def test_a_snapshot_whose_fields_do_not_fit_is_refused(unchecked, field, change,
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("alfamix", {"undefined": "nan"}, "undefined is 'nan'; it has to be one of 'published', 'limit'"),
+        ("alfamix", {"undefined": "nan"}, "undefined is 'nan'; it has to be one of 'limit', 'published', 'released'"),
         ("dropquery", {"num_passes": 0}, "num_passes is 0; a whole number of at least 1 was expected"),
         ("dropquery", {"dropout": 1.0}, r"dropout is 1\.0; a number of at least 0 and below 1 was expected"),
         ("dropqueryclass", {"dropout": "half"}, "dropout is 'half'; a number was expected"),

@@ -2,11 +2,11 @@ import dataclasses
 
 import pytest
 import torch
-from samples import seeded, snapshot_of, work_in_blocks
+from samples import seeded, snapshot_of, with_hidden_layer, work_in_blocks
 
 from dal_core.metrics import ece
 from dal_core.models import learners
-from dal_core.models.training import PROTOCOLS, Training
+from dal_core.models.training import OPTIMISERS, Training
 from dal_core.strategies.shared import temperature as module
 from dal_core.strategies.shared.temperature import TEMPERATURES, calibrating_temperature, held_out_temperature
 
@@ -83,8 +83,26 @@ def test_temperature_is_found_on_a_fifth_that_the_layer_was_not_trained_on(monke
 
 
 def test_the_temperature_follows_how_the_head_is_trained():
-    found = {held_out_temperature(snapshot_of(m=60, training=Training(name)), seeded()) for name in PROTOCOLS}
+    found = {held_out_temperature(snapshot_of(m=60, training=Training(name)), seeded()) for name in OPTIMISERS}
     assert len(found) == 2
+
+
+def test_a_hidden_layer_is_trained_anew_without_the_held_out_fifth_too(monkeypatch):
+    fitted = []
+    original = learners.train_heads
+
+    def training(*arguments):
+        fitted.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(learners, "train_heads", training)
+    taken = with_hidden_layer(snapshot_of(m=40, training=dataclasses.replace(Training(), epochs=3)))
+    held_out_temperature(taken, seeded())
+    ((initial, inputs, _, sets, *_),) = fitted
+    assert initial.hidden_weight.shape == taken.model.head.hidden_weight.shape
+    seen = inputs[sets.flatten()].tolist()
+    assert len(seen) == 32
+    assert all(row in taken.data.inputs(taken.labelled).tolist() for row in seen)
 
 
 @pytest.mark.parametrize("m", [0, 4])

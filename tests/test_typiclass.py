@@ -78,16 +78,14 @@ def test_dropqueryclass_takes_candidates_first_and_goes_on_with_the_others(seed)
     taken = snapshot_of(seed)
     candidates = dropquery_candidates(taken, 25 * N, seeded(5)).tolist()
     assert 5 < len(candidates) < N
-    hidden = taken.hidden_labels
-    expected = textbook_picks(taken.features[candidates], hidden[candidates], [2, 1, 0, 3], len(candidates))
+    hidden, unit = taken.hidden_labels, torch.nn.functional.normalize(taken.features, dim=1)
+    expected = textbook_picks(unit[candidates], hidden[candidates], [2, 1, 0, 3], len(candidates))
     expected = [candidates[i] for i in expected]
     few = strategies.get("dropqueryclass")(taken, 5, seeded(5)).tolist()
     assert few == expected[:5]
     counts = torch.tensor([2, 1, 0, 3]) + torch.bincount(hidden[candidates], minlength=K)
     others = [i for i in range(N) if i not in candidates]
-    expected += [
-        others[i] for i in textbook_picks(taken.features[others], hidden[others], counts.tolist(), len(others))
-    ]
+    expected += [others[i] for i in textbook_picks(unit[others], hidden[others], counts.tolist(), len(others))]
     assert strategies.get("dropqueryclass")(taken, N, seeded(5)).tolist() == expected
 
 

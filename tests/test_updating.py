@@ -7,9 +7,13 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from dal_core.models.training import Training
+from dal_core import textbook
+from dal_core.models.training import PROTOCOLS
 from dal_lab.runs.study import canonical, run
+from dal_lab.sources import catalogue
+from dal_lab.studies import updating
 from dal_lab.studies.updating import GRADIENT_SAMPLES, UpdateStudy, compared, tuned
 
 KEYS = ["draw", "n_new", "method", "gamma", "steps", "rate"]
@@ -202,8 +206,34 @@ def test_a_study_is_stored_under_what_was_written():
 
 
 def test_training_is_the_papers_protocol_with_changes():
-    assert UpdateStudy().training == Training("radam")
-    assert tiny().training == dataclasses.replace(Training("radam"), epochs=5)
+    assert UpdateStudy().training == PROTOCOLS["laplace_updates"]
+    assert UpdateStudy().num_hypotheses == 10_000
+    assert tiny().training == dataclasses.replace(PROTOCOLS["laplace_updates"], epochs=5)
+    assert not UpdateStudy(options={"drop_last": False}).training.drop_last
+
+
+@pytest.mark.parametrize("predictions_bytes", [1, 2**30], ids=["one step a pass", "all in one pass"])
+def test_hypotheses_in_blocks_predict_what_all_of_them_do(predictions_bytes, monkeypatch):
+    """The weighted mean is over all hypotheses, of which few are held at a time."""
+    held = []
+    original = updating.laplace.monte_carlo_probabilities
+    monkeypatch.setattr(
+        updating.laplace, "monte_carlo_probabilities",
+        lambda hypotheses, *others, **options: held.append(hypotheses) or original(hypotheses, *others, **options),
+    )  # fmt: skip
+    monkeypatch.setattr(updating, "HYPOTHESES_AT_ONCE", 8)
+    monkeypatch.setattr(updating, "PREDICTIONS_BYTES", predictions_bytes)
+    study = tiny(new_sizes=(3,), draws=1, monte_carlo_gammas=(0.5,))
+    setting = updating._prepare(study, catalogue.load("digits"), 200)
+    new = updating._draw_new_samples(setting)
+    (row,) = updating._monte_carlo_updates(setting, new)
+    assert [len(each) for each in held] == [8, 8, 4]
+    everything, bias = torch.cat(held), setting.base.bias
+    weights = textbook.monte_carlo_weights(everything, *setting.samples(new[0]), gamma=0.5, bias=bias)
+    mean = textbook.monte_carlo_probabilities(everything, weights, setting.judged_features, bias=bias)
+    expected = setting.score(mean.log(), 0.0)
+    assert row["accuracy"] == expected["accuracy"]
+    assert row["nll"] == pytest.approx(expected["nll"], rel=1e-4)
 
 
 @pytest.mark.usefixtures("unchecked")  # as users run the package

@@ -28,7 +28,7 @@ FEWEST_LABELLED = 4  # two to learn from, and two to choose from
 RESOLUTION = 2.0**-30  # of scores: smaller differences are rounding, and must not decide between equal ones
 
 
-@register("autoal")
+@register("autoal", version=2)
 @checked
 def autoal(
     snapshot: LastLayer,
@@ -90,10 +90,8 @@ def simulated_cycle(snapshot: LastLayer, generator: torch.Generator) -> tuple[La
     order = choose(len(labels), len(labels), generator).to(labels.device)
     hidden, known = order[: len(labels) // 2], order[len(labels) // 2 :]
     learner = last_layer_learner(snapshot)
-    if learner is snapshot.learner:
-        initial = learner.initial(features, snapshot.num_classes, snapshot.draw)
-    else:
-        initial = Head.new_layer(features, snapshot.num_classes, generator, torch.float64)
+    draw = snapshot.draw if learner is snapshot.learner else lambda _: generator
+    initial = learner.initial(features, snapshot.num_classes, draw)
     head = train_head(initial, features, labels, known, learner.training, generator)
     cycle = with_model(LastLayer)(
         features=features[hidden],

@@ -24,7 +24,7 @@ REGIMES = {"random": "random", "low": "typiclust", "high": "badge"}  # budgets, 
 NUM_NEIGHBOURS = 20
 
 
-@registry.register("selectal")
+@registry.register("selectal", version=2)
 @checked
 def selectal(
     snapshot: WithModel,
@@ -38,13 +38,17 @@ def selectal(
 ) -> Int[Tensor, " b"]:
     """Pick the batch of TypiClust at a low budget, of BADGE at a high one, and a random one in between.
 
-    In each of `num_splits` splits a `share` of the labelled instances is held out. From the rest an equally large,
-    class-balanced set is removed: the most typical instances of their classes, the least typical ones, or random ones.
-    The budget is low if heads suffer most without the typical ones, high if without the least typical ones, measured
-    on what is held out. All heads are trained at once. The generator decides between equal accuracies.
+    A class-balanced set is removed from what is labelled, at least one instance of every class: the most typical of
+    their classes, the least typical, or random ones. What is left is split `num_splits` times, each time with a `share`
+    of it held out, and a head is trained on the rest. The budget is low if heads suffer most without the typical
+    instances, high if without the least typical ones, measured on what is held out. All heads are trained at once.
+
+    Chance decides much: a few held out instances a split, the random set, which is drawn anew for each split, the
+    order of the minibatches, and the generator between equal accuracies. Where the removed sets matter little, as on
+    features on which all regimes learn alike, the regime is hardly better than drawn.
 
     Args:
-        share: of the labelled instances, at least one instance.
+        share: of the labelled instances that is removed, and of what is left that is held out; at least one instance.
         context: its record gets the regime and the accuracy without each of the sets.
 
     Raises:
@@ -65,12 +69,15 @@ def _accuracies_without(
 ) -> Float[Tensor, " 3"]:
     """Accuracy on all that is held out, of heads that lack the random, the typical and the atypical instances."""
     labels = snapshot.labels
-    count = max(1, round(share * len(labels)))
+    removed = min(max(len(labels.unique()), round(share * len(labels))), len(labels) - 2)
+    count = max(1, round(share * (len(labels) - removed)))
     held_out, kept, seeds = [], [], []
     for own in generators_from(generator, num_splits):
         order = choose(len(labels), len(labels), own).to(labels.device)
-        held_out += [order[:count]] * len(REGIMES)
-        kept += [_without(snapshot, order[count:], count, regime) for regime in REGIMES]
+        for regime in REGIMES:
+            left = _without(snapshot, order, removed, regime)
+            held_out.append(left[:count])
+            kept.append(left[count:])
         # The heads of a split see minibatches in the same order, so that none of them is better by a lucky one.
         seeds += [integer_seed(own)] * len(REGIMES)
     draws = [in_order(snapshot, seed) for seed in seeds]

@@ -44,28 +44,21 @@ class Head:
         cls, kind: Kind, num_features: Count, num_classes: Count, generator: torch.Generator, *,
         hidden: Count = HIDDEN_UNITS, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
     ) -> "Head":  # fmt: skip
-        """A head with PyTorch's default initialisation, uniform in +-1/sqrt(fan in), drawn from `generator`."""
+        """A head with PyTorch's default initialisation, uniform in +-1/sqrt(fan in), drawn from `generator`.
+
+        It is drawn in float32, so that it is the same in every dtype.
+        """
 
         def uniform(*shape: int, fan_in: int) -> Tensor:
             bound = 1 / math.sqrt(fan_in)
-            drawn = torch.rand(*shape, generator=generator, dtype=dtype, device=generator.device)
-            return ((2 * drawn - 1) * bound).to(device)
+            drawn = torch.rand(*shape, generator=generator, dtype=torch.float32, device=generator.device)
+            return ((2 * drawn - 1) * bound).to(device, dtype)
 
         if kind == "linear":
             weight = uniform(num_classes, num_features, fan_in=num_features)
             return cls(weight, uniform(num_classes, fan_in=num_features))
         hidden_weight, hidden_bias = (uniform(hidden, *width, fan_in=num_features) for width in ((num_features,), ()))
         return cls(uniform(num_classes, hidden, fan_in=hidden), None, hidden_weight, hidden_bias)
-
-    @classmethod
-    def new_layer(
-        cls, features: Float[Tensor, "n d"], num_classes: int, generator: torch.Generator, drawn_in: torch.dtype
-    ) -> "Head":
-        """A linear head with new weights for `features`, in their dtype and on their device.
-
-        Drawn in float64, the weights are the same in both dtypes up to rounding.
-        """
-        return cls.initial("linear", features.shape[1], num_classes, generator, dtype=drawn_in).to(features)
 
     def to(self, device: torch.device | str | Tensor) -> "Head":
         """The same head with its tensors on `device`, or with the dtype and on the device of a tensor."""

@@ -85,7 +85,7 @@ class Linear:
             inputs = torch.cat((inputs, features.flatten(0, 1).to(inputs)))
             local, targets = torch.cat((local, rows), dim=1), torch.cat((targets, classes), dim=1)
         starts = [self.initial(inputs, task.num_outputs, draw) for draw in _distinct(draws)]
-        training = self.training if epochs is None else dataclasses.replace(self.training, epochs=epochs)
+        training = self.training if epochs is None else self.training.stopped_after(epochs)
         at_once = HEADS_BYTES.get(inputs.device.type, HEADS_BYTES["cpu"])
         for block in blocks(len(draws), 4 * starts[0].largest_layer.nbytes, at_once):
             start = starts[0] if len(starts) == 1 else Head.stack(starts[block])

@@ -24,9 +24,8 @@ LARGEST_RATE = 1e30  # float32 ends at 3e38, and nothing is learnt at rates far 
 BLOCK_BYTES = {"cpu": 4 * 2**20, "cuda": 2 * 2**30}
 
 
-# What the tables of the papers fix beside the optimiser: RAdam is that of Laplace updates and Fast Fishing, SGD that of
-# BoSS and REFINE.
-PROTOCOLS: dict[str, dict[str, Any]] = {
+# What belongs to an optimiser unless it is set: SGD as in BoSS and REFINE, RAdam as in Fast Fishing.
+USUAL: dict[str, dict[str, Any]] = {
     "sgd": {"weight_decay": 5e-4, "drop_last": True},
     "radam": {"weight_decay": 1e-4, "drop_last": False},
 }
@@ -34,9 +33,10 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How a head is trained; what is None is that of the papers' protocol with the optimiser.
+    """How a head is trained; a weight decay or `drop_last` of None is that of the papers with the optimiser.
 
-    `drop_last` leaves out an epoch's last incomplete minibatch, unless it is the only one.
+    The learning rate falls along a cosine that would reach 0 after `schedule_epochs`; None: after `epochs`. `drop_last`
+    leaves out an epoch's last incomplete minibatch, unless it is the only one. `PROTOCOLS` has those of the papers.
 
     >>> Training("radam").weight_decay
     0.0001
@@ -48,18 +48,45 @@ class Training:
     batch_size: Count = 64
     epochs: Size = 200
     drop_last: bool = None  # type: ignore[assignment]
+    schedule_epochs: Size | None = None
 
     def __post_init__(self) -> None:
-        for name, value in PROTOCOLS.get(str(self.optimiser), {}).items():
+        for name, value in USUAL.get(str(self.optimiser), {}).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         check_fields(self)
+        if self.schedule_epochs is not None and self.schedule_epochs < self.epochs:
+            found = f"schedule_epochs is {self.schedule_epochs}"
+            raise ValueError(f"{found}; at least {self.epochs}, the number of epochs, was expected")
+
+    @property
+    def epochs_to_zero(self) -> int:
+        """The number of epochs after which the learning rate would be 0."""
+        return self.epochs if self.schedule_epochs is None else self.schedule_epochs
+
+    def stopped_after(self, epochs: int) -> "Training":
+        """Return the first `epochs` of this training: the learning rate is the same in each of them.
+
+        Where the training is shorter than that, its schedule is stretched to `epochs`.
+
+        >>> Training(epochs=200).stopped_after(50).epochs_to_zero
+        200
+        """
+        return dataclasses.replace(self, epochs=epochs, schedule_epochs=max(epochs, self.epochs_to_zero))
 
     def minibatches(self, num_samples: int) -> list[slice]:
         """The slices of a shuffled epoch over `num_samples`."""
         size = self.batch_size
         end = num_samples - num_samples % size if self.drop_last and num_samples > size else num_samples
         return [slice(start, min(start + size, end)) for start in range(0, end, size)]
+
+
+PROTOCOLS = {
+    "laplace_updates": Training("radam", drop_last=True),
+    "fast_fishing": Training("radam"),
+    "boss": Training("sgd"),
+    "refine": Training("sgd"),
+}
 
 
 @checked
@@ -76,7 +103,7 @@ def train_heads(
     """Train e heads with cross-entropy at once, head i on the instances `index_sets[i]`, and return them stacked.
 
     Minibatches are shuffled anew in every epoch by the head's own (CPU) generator, and the learning rate falls from
-    epoch to epoch along a cosine to 0, so that a head is the same whether trained alone or among others, up to
+    epoch to epoch along a cosine (`Training`), so that a head is the same whether trained alone or among others, up to
     rounding. Heads are worked off in blocks whose parameters and optimiser state fit into `block_bytes`.
 
     Args:
@@ -195,7 +222,7 @@ def _train_block(
         # Each head has an order of its own, drawn on the CPU so that it is the same on every device.
         orders = [torch.randperm(index_sets.shape[1], generator=each) for each in generators]
         order = torch.stack(orders).to(index_sets.device)  # [e, m]
-        rate = training.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / training.epochs))
+        rate = training.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / training.epochs_to_zero))
         shuffled, shuffled_targets = index_sets.gather(1, order), targets.gather(1, order)  # [e, m]
         for batch in slices:
             rows = shuffled[:, batch]  # [e, b]

@@ -7,8 +7,8 @@ Axes: t candidates, b batch, n unlabelled.
 """
 
 import warnings
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -37,7 +37,7 @@ class Candidates(NamedTuple):
     failures: dict[str, str]
 
 
-@registry.register("boss")
+@registry.register("boss", version=2)
 @checked
 def boss(
     snapshot: Truth,
@@ -54,6 +54,7 @@ def boss(
     label_draws: Count = 10,
     gamma: Positive = 10.0,
     prior_precision: Positive = 1.0,
+    strategy_options: Mapping[str, Mapping[str, Any]] | None = None,
     context: Context | None = None,
 ) -> Int[Tensor, " b"]:
     """Pick the candidate batch after which a head has the smallest loss; the generator decides between equal ones.
@@ -66,6 +67,7 @@ def boss(
         strategies: names of ordinary strategies, and the class-aware ones.
         loss, look_ahead, retraining, performance_on, retraining_epochs, label_draws, gamma, prior_precision: how
             candidates are judged (`Judgement`).
+        strategy_options: of strategies, by name, such as {"bait": {"fisher": "batch_means"}}.
         context: its record gets the supplier of the batch, the loss before and after, and strategy and loss of each
             candidate, its trace the candidate batches.
 
@@ -80,7 +82,7 @@ def boss(
     registry.check_strategies(strategies, [*registry.names(oracle=False), *CLASS_AWARE])
     # It refuses what the snapshot lacks before candidates are computed.
     loss_before = current_loss(snapshot, judgement)
-    found, judging = draw_candidates(snapshot, batch_size, generator, num_candidates, strategies)
+    found, judging = draw_candidates(snapshot, batch_size, generator, num_candidates, strategies, strategy_options)
     losses = judge(snapshot, found.batches, judgement, judging)
     best = best_of(losses, judging)
     if context is not None:
@@ -98,12 +100,14 @@ def draw_candidates(
     generator: torch.Generator,
     num_candidates: Count | None = 100,
     strategies: Sequence[str] = STRATEGIES,
+    strategy_options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[Candidates, torch.Generator]:
     """Return the candidate batches of a cycle, in the order of the record, and the generator to judge them with.
 
     Each strategy is asked on a random part of the pool, whose size is drawn from min(4 b, n) to min(n, 5000), all of
     them side by side.
     """
+    ensemble = registry.bound(strategies, strategy_options)
     # Generators of their own: the candidates of a smaller T are then among those of a larger one.
     (judging,), each = generators_from(generator, 1), generators_from(generator, num_candidates or len(strategies))
     drawn = list(strategies)
@@ -119,7 +123,11 @@ def draw_candidates(
         positions = choose(n, size, own).sort().values.to(snapshot.features.device)
         try:
             part = (snapshot if registry.needs_oracle(name) else snapshot.without_truth()).at(positions)
+<<<<<<< HEAD
             return positions[registry.query(registry.get(name), part, batch_size, own)]
+=======
+            batch = registry.query(ensemble[name], part, batch_size, own)
+>>>>>>> formulas
         except Exception as error:
             return f"{type(error).__name__}: {error}"
 

@@ -19,7 +19,7 @@ from dal_core.strategies.registry import register
 from dal_core.strategies.uncertainty import margin_scores
 
 
-@register("cdo")
+@register("cdo", version=2)
 @checked
 def cdo(
     snapshot: Truth,
@@ -34,9 +34,11 @@ def cdo(
     """Pick one instance after another: of some random ones the best, if it improves the head, else margin's.
 
     A candidate is judged by the cross-entropy of a head that is trained from its initial weights for
-    `retraining_epochs` on what is labelled, what was picked before, and the candidate, with minibatches of its own, as
-    published. All candidates of a pick are trained at once, the margin strategy's among them, so that the head for the
-    next pick is known whatever is taken; one head after another: `textbook.cdo`.
+    `retraining_epochs` on what is labelled, what was picked before, and the candidate, with minibatches of its own.
+    The loss to improve on is that of a head trained alike without the candidate; released code compares with the run's
+    fully trained head, on which a head of fewer epochs seldom improves. All candidates of a pick are trained at once,
+    the margin strategy's among them, so that the head for the next pick is known whatever is taken; one head after
+    another: `textbook.cdo`.
 
     Args:
         num_candidates: random instances a pick; all that remain where there are fewer.

@@ -11,7 +11,7 @@ from dal_core.strategies.dropquery import CANDIDATES_A_PICK, Dropout, dropquery_
 from dal_core.strategies.registry import register
 
 
-@register("dropqueryclass")
+@register("dropqueryclass", version=2)
 @checked
 def dropqueryclass(
     snapshot: Truth,
@@ -23,10 +23,12 @@ def dropqueryclass(
 ) -> Int[Tensor, " b"]:
     """Pick as `typiclass` does, among the instances whose prediction changes under dropout (`dropquery_candidates`).
 
-    Where these are too few for a batch, the others follow by the same rule.
+    Features are L2-normalised first, as DropQuery's are. Where candidates are too few for a batch, the others follow by
+    the same rule.
     """
     enough = CANDIDATES_A_PICK * batch_size
     candidates = dropquery_candidates(snapshot, enough, generator, num_passes=num_passes, dropout=dropout)
+    unit = torch.nn.functional.normalize(snapshot.features, dim=1)
     counts = torch.bincount(snapshot.labels, minlength=snapshot.num_classes)
     picked = candidates[:0]
     others = torch.ones_like(snapshot.hidden_labels, dtype=torch.bool).index_fill(0, candidates, False)
@@ -34,7 +36,7 @@ def dropqueryclass(
         size = min(batch_size - len(picked), len(positions))
         if size:
             labels = snapshot.hidden_labels[positions]
-            chosen = class_balanced_select(snapshot.features[positions], labels, counts, size)
+            chosen = class_balanced_select(unit[positions], labels, counts, size)
             picked = torch.cat((picked, positions[chosen]))
             counts = counts + torch.bincount(labels[chosen], minlength=len(counts))
     return picked

@@ -40,7 +40,8 @@ class Judgement:
         loss: "zero_one", "cross_entropy" (nats) or "brier" (0 to 2), the mean over the instances of `performance_on`.
         look_ahead: whose labels the batch is given: the "true" ones; "pseudo", what the model predicts; "monte_carlo",
             the mean loss over `label_draws` draws from the model's probabilities.
-        retraining: "train", a model from the run's initial weights for `retraining_epochs`, otherwise as in the run;
+        retraining: "train", a model from the run's initial weights for the first `retraining_epochs` of the run's
+            training, whose schedule is kept, so that the learning rate has hardly fallen when judging stops;
             "last_layer", the same of a linear head on what the last layer sees; or "laplace_update", a second-order
             update of the last layer with `gamma` and `prior_precision`.
         performance_on: "test" or "validation"; or "unlabelled", the loss that the new model itself expects on the

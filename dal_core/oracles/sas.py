@@ -24,7 +24,7 @@ from dal_core.strategies.registry import register
 MOST_AT_ONCE = 64  # Proposals that are judged together: those behind one that is kept are judged in vain.
 
 
-@register("sas")
+@register("sas", version=2)
 @checked
 def sas(
     snapshot: Truth,
@@ -40,7 +40,10 @@ def sas(
 ) -> Int[Tensor, " b"]:
     """Pick the batches of all acquisitions that remain, in the order in which to buy them; outside of a run one batch.
 
-    A step exchanges two instances of different acquisitions, where what is not bought counts as one more. With q the
+    A step exchanges two instances of different acquisitions, where what is not bought counts as one more; the first is
+    any that is bought, the second any of another acquisition, so that most exchanges bring in an instance that is not
+    bought. Half of those of released code are between two acquisitions; its greedy steps start from the best order so
+    far, ours from the current one. Final orders differ little. With q the
     mean accuracy over the curve, step t keeps a change with probability exp(annealing_factor t (q' - q)), and the last
     `greedy_steps` keep improvements only. The best order of all is returned.
 

@@ -15,13 +15,13 @@ from dal_core.strategies.registry import register
 from dal_core.strategies.shared.clustering import k_means, nearest_to_means
 from dal_core.strategies.uncertainty import ClassScores
 
-Undefined = Literal["published", "limit"]
+Undefined = Literal["limit", "published", "released"]
 
 
-@register("alfamix")
+@register("alfamix", version=2)
 @checked
 def alfamix(
-    snapshot: LastLayer, batch_size: BatchSize, generator: torch.Generator, *, undefined: Undefined = "published"
+    snapshot: LastLayer, batch_size: BatchSize, generator: torch.Generator, *, undefined: Undefined = "limit"
 ) -> Int[Tensor, " b"]:
     """Pick diverse instances (`diverse_picks`) among those whose prediction flips (`alfamix_candidates`)."""
     candidates = alfamix_candidates(
@@ -37,7 +37,7 @@ def alfamix_candidates(
     bias: Float[Tensor, " k"] | None,  # noqa: ARG001  # The logits have it already.
     features_l: Float[Tensor, "m d"],
     labels_l: Annotated[Int[Tensor, " m"], Below("k"), Fewest("m", 1, "labelled instances")],
-    *, undefined: Undefined = "published",
+    *, undefined: Undefined = "limit",
 ) -> Int[Tensor, " c"]:  # fmt: skip
     """Return the positions, ascending, whose prediction flips on the way to at least one anchor (equation 5).
 
@@ -50,17 +50,19 @@ def alfamix_candidates(
     flipped stays so, and an instance is a candidate if it flips at its farthest anchor. O(n d (k + a)) time for a
     anchors, in blocks.
 
-    Where z and z* agree in a coordinate (0/0 in alpha), the published results rest on code that makes NaN of all logits
-    and reads class 0 from them. `undefined="published"` takes that over: such an anchor flips every prediction but
-    class 0. "limit" leaves it to the formula on the right. It matters for features with many zeros, as pixels and
-    hidden ReLU units are.
+    Where z and z* agree in a coordinate, alpha is 0/0, and `undefined` says what becomes of it: "limit" is the formula
+    on the right. For comparisons only, "published" makes NaN of all logits and reads class 0 from them, so that such an
+    anchor flips every prediction but class 0; one dead coordinate makes nearly the whole pool candidates. "released"
+    does so, too, and has an anchor for each of the ids 0 to a - 1: those without labels flip every prediction but class
+    0, and later classes have none.
 
     >>> features, weight = torch.tensor([[0.1, 0.2], [3.0, 0.5]]), torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     >>> alfamix_candidates(features, features @ weight.T, weight, None, torch.tensor([[-2.0, 1.0]]), torch.tensor([1]))
     tensor([0])
     """
     by_class = features_l[labels_l.argsort(stable=True)].split(torch.bincount(labels_l).tolist())
-    anchors = torch.stack([members.mean(dim=0) for members in by_class if len(members)])  # [a, d]
+    seen = [members for members in by_class if len(members)]
+    anchors = torch.stack([each.mean(dim=0) for each in (by_class[: len(seen)] if undefined == "released" else seen)])
     flips = torch.empty(len(features_u), dtype=torch.bool, device=features_u.device)
     for block in blocks(len(features_u), features_u.element_size() * (features_u.shape[1] + len(weight))):
         flips[block] = _flips(features_u[block], logits_u[block], weight, anchors, undefined)
@@ -76,8 +78,8 @@ def _flips(features: Tensor, logits: Tensor, weight: Tensor, anchors: Tensor, un
     directions = torch.where(lengths > 0, gradients / lengths, 0)
     distances = torch.cdist(features, anchors)  # [r, a]
     always = torch.zeros_like(prediction, dtype=torch.bool)
-    if undefined == "published":
-        shared = torch.stack([(features == anchor).any(dim=1) for anchor in anchors], dim=1)
+    if undefined != "limit":
+        shared = torch.stack([((features == each) | each.isnan()).any(dim=1) for each in anchors], dim=1)
         distances.masked_fill_(shared, 0)
         always = shared.any(dim=1, keepdim=True) & (prediction != 0)
     reach = distances.amax(dim=1, keepdim=True)

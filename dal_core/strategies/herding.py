@@ -31,7 +31,7 @@ def max_herding(
     return herding_select(unlabelled, labelled, batch_size, gamma=gamma, form=form)
 
 
-@register("unc_herding")
+@register("unc_herding", version=2)
 @checked
 def unc_herding(
     snapshot: Predictions, batch_size: BatchSize, generator: torch.Generator,

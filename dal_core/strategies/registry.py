@@ -252,6 +252,17 @@ def get(name: str, options: Mapping[str, Any] | None = None) -> Strategy:
     return functools.partial(strategy, **options) if options else strategy
 
 
+def bound(strategies: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Strategy]:
+    """The strategies by name, each with its own of the `options` bound.
+
+    Raises:
+        ValueError: for options of what is not among the strategies, and for one that a strategy does not have.
+    """
+    for name in options or {}:
+        check_choice("strategy_options", name, [*strategies])
+    return {name: get(name, (options or {}).get(name)) for name in strategies}
+
+
 @checked
 def query(
     strategy: Strategy,

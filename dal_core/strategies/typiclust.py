@@ -40,7 +40,8 @@ def typiclust_select(
     one after another, the cluster with the fewest labelled or picked instances (the largest one of several) gives its
     most typical unlabelled instance, the one with the smallest mean distance to its nearest neighbours among the
     cluster's unlabelled ones (`most_typical`). Clusters of fewer than `min_cluster_size` instances are asked when no
-    other has any left. O((n + m) (m + b) d) time for a step of k-means.
+    other has any left, as the paper's own code does; the later toolbox of Huseljic et al. does not set them back, and
+    squares the distances. O((n + m) (m + b) d) time for a step of k-means.
 
     >>> line = torch.tensor([[0.0], [1.0], [2.0], [2.9], [3.9]])
     >>> typiclust_select(line, line[:0], 1, torch.Generator().manual_seed(0))

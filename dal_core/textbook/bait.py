@@ -53,13 +53,19 @@ def start(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return x sqrt(b / (m + b)), M = (lambda I + A m / (m + b))^-1 with A of the labelled samples, and F."""
     m = len(labelled)
-    A, U = (each.flatten(0, 1).mT @ each.flatten(0, 1) for each in (labelled, unlabelled))
-    F = A + U
-    if fisher == "mean":
-        A, F = A / max(m, 1), F / (m + len(unlabelled))
+    A, F = information(labelled, fisher), information(torch.cat((unlabelled, labelled)), fisher)
     identity = torch.eye(len(A), dtype=A.dtype)
     M = torch.linalg.inv(prior_precision * identity + A * m / (m + batch_size))
     return unlabelled * (batch_size / (m + batch_size)) ** 0.5, M, F
+
+
+def information(x: Tensor, fisher: str = "sum") -> Tensor:
+    """Return the sum or mean of F_i = x_i^T x_i, or with "batch_means" the sum of the means over each 32."""
+    total = x.new_zeros(x.shape[2], x.shape[2])
+    for batch in x.split(32 if fisher == "batch_means" else max(len(x), 1)):
+        rows = batch.flatten(0, 1)
+        total += rows.mT @ rows / (1 if fisher == "sum" else max(len(batch), 1))
+    return total
 
 
 def scores(x: Tensor, M: Tensor, F: Tensor, *, sign: int) -> Tensor:

@@ -30,12 +30,13 @@ def ece(logits: Tensor, labels: Tensor, *, bins: int = 15) -> float:
 
 
 def ace(logits: Tensor, labels: Tensor, borders: list[int]) -> float:
-    """Mean over classes and bins of |frequency - probability|; bins go from border to border of the ranked samples."""
-    gaps = []
+    """Mean over classes of the mean over bins of |frequency - probability|, from border to border of ranked samples."""
+    errors = []
     for k in range(logits.shape[1]):
         ranked = sorted((float(p[k]), y == k) for p, y in _samples(logits, labels))
-        gaps += [sum(hit - p for p, hit in ranked[a:b]) / (b - a) for a, b in itertools.pairwise(borders)]
-    return sum(map(abs, gaps)) / len(gaps)
+        gaps = [sum(hit - p for p, hit in ranked[a:b]) / (b - a) for a, b in itertools.pairwise(borders)]
+        errors.append(sum(map(abs, gaps)) / len(gaps))
+    return sum(errors) / len(errors)
 
 
 def _samples(logits: Tensor, labels: Tensor) -> list[tuple[Tensor, int]]:  # probabilities [k] and class of each

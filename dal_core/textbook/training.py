@@ -1,6 +1,5 @@
 """A linear head trained by torch's own modules and optimiser, as the papers of BoSS and REFINE train theirs."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence, Sized
 
 import torch
@@ -26,7 +25,7 @@ def train_head(
     optimiser = torch.optim.SGD(
         model.parameters(), lr=training.learning_rate, momentum=0.9, nesterov=True, weight_decay=training.weight_decay
     )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=training.epochs)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=training.epochs_to_zero)
     for _ in range(training.epochs):
         for inputs, targets in loader:
             optimiser.zero_grad()
@@ -46,7 +45,7 @@ def retrain(
     learner = snapshot.learner or Linear()
     assert isinstance(learner, Linear), "what is retrained here is a linear head"
     initial = learner.initial(features, snapshot.num_classes, snapshot.draw)
-    training = dataclasses.replace(learner.training, epochs=epochs)
+    training = learner.training.stopped_after(epochs)
     sampler = SameShuffle(labels, torch.Generator().manual_seed(seed))
     return train_head(initial, features, labels, training, sampler)
 

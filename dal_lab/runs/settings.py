@@ -13,13 +13,14 @@ from dal_core.updates import Updates
 
 HEADS = {"linear": Linear, "mlp": Mlp}
 # Options that mean the field of the training at their right, unless the strategy has one of that name itself.
-CHANGES = ("learning_rate", "weight_decay", "batch_size", "epochs", "drop_last")
+CHANGES = ("learning_rate", "weight_decay", "batch_size", "epochs", "schedule_epochs", "drop_last")
 TRAINING_OPTIONS = {f"training_{field}": field for field in CHANGES} | {
     field: field for field in CHANGES if field != "batch_size"
 }
 UPDATES = {f"update_{field.name}": field.name for field in dataclasses.fields(Updates)}
 BUYING = ("batch_size", "initial_size", "cycles", "subset_size")  # of a Protocol, with a column for each run
-RARE = {"initial": "random", "validation_size": 0, "share": 1.0, "imbalance": 1.0}  # with one where they are set
+# With one where they are set.
+RARE = {"initial": "random", "validation_size": 0, "share": 1.0, "imbalance": 1.0, "mean_field": None}
 
 
 def experiment_of(
@@ -29,10 +30,11 @@ def experiment_of(
 ) -> Experiment:  # fmt: skip
     """Return the experiment of flat settings.
 
-    `options` are the strategy's own; changes to the training (`learning_rate`, `weight_decay`, `epochs`, `drop_last`,
-    `training_batch_size`); `update_every`, with `update_gamma`, `update_likelihood` and `update_prior_precision`, for
-    updates within a batch; and `validation_size`, `imbalance`, `share`, `initial` of the protocol. One that the
-    strategy has itself is the strategy's, whatever it is called; `training_epochs` and the like are the training's.
+    `options` are the strategy's own; changes to the training (`learning_rate`, `weight_decay`, `epochs`,
+    `schedule_epochs`, `drop_last`, `training_batch_size`); `update_every`, with `update_gamma`, `update_likelihood` and
+    `update_prior_precision`, for updates within a batch; and `validation_size`, `imbalance`, `share`, `initial`,
+    `mean_field` of the protocol. One that the strategy has itself is the strategy's, whatever it is called;
+    `training_epochs` and the like are the training's.
 
     Raises:
         ValueError: on anything unknown or out of range; lists what exists.

@@ -21,14 +21,19 @@ import torch
 from torch import Tensor
 
 from dal_core import laplace
+from dal_core.blocks import blocks
 from dal_core.checks import check_choice, check_columns, check_options, check_text
 from dal_core.contracts import Between, Count, Positive, Size, check_fields, unchecked
 from dal_core.data import FeatureBank
 from dal_core.devices import now
 from dal_core.metrics import accuracy, nll
 from dal_core.models.heads import Head
+<<<<<<< HEAD
 from dal_core.models.training import Training, train_head, train_heads
 from dal_core.parallel import fixed_threads, using_workers
+=======
+from dal_core.models.training import PROTOCOLS, Training, train_head, train_heads
+>>>>>>> formulas
 from dal_core.pool import Pool
 from dal_core.posterior import fit
 from dal_core.randomness import choose, generator_for
@@ -37,6 +42,8 @@ from dal_lab.runs.settings import HEADS, training_of
 from dal_lab.runs.study import bank_name, device_of
 from dal_lab.sources import catalogue
 
+HYPOTHESES_AT_ONCE = 128  # Larger blocks are no faster.
+PREDICTIONS_BYTES = 2**30  # of predictions that are summed up in one pass over the hypotheses
 GRADIENT_SAMPLES = ("new", "all", "mixture")
 StepSize = Count | Positive  # A whole number stays one: a study is stored under what was written.
 Row = dict[str, Any]
@@ -57,9 +64,9 @@ class UpdateStudy:
         gammas: steps of the second-order update.
         likelihood, prior_precision: of the Laplace approximation.
         first_order_gammas: steps of the first-order update.
-        num_hypotheses, monte_carlo_gammas: of the Monte-Carlo update.
+        num_hypotheses, monte_carlo_gammas: of the Monte-Carlo update; hypotheses are drawn and judged in blocks.
         gradient_steps, gradient_rates: numbers of full-batch gradient steps and their learning rates; empty: none.
-        options: changes to the training, e.g. {"epochs": 20}.
+        options: changes to the training of the paper, which drops the last incomplete minibatch, e.g. {"epochs": 20}.
     """
 
     dataset: str = "digits"
@@ -74,7 +81,7 @@ class UpdateStudy:
     likelihood: str = "gaussian"
     prior_precision: StepSize = 1.0
     first_order_gammas: tuple[StepSize, ...] = (0.001, 0.01, 0.1)
-    num_hypotheses: Count = 1000
+    num_hypotheses: Count = 10_000
     monte_carlo_gammas: tuple[StepSize, ...] = (0.01, 0.1, 0.3, 1.0)
     gradient_steps: tuple[Count, ...] = ()
     gradient_rates: tuple[StepSize, ...] = (0.01, 0.1, 1.0)
@@ -82,7 +89,7 @@ class UpdateStudy:
     optimiser: Literal["sgd", "radam"] = "radam"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     columns: ClassVar[tuple[str, ...]] = (
         "draw", "n_new", "method", "gamma", "steps", "rate",
         "accuracy", "nll", "flips", "validation_accuracy", "update_s",
@@ -103,7 +110,7 @@ class UpdateStudy:
 
     @property
     def training(self) -> Training:
-        return training_of(self.optimiser, self.options)
+        return training_of(self.optimiser, {"drop_last": PROTOCOLS["laplace_updates"].drop_last, **self.options})
 
     def run(self, *, data_dir: str | Path | None = None) -> pd.DataFrame:
         """Return a row a draw, number of new samples, method and step size; nll in nats, update_s in seconds."""
@@ -159,7 +166,6 @@ class _Setting:
     labelled: Tensor
     unlabelled: Tensor
     covariance: Tensor  # [d, d]
-    hypotheses: Tensor  # [e, k, d]
     judged: Tensor  # Inputs that predictions are judged on: the test split, then the validation split.
     truth: Tensor
 
@@ -170,6 +176,13 @@ class _Setting:
     @functools.cached_property
     def base_logits(self) -> Tensor:
         return self.base.last_layer(self.judged_features)
+
+    def hypotheses(self) -> Iterator[tuple[slice, Tensor]]:
+        """Blocks of the hypotheses [e, k, d], the same in each pass, so that few are held at a time."""
+        study, draw = self.study, generator_for(self.study.seed, "hypotheses")
+        for start in range(0, study.num_hypotheses, HYPOTHESES_AT_ONCE):
+            block = slice(start, min(start + HYPOTHESES_AT_ONCE, study.num_hypotheses))
+            yield block, laplace.sample_weights(self.base.weight, self.covariance, block.stop - start, draw)
 
     def samples(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Features and labels of instances of the train split."""
@@ -215,7 +228,6 @@ def _prepare(study: UpdateStudy, bank: FeatureBank, held_out: int) -> _Setting:
     )  # fmt: skip
     return _Setting(
         study, bank, initial, base, labelled, rest[pool.unlabelled], posterior.covariance,
-        hypotheses=laplace.sample_weights(base.weight, posterior.covariance, study.num_hypotheses, draw("hypotheses")),
         judged=torch.cat((bank.test_features, bank.train_features[validation])),
         truth=torch.cat((bank.test_labels, bank.train_labels[validation])),
     )  # fmt: skip
@@ -251,19 +263,31 @@ def _laplace_updates(setting: _Setting, new: Tensor) -> Iterator[Row]:
 
 
 def _monte_carlo_updates(setting: _Setting, new: Tensor) -> Iterator[Row]:
-    """All numbers of new samples and step sizes of a draw at once: they share the hypotheses' predictions."""
-    study, hypotheses, bias, judged = setting.study, setting.hypotheses, setting.base.bias, setting.judged_features
-    steps = [(n_new, gamma) for n_new in study.new_sizes for gamma in study.monte_carlo_gammas]
-    for draw, indices in enumerate(new if steps else []):
-        samples, weights, seconds = setting.samples(indices), [], []
-        for n_new, gamma in steps:
-            first = [each[:n_new] for each in samples]
-            found, spent = setting.timed(laplace.monte_carlo_weights, hypotheses, *first, gamma=gamma, bias=bias)
-            weights.append(found)
-            seconds.append(spent)
-        means = laplace.monte_carlo_probabilities(hypotheses, torch.stack(weights), judged, bias=bias)  # [s, n, k]
-        logs = means.clamp_min(torch.finfo(means.dtype).tiny).log()
-        for log, spent, (n_new, gamma) in zip(logs, seconds, steps, strict=True):
+    """All draws, numbers of new samples and step sizes together: they share the hypotheses' predictions.
+
+    A first pass over the hypotheses finds their weights, a second one sums up what they predict.
+    """
+    study, bias, judged = setting.study, setting.base.bias, setting.judged_features
+    steps = list(itertools.product(range(study.draws), study.new_sizes, study.monte_carlo_gammas))
+    if not steps:
+        return
+    known = {n_new: [setting.samples(indices[:n_new]) for indices in new] for n_new in study.new_sizes}
+    scores = judged.new_empty(study.draws, len(study.new_sizes), study.num_hypotheses)
+    seconds = torch.zeros(scores.shape[:2])
+    for block, hypotheses in setting.hypotheses():
+        for (i, n_new), draw in itertools.product(enumerate(study.new_sizes), range(study.draws)):
+            found, spent = setting.timed(laplace.log_likelihoods, hypotheses, *known[n_new][draw], bias=bias)
+            scores[draw, i, block] = found.sum(dim=1)
+            seconds[draw, i] += spent
+    gammas = torch.tensor(study.monte_carlo_gammas, dtype=scores.dtype, device=scores.device)
+    weights = (gammas.unsqueeze(1) * scores.unsqueeze(2)).softmax(dim=-1).flatten(0, 2)  # [s, e]
+    for part in blocks(len(steps), setting.base_logits.nbytes, PREDICTIONS_BYTES):
+        means = setting.base_logits.new_zeros(part.stop - part.start, *setting.base_logits.shape)  # [s, n, k]
+        for block, hypotheses in setting.hypotheses():
+            means += laplace.monte_carlo_probabilities(hypotheses, weights[part, block], judged, bias=bias)
+        logs = means.clamp_min_(torch.finfo(means.dtype).tiny).log_()
+        for log, (draw, n_new, gamma) in zip(logs, steps[part], strict=True):
+            spent = seconds[draw, study.new_sizes.index(n_new)].item()
             yield setting.score(log, spent, draw=draw, n_new=n_new, method="monte_carlo", gamma=gamma)
 
 

@@ -25,9 +25,10 @@ class DiagonalProblem:
     def of(cls, pool: tuple[Tensor, ...], weights: Weights, block_bytes: int) -> "DiagonalProblem":
         features_u, logits_u, features_l, logits_l = pool
         p, p_l, squares = logits_u.softmax(dim=1), logits_l.softmax(dim=1), features_u.square()
-        h, known = p * (1 - p), (p_l * (1 - p_l)).mT @ features_l.square()
-        F = (h.mT @ squares + known) * weights.everything
-        precision = known * weights.labelled + weights.prior
+        h, of_known, squares_l = p * (1 - p), p_l * (1 - p_l), features_l.square()
+        of_u, of_l = weights.of_parts(len(h))
+        F = (_sum(h, squares, of_u) + _sum(of_known, squares_l, of_l)) * weights.everything
+        precision = _sum(of_known, squares_l, weights.of_labelled) * weights.labelled + weights.prior
         every, block = torch.arange(len(h), device=h.device), max(1, block_bytes // (3 * F.nbytes))
         return cls(h * weights.candidate**2, squares, F, precision, every, block)
 
@@ -54,3 +55,8 @@ class DiagonalProblem:
 
         picked = greedy(self.pool, min(2 * batch_size, len(self.pool)), 1)
         return picked[~torch.isin(picked, greedy(picked, len(picked) - batch_size, -1))]
+
+
+def _sum(h: Tensor, squares: Tensor, each: Tensor | None) -> Float[Tensor, "k d"]:
+    """The sum of h (x) phi^2 over samples, each times its weight."""
+    return (h if each is None else h * each.unsqueeze(1)).mT @ squares

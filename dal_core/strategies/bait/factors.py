@@ -27,6 +27,10 @@ class Factors:
     def __getitem__(self, samples: slice | Tensor) -> "Factors":
         return self._each(lambda tensor: tensor[samples])
 
+    def weighted(self, each: Float[Tensor, " n"] | None) -> "Factors":
+        """The factors of `each` times the samples' Fisher information."""
+        return self if each is None else dataclasses.replace(self, weights=self.weights * each.sqrt().unsqueeze(1))
+
     def double(self) -> "Factors":
         return self._each(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
 

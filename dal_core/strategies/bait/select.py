@@ -25,9 +25,10 @@ from dal_core.strategies.registry import register
 from dal_core.strategies.uncertainty import highest
 
 Approximation = Literal["exact", "top", "binary", "diagonal"]
-Fisher = Literal["sum", "mean"]
+Fisher = Literal["sum", "mean", "batch_means"]
 Selection = Literal["forward_backward", "topk"]
 BLOCK_BYTES = 128 * 2**20
+FISHER_BATCH = 32
 CACHED_PICKS = 1000  # Up to so many, a removal corrects matrices that stay in a processor's cache.
 
 
@@ -37,7 +38,7 @@ class Options(NamedTuple):
     approximation: Approximation  # "diagonal": that of the exact Fisher information
     top_classes: int | None  # how many of the most probable classes "top" takes
     renormalise: bool  # whether their probabilities, as weights of their rows, are made to sum to 1
-    fisher: Fisher  # over instances
+    fisher: Fisher  # over instances; "batch_means": the sum of the means over each 32, in the order that they have
     prior_precision: Positive  # lambda, the multiple of the identity in M^-1
     selection: Selection  # "topk": the b best scores of the first step, factors left unscaled
     block_bytes: Count = BLOCK_BYTES  # of intermediate results held at a time, beside the matrices
@@ -119,11 +120,19 @@ def _problem(pool: tuple[Tensor, Tensor, Tensor, Tensor], batch_size: int, optio
     if approximation == "top" and not 1 <= (top_classes or 0) <= k:
         raise ValueError(f"top_classes is {top_classes}; 1 to {k}, the number of classes, was expected")
     labelled, everything = (m / (m + b) / max(m, 1), 1 / (n + m)) if fisher == "mean" else (m / (m + b), 1.0)
-    weights = Weights(prior_precision, labelled, everything, 1.0 if selection == "topk" else (b / (m + b)) ** 0.5)
+    candidate = 1.0 if selection == "topk" else (b / (m + b)) ** 0.5
+    each = [_of_batch_means(size, features_u) if fisher == "batch_means" else None for size in (m, n + m)]
+    weights = Weights(prior_precision, labelled, everything, candidate, *each)
     if approximation == "diagonal":
         return DiagonalProblem.of(pool, weights, block_bytes)
     how = (approximation, top_classes, renormalise, block_bytes)
     return cheaper_space(factors(features_u, logits_u, *how), factors(features_l, logits_l, *how), weights, b)
+
+
+def _of_batch_means(count: int, like: Tensor) -> Float[Tensor, " count"]:
+    """1 / (size of the batch) of each of `count` instances; the last batch may be smaller."""
+    start = torch.arange(count, device=like.device) // FISHER_BATCH * FISHER_BATCH
+    return 1 / (count - start).clamp_max(FISHER_BATCH).to(like)
 
 
 def _first_scores(problem: Space | DiagonalProblem) -> Float[Tensor, " n"]:

@@ -27,6 +27,13 @@ class Weights(NamedTuple):
     labelled: float
     everything: float
     candidate: float
+    of_labelled: Float[Tensor, " m"] | None = None  # of each instance's own information, where they differ
+    of_everything: Float[Tensor, " n+m"] | None = None  # the unlabelled ones first
+
+    def of_parts(self, n: int) -> tuple[Tensor | None, Tensor | None]:
+        """`of_everything` of the n unlabelled instances, and of the labelled ones."""
+        each = self.of_everything
+        return (None, None) if each is None else (each[:n], each[n:])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,14 +47,16 @@ class ParameterSpace:
     @classmethod
     def of(cls, unlabelled: Factors, labelled: Factors, weights: Weights) -> "ParameterSpace":
         # In double precision: the directions that nothing labelled covers are as small as lambda beside the others.
-        precision = labelled.double().information().mul_(weights.labelled)
+        precision = labelled.double().weighted(weights.of_labelled).information().mul_(weights.labelled)
         precision.diagonal().add_(weights.prior)
         precision = torch.linalg.cholesky(precision)  # under the same name, so that one matrix less is held
         precision = torch.cholesky_inverse(precision)
         inverse, sandwich = matrices = unlabelled.features.new_empty(2, *precision.shape)
         inverse.copy_(precision)
         del precision
-        everything = unlabelled.information().add_(labelled.information()).mul_(weights.everything)
+        of_unlabelled, of_labelled = weights.of_parts(len(unlabelled.features))
+        everything = unlabelled.weighted(of_unlabelled).information().add_(labelled.weighted(of_labelled).information())
+        everything.mul_(weights.everything)
         torch.mm(inverse @ everything, inverse, out=sandwich)
         candidates = dataclasses.replace(unlabelled, weights=unlabelled.weights * weights.candidate)
         return cls(len(inverse), candidates, matrices)
@@ -82,7 +91,8 @@ class GramSpace:
         kernel = (vectors @ vectors.mT).mul_(features @ features.mT)
         if len(vectors) > n * c:
             inner = kernel[n * c :, n * c :].to(torch.float64, copy=True)
-            inner.diagonal().add_(weights.prior / weights.labelled)
+            each = 1.0 if weights.of_labelled is None else weights.of_labelled.double().repeat_interleave(c)
+            inner.diagonal().add_(weights.prior / (weights.labelled * each))
             half = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), kernel[n * c :].double(), upper=False)
             kernel = kernel.double().addmm_(half.mT, half, alpha=-1).to(kernel.dtype)  # Woodbury
         return cls(len(kernel), kernel.div_(weights.prior), n, c, weights)
@@ -91,11 +101,17 @@ class GramSpace:
         n, c, scale = self.n, self.c, self.weights.candidate**2
         rows = self.kernel[: n * c].view(n, c, -1)
         own = rows[:, :, : n * c].view(n, c, n, c).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-        return own.double() * scale, (rows @ rows.mT).double().mul_(scale * self.weights.everything)
+        return own.double() * scale, (self._weighted(rows) @ rows.mT).double().mul_(scale * self.weights.everything)
 
     def columns(self, candidate: Int[Tensor, " 1"]) -> Float[Tensor, "2 c s"]:
         column = self.kernel.view(-1, self.c, self.side)[candidate][0] * self.weights.candidate
-        return torch.stack((column, (column @ self.kernel).mul_(self.weights.everything))).double()
+        gained = (self._weighted(column) @ self.kernel).mul_(self.weights.everything)
+        return torch.stack((column, gained)).double()
+
+    def _weighted(self, rows: Tensor) -> Tensor:
+        """Their entries times what the information of each instance counts."""
+        each = self.weights.of_everything
+        return rows if each is None else rows * each.repeat_interleave(self.c)
 
     def rows(self, candidates: Int[Tensor, " p"] | None = None) -> Callable[[Tensor], Tensor]:
         some = slice(self.n) if candidates is None else candidates  # A product with a vector is one of its entries.

@@ -10,9 +10,9 @@ from dal_core.blocks import blocks
 from dal_core.contracts import Below, Fewest, checked
 from dal_core.data import FeatureData
 from dal_core.metrics import CALIBRATION_BINS
-from dal_core.models.learners import last_layer_learner
+from dal_core.models.learners import Linear
 from dal_core.randomness import choose
-from dal_core.snapshot import LastLayer, Snapshot
+from dal_core.snapshot import Snapshot
 from dal_core.strategies.shared.clustering import first_of_smallest
 from dal_core.task import Classification
 
@@ -21,10 +21,10 @@ TEMPERATURES = torch.arange(10, 201, dtype=torch.float64) / 10  # 1.0, 1.1, ...,
 
 @checked
 def held_out_temperature(snapshot: Snapshot, generator: torch.Generator) -> float:
-    """Return the temperature that calibrates a last layer on a fifth of the labelled that it was not trained on.
+    """Return the temperature that calibrates a model on a fifth of the labelled that it was not trained on.
 
-    The layer starts from new weights and is trained on the other four fifths as the head was; where there is no last
-    layer, the run's learner fits a model. 1 where fewer than 5 instances are labelled.
+    The run's learner fits it anew on the other four fifths, hidden layers, too, from weights of its own; without a
+    learner that is a linear head. 1 where fewer than 5 instances are labelled.
     """
     features, labels = snapshot.labelled_features, snapshot.labels
     if len(labels) < 5:
@@ -33,8 +33,8 @@ def held_out_temperature(snapshot: Snapshot, generator: torch.Generator) -> floa
     count = len(labels) // 5
     held_out, rest = order[:count], order[count:]
     learner = getattr(snapshot, "learner", None)
-    if learner is None or isinstance(snapshot, LastLayer):
-        data, learner = FeatureData(features), last_layer_learner(snapshot)
+    if learner is None:
+        data, learner = FeatureData(features), Linear()
     else:
         data, held_out, rest = snapshot.data, snapshot.labelled[held_out], snapshot.labelled[rest]
     (model,) = learner.fit(
