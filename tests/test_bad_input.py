@@ -189,8 +189,11 @@ COMMANDS = {
             ),
         ],
     ),
-    "datasets": (["datasets"], [(["digits"], "unknown: digits"), (["--lsit"], "unknown option: --lsit")]),
-    "data": (["data"], [(["digits"], "unknown: digits")]),
+    "datasets": (
+        ["datasets"],
+        [(["digits"], "'digits' is given without --check"), (["--lsit"], "unknown option: --lsit")],
+    ),
+    "data": (["data"], [(["--check", "digitz"], "name is 'digitz'"), (["--check", "--protocols"], "one of them")]),
     "check": (["check"], [([], "FILE"), (["--file", "x"], "unknown option: --file")]),
     "verify": (["verify"], [(["none"], "folder is 'none'"), (["a\0"], "folder is"), (["."], "manifest.json")]),
     "plan-study": (
