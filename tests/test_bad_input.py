@@ -215,7 +215,7 @@ COMMANDS = {
             (["--features", "none.npz"], "no file of features at"), (["--features", __file__], "ends in '.py'"),
             (["--features", "a\nb.csv"], "a\\nb.csv"), (["--features", "\0.npz"], "no file of features"),
             (["--texts", "none.txt"], "no file of texts at"), (["--texts", ""], "no file of texts"),
-            (["--texts", __file__], "--encoder is missing; bert, minilm, a model"),
+            (["--texts", __file__], "--encoder is missing; bert, minilm, minilm_unit, a model"),
             (["--texts", __file__, "--encoder", "clip"], "encoder 'clip' reads images"),
             (["--texts", __file__, "--encoder", "bert:max"], "'max'"), (["--images", "none"], "no folder of images at"),
             (["--images", "."], "it holds no instance"), (["--images", __file__], "no folder of images at"),
@@ -268,6 +268,8 @@ FLAGS = {
     "--standardise",
     "--check",
     "--strict",
+    "--protocols",
+    "--json",
 }  # Little could be wrong with them.
 
 
