@@ -191,13 +191,13 @@ def _folder(data_dir: str | Path | None) -> Path | None:
 
 @functools.lru_cache(maxsize=64)  # more than a preset has: banks in the cache are mapped, and take no memory
 def _load(name: str, encoder: str | None, folder: Path | None) -> FeatureBank:
-    known_encoder = known_encoders().get(encoder or "", Encoder(""))
-    stems = [file_stem(name, each) for each in (encoder, known_encoder.files_of) if each or not encoder]
-    paths = [f"{stem}{ending}" for stem in dict.fromkeys(stems) for ending in feature_files.ENDINGS]
-    for path in [] if folder is None else [folder / each for each in paths]:
+    named = known_encoders().get(encoder or "", Encoder(""))
+    stems = [file_stem(name, each) for each in ([encoder, named.files_of] if named.files_of else [encoder])]
+    files = [f"{stem}{ending}" for stem in stems for ending in feature_files.ENDINGS]
+    for path in [] if folder is None else [folder / file for file in files]:
         if feature_files.is_there(path):
             bank = feature_files.read(path, encoder)
-            return at_unit_length(bank) if known_encoder.unit_length else bank
+            return at_unit_length(bank) if named.unit_length else bank
     if encoder is not None:
         return _encoded(name, encoder, folder, None)
     check_choice("dataset", name, [*sorted(data_sets()), *(f"FILE{ending}" for ending in feature_files.ENDINGS)])

@@ -135,10 +135,9 @@ def _commit(encoder: Encoder) -> str:
         except (OSError, ValueError):
             why = f"is neither in the local model cache nor to be had from the network ({_first_line(error)})"
             if isinstance(error, errors.GatedRepoError):
-                why = (
-                    "is gated: ask for access on its page of the Hugging Face hub, then log in with `hf auth login` or "
-                )
-                why += f"set HF_TOKEN{f' ({encoder.note})' if encoder.note else ''}"
+                note = f" ({encoder.note})" if encoder.note else ""
+                login = "log in with `hf auth login` or set HF_TOKEN"
+                why = f"is gated: ask for access on its page of the Hugging Face hub, then {login}{note}"
             elif isinstance(error, errors.RevisionNotFoundError):
                 why = f"has no revision {revision!r}"
             elif isinstance(error, errors.RepositoryNotFoundError):
