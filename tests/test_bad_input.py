@@ -189,8 +189,11 @@ COMMANDS = {
             ),
         ],
     ),
-    "datasets": (["datasets"], [(["digits"], "unknown: digits"), (["--lsit"], "unknown option: --lsit")]),
-    "data": (["data"], [(["digits"], "unknown: digits")]),
+    "datasets": (
+        ["datasets"],
+        [(["digits"], "'digits' is given without --check"), (["--lsit"], "unknown option: --lsit")],
+    ),
+    "data": (["data"], [(["--check", "digitz"], "name is 'digitz'"), (["--check", "--protocols"], "one of them")]),
     "check": (["check"], [([], "FILE"), (["--file", "x"], "unknown option: --file")]),
     "verify": (["verify"], [(["none"], "folder is 'none'"), (["a\0"], "folder is"), (["."], "manifest.json")]),
     "plan-study": (
@@ -212,7 +215,7 @@ COMMANDS = {
             (["--features", "none.npz"], "no file of features at"), (["--features", __file__], "ends in '.py'"),
             (["--features", "a\nb.csv"], "a\\nb.csv"), (["--features", "\0.npz"], "no file of features"),
             (["--texts", "none.txt"], "no file of texts at"), (["--texts", ""], "no file of texts"),
-            (["--texts", __file__], "--encoder is missing; bert, minilm, a model"),
+            (["--texts", __file__], "--encoder is missing; bert, minilm, minilm_unit, a model"),
             (["--texts", __file__, "--encoder", "clip"], "encoder 'clip' reads images"),
             (["--texts", __file__, "--encoder", "bert:max"], "'max'"), (["--images", "none"], "no folder of images at"),
             (["--images", "."], "it holds no instance"), (["--images", __file__], "no folder of images at"),
@@ -265,6 +268,8 @@ FLAGS = {
     "--standardise",
     "--check",
     "--strict",
+    "--protocols",
+    "--json",
 }  # Little could be wrong with them.
 
 

@@ -28,7 +28,7 @@ from dal_lab.companion.terminal import Comparison
 from dal_lab.runs.grid import Grid
 from dal_lab.runs.settings import BUYING, experiment_of
 from dal_lab.runs.study import canonical, run, run_together
-from dal_lab.sources import catalogue
+from dal_lab.sources import catalogue, protocols
 from dal_lab.studies.scaling import ScalingStudy
 from dal_lab.studies.updating import UpdateStudy, compared, tuned
 
@@ -311,7 +311,8 @@ def test_data_folders_that_are_none_are_refused(data_dir, monkeypatch, tmp_path)
         (lambda: catalogue.read_features(3), "path is 3"),
         (lambda: catalogue.read_features("x" * 5000 + ".npz"), "no feature file at"),
         (lambda: catalogue.read_features("a\nb.npz"), "a\\nb.npz"),
-        (lambda: catalogue.data_sets()["blobs"].protocol() and catalogue.data_sets()["sst2"].protocol(), "batch size"),
+        (lambda: catalogue.data_sets()["sst2"].protocol(), "batch size"),
+        (lambda: protocols.settings("bosss"), "paper is 'bosss'"),
         (lambda: published("boss"), "name is 'boss'"),
     ],
 )

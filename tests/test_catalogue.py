@@ -8,11 +8,11 @@ import subprocess
 import sys
 import threading
 import urllib.error
-import urllib.request
 from collections import Counter
 
 import numpy as np
 import pytest
+import requests
 import torch
 from PIL import Image
 
@@ -34,7 +34,7 @@ def no_network(monkeypatch):
     def refuse(*_, **__):
         raise urllib.error.URLError("network is unreachable")
 
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(requests.Session, "request", refuse)
     monkeypatch.setattr(scikit_learn.sklearn_datasets, "fetch_openml", refuse)
 
 
@@ -459,23 +459,6 @@ def test_every_row_of_the_table_is_whole():
         assert source.citation
 
 
-# Batch sizes, each also the initial size, of the protocols in the papers.
-PROTOCOLS = {
-    "cifar10": 10, "stl10": 10, "snacks": 10, "dopanim": 50, "dtd": 50, "esc50": 20, "cifar100": 100, "food101": 100,
-    "flowers102": 100, "tinyimagenet": 200, "imagenet": 1000,
-}  # fmt: skip
-
-
-def test_protocols_of_the_papers():
-    for name, size in PROTOCOLS.items():
-        cycles = 19 if name == "flowers102" else 20  # 2040 instances last for 19 batches after the first 100
-        expected = {"initial_size": size, "batch_size": size, "cycles": cycles}
-        assert catalogue.data_sets()[name].protocol() == expected, name
-    assert catalogue.data_sets()["letter"].protocol() == {"initial_size": 10, "batch_size": 30, "cycles": 20}
-    with pytest.raises(ValueError, match="dataset 'SVHN' is in none of the papers' protocols; give a batch size"):
-        catalogue.data_sets()["svhn"].protocol()
-
-
 # --- what is not there
 
 
@@ -578,7 +561,9 @@ def test_refused_download_leaves_nothing_behind(monkeypatch, tmp_path):
         monkeypatch,
         catalogue.data_sets()["letter"].sources[0].files["letter-recognition.data"].replace("letter.data", "gone"),
     )
-    with pytest.raises(DatasetUnavailableError, match=r"the download from http://127\..*/gone failed \(Not Found\)"):
+    with pytest.raises(
+        DatasetUnavailableError, match=r"the download from http://127\..*/gone failed \(404 .*Not Found"
+    ):
         load("letter")
     assert not list(tmp_path.rglob("*letter*"))
 
@@ -617,3 +602,11 @@ def test_banks_are_feature_banks_with_provenance():
         bank = load(name)
         assert isinstance(bank, FeatureBank)
         assert bank.provenance["source"].startswith("scikit-learn")
+
+
+def test_features_of_boss_texts_stay_at_length_one(shared_data):
+    scaled, unit = (load("banking77", encoder=name, data_dir=shared_data) for name in ("minilm", "minilm_unit"))
+    norms = unit.train_features.norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+    torch.testing.assert_close(unit.test_features * 384**0.5, scaled.test_features, atol=1e-2, rtol=0)
+    assert unit.provenance["scaling"] == "length 1"

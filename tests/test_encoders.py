@@ -3,6 +3,7 @@
 import http.server
 import importlib.util
 import json
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -78,6 +79,35 @@ def test_grey_and_transparent_images_become_rgb(folders):
     variants = [grey, grey.convert("RGB"), grey.convert("RGBA"), grey.convert("P")]
     features = features_of(folders / "dinov2", "image", variants)
     torch.testing.assert_close(features, features[:1].expand(4, -1), atol=1e-5, rtol=0)
+
+
+def test_images_are_squashed_as_the_papers_do_for_dinov2(folders):
+    """256 x 256 whatever the shape, the middle 224 x 224 of it, in ImageNet's mean and deviation."""
+    stripes = np.zeros((100, 400, 3), dtype=np.uint8)
+    stripes[:, 200:] = 255  # The border stays in the middle, and nothing of the width is lost before the crop.
+    stripes[:, :20] = 255  # 5 % of the width are 12.8 pixels of 256, of which the crop leaves none.
+    image = Image.fromarray(stripes)
+    encoder = loaded(folders / "dinov2", "image", preparation="squash", pooling="cls")
+    pixels = encoder.prepare([image.convert("L"), image])["pixel_values"]
+    assert pixels.shape == (2, 3, 224, 224)
+    torch.testing.assert_close(pixels[0], pixels[1])
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(pixels[1][:, 100, 5], -mean / deviation)
+    torch.testing.assert_close(pixels[1][:, 100, 108], -mean / deviation)
+    torch.testing.assert_close(pixels[1][:, 100, 116], (1 - mean) / deviation)
+    assert encoder.encode(encoder.prepare([image])).shape == (1, HIDDEN)
+    assert {name for name, each in known_encoders().items() if each.preparation == "squash"} == {
+        "dinov2", "dinov2_registers"}  # fmt: skip
+
+
+def test_the_models_are_those_of_the_papers():
+    found = {name: (each.model, each.revision) for name, each in known_encoders().items()}
+    assert found["swinv2"] == ("microsoft/swinv2-base-patch4-window8-256", None)
+    assert found["dinov2_registers"][0] == "facebook/dinov2-with-registers-small"
+    assert found["clip"] == ("openai/clip-vit-base-patch32", "c237dc49a33fc61debc9276459120b7eac67e7ef")
+    assert "safetensors" in known_encoders()["swinv2"].note
+    assert "may be refused" in known_encoders()["dinov3"].note
+    assert "code from the hub" in known_encoders()["ast"].note
 
 
 # --- texts
@@ -344,7 +374,8 @@ def test_the_commit_of_a_model_is_asked_for_once(hub, tmp_path):
 @pytest.mark.parametrize(
     ("encoder", "words"),
     [
-        (Encoder("org/gated"), "is gated: accept its licence on its page .* `hf auth login` or set HF_TOKEN"),
+        (Encoder("org/gated"), "is gated: ask for access on its page .* `hf auth login` or set HF_TOKEN"),
+        (Encoder("org/gated", note="may be refused"), r"is gated: .* set HF_TOKEN \(may be refused\)"),
         (Encoder("org/unknown"), "does not exist on the Hugging Face hub, or is private"),
         (Encoder("org/there", revision="none"), "has no revision 'none'"),
     ],
@@ -360,4 +391,5 @@ def test_models_of_the_table_are_found_by_what_they_read():
     for name, encoder in known_encoders().items():
         assert encoder.kind in encoders.KINDS
         assert encoder_of(name, encoder.kind) == encoder
-        assert encoder.revision is None
+        assert encoder.revision is None or re.fullmatch("[0-9a-f]{40}", encoder.revision)
+        assert encoder.preparation is None or encoder.preparation in encoders.PREPARATIONS

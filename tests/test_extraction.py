@@ -135,6 +135,8 @@ def test_normalised_features_are_scaled_for_training(monkeypatch, model, tmp_pat
     bank = extracted(request_for(tmp_path), raw(), HOW)
     torch.testing.assert_close(bank.test_features.norm(dim=1), torch.full((6,), D**0.5))
     assert bank.provenance["scaling"] == "multiplied by 2.23607"
+    unit = extracted(request_for(tmp_path, encoder=Encoder("org/model", unit_length=True)), raw(), HOW)
+    torch.testing.assert_close(unit.test_features.norm(dim=1), torch.ones(6))
 
 
 def test_the_bank_is_mapped_from_its_file(model, tmp_path):

@@ -52,27 +52,54 @@ app = App(
 
 
 @app.command(alias="datasets")
-def data() -> None:
-    """List the data sets and encoders that are known by name."""
+def data(
+    *name: Annotated[str, about("with --check: data sets and encoders (default: all)")],
+    protocols: Annotated[bool, about("the papers' protocols, a row a paper and data set")] = False,
+    check: Annotated[bool, about("ask each address for its head; exit code 1 if one does not answer")] = False,
+    json: Annotated[bool, about("as JSON")] = False,
+) -> int:
+    """List the data sets and encoders that are known by name, the papers' protocols, or which addresses answer."""
     from tabulate import tabulate
 
+    if protocols and check:
+        raise ValueError("--protocols and --check are given; one of them was expected")
+    if name and not check:
+        raise ValueError(f"{name[0]!r} is given without --check, which names belong to")
+    if protocols:
+        from dal_lab.sources import protocols as papers
+
+        _print_json(papers.rows()) if json else print(papers.printed())
+        return 0
+    if check:
+        from dal_lab.sources import addresses
+
+        answers = [dataclasses.asdict(each) for each in addresses.check(name)]
+        table = [each | {"reached": "yes" if each["reached"] else "no"} for each in answers]
+        _print_json(answers) if json else print(tabulate(table, headers="keys", intfmt=","))
+        return 0 if all(each["reached"] for each in answers) else RUN_FAILED
     from dal_lab.sources.catalogue import data_sets
     from dal_lab.sources.encoders import known_encoders
 
     known = [
         {
             "data set": name, "title": each.title, "kind": each.kind, "train": each.train_size, "test": each.test_size,
-            "classes": each.num_classes, "batch": each.batch_size,
-            "source": " or ".join(source.where() for source in each.sources),
+            "classes": each.num_classes, "source": " or ".join(source.where() for source in each.sources),
             "licence": each.licence, "citation": each.citation,
         }
         for name, each in data_sets().items()
     ]  # fmt: skip
-    encoders = [{"encoder": name} | dataclasses.asdict(each) for name, each in known_encoders().items()]
+    encoders = [
+        {"encoder": name} | dataclasses.asdict(each) | {"revision": each.revision or "unpinned"}
+        for name, each in known_encoders().items()
+    ]
+    if json:
+        _print_json({"data_sets": known, "encoders": encoders})
+        return 0
     for rows in (known, encoders):
         print(tabulate(rows, headers="keys", intfmt=","), end="\n\n")
-    print("batch: of the papers' protocols, or what the notebooks take; any encoder of the kind fits, and so does any")
+    print("the papers' protocols: dal data --protocols; any encoder of the kind fits, and so does any")
     print("model of the Hugging Face hub; a long-tailed version of any data set: --option imbalance=10")
+    return 0
 
 
 @app.command
@@ -401,6 +428,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(str(stop) or STOPPED, file=sys.stderr)
         return INTERRUPTED
+
+
+def _print_json(found: Any) -> None:
+    import json
+
+    print(json.dumps(found, indent=2, ensure_ascii=False))
 
 
 def _print_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:

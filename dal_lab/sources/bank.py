@@ -45,12 +45,16 @@ def in_two(features: np.ndarray, labels: np.ndarray, *, stratify: bool) -> Parts
     )
 
 
-def standardised(features: np.ndarray, names: np.ndarray, source: str) -> FeatureBank:
+def standardised(features: np.ndarray, names: np.ndarray, source: str, *, sort_rows: bool = False) -> FeatureBank:
     """Return a bank of numeric features that are split 75/25 and have mean 0 and deviation 1 on the train split.
 
-    A feature that is constant on the train split is only centred.
+    A feature that is constant on the train split is only centred. `sort_rows` sorts the instances by features and class
+    before the split, so that it is the same whichever order a publisher has them in.
     """
     class_names, labels = np.unique(names, return_inverse=True)
+    if sort_rows:
+        order = np.lexsort((labels, *features.T[::-1]))  # The last key comes first.
+        features, labels = features[order], labels[order]
     train, test, train_labels, test_labels = in_two(features, labels, stratify=False)
     mean, deviation = train.mean(axis=0), train.std(axis=0)
     deviation[deviation == 0] = 1
@@ -63,6 +67,13 @@ def training_scale(features: torch.Tensor) -> float:
     """Return sqrt(d) for L2-normalised features, so that one learning rate suits all encoders, and 1 for others."""
     norms = features.norm(dim=1)
     return math.sqrt(features.shape[1]) if torch.allclose(norms, torch.ones_like(norms), atol=1e-2) else 1.0
+
+
+def at_unit_length(bank: FeatureBank) -> FeatureBank:
+    """Return a bank whose features have length 1, whatever they were multiplied by."""
+    train, test = (torch.nn.functional.normalize(each, dim=1) for each in (bank.train_features, bank.test_features))
+    provenance = bank.provenance | {"scaling": "length 1"}
+    return dataclasses.replace(bank, train_features=train, test_features=test, provenance=provenance)
 
 
 def save_bank(bank: FeatureBank, path: str | Path) -> None:

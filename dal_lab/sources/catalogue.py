@@ -20,7 +20,8 @@ from dal_core.checks import check_choice, check_text, printable, shown
 from dal_core.data import FeatureBank
 from dal_lab.checks import LONGEST_NAME, check_file_name, expanded
 from dal_lab.sources import feature_files
-from dal_lab.sources.encoders import EncoderUnavailableError, encoder_of, known_encoders, resolved_revision
+from dal_lab.sources.bank import at_unit_length
+from dal_lab.sources.encoders import Encoder, EncoderUnavailableError, encoder_of, known_encoders, resolved_revision
 from dal_lab.sources.extraction import Extraction, Request, extracted, finished
 from dal_lab.sources.feature_files import read_features
 from dal_lab.sources.hub import HuggingFace
@@ -30,7 +31,6 @@ from dal_lab.sources.raw import KINDS, DatasetUnavailableError, Places, Source, 
 from dal_lab.sources.scikit_learn import Bundled, OpenML
 
 FEATURES = "features"  # The kind of data that need no encoder.
-MOST_ACQUISITIONS = 20  # The cycles of the papers' protocols.
 READERS: dict[str, Callable[..., Source]] = {
     each.__name__: each for each in (Bundled, HuggingFace, ImageFolder, OpenML, Published, TorchVision)
 }
@@ -49,20 +49,21 @@ class DataSet:
     num_classes: int
     licence: str
     citation: str
-    batch_size: int | None = None  # of the papers' protocol; None: none of them uses the data set
-    initial_size: int | None = None  # None: as many as in a batch
 
     def protocol(self) -> dict[str, int]:
-        """Return settings of an Experiment: initial_size, batch_size, and cycles, at most 20 and as the pool lasts.
+        """Return initial_size, batch_size and cycles of the first paper that uses the data set.
+
+        Kept for notebooks that do not read `protocols.settings` yet.
 
         Raises:
             ValueError: if no paper uses the data set.
         """
-        if self.batch_size is None:
-            raise ValueError(f"dataset {self.title!r} is in none of the papers' protocols; give a batch size")
-        initial_size = self.initial_size or self.batch_size
-        cycles = min(MOST_ACQUISITIONS, (self.train_size - initial_size) // self.batch_size)
-        return {"initial_size": initial_size, "batch_size": self.batch_size, "cycles": cycles}
+        from dal_lab.sources.protocols import rows
+
+        for row in rows():
+            if data_sets()[row["data"]] is self:
+                return {name: row[name] for name in ("initial_size", "batch_size", "cycles")}
+        raise ValueError(f"dataset {self.title!r} is in none of the papers' protocols; give a batch size")
 
 
 @functools.cache
@@ -190,10 +191,13 @@ def _folder(data_dir: str | Path | None) -> Path | None:
 
 @functools.lru_cache(maxsize=64)  # more than a preset has: banks in the cache are mapped, and take no memory
 def _load(name: str, encoder: str | None, folder: Path | None) -> FeatureBank:
-    stem = file_stem(name, encoder)
-    for path in [] if folder is None else [folder / f"{stem}{ending}" for ending in feature_files.ENDINGS]:
+    named = known_encoders().get(encoder or "", Encoder(""))
+    stems = [file_stem(name, each) for each in ([encoder, named.files_of] if named.files_of else [encoder])]
+    files = [f"{stem}{ending}" for stem in stems for ending in feature_files.ENDINGS]
+    for path in [] if folder is None else [folder / file for file in files]:
         if feature_files.is_there(path):
-            return feature_files.read(path, encoder)
+            bank = feature_files.read(path, encoder)
+            return at_unit_length(bank) if named.unit_length else bank
     if encoder is not None:
         return _encoded(name, encoder, folder, None)
     check_choice("dataset", name, [*sorted(data_sets()), *(f"FILE{ending}" for ending in feature_files.ENDINGS)])
@@ -222,7 +226,7 @@ def _encoded(
     elif known.kind == FEATURES:
         raise _features_already(name, encoder)
     else:
-        kind, sources = known.kind, known.sources
+        kind, sources = known.kind, tuple(sorted(known.sources, key=lambda source: not source.is_local(places)))
     parsed = encoder_of(encoder, kind)
     revision = functools.cache(lambda: resolved_revision(parsed, places.cache, renew=fresh))
 

@@ -34,7 +34,8 @@ class Encoder:
     """What turns instances into features: a model of the Hugging Face hub, or of a local folder, in safetensors.
 
     `pooling` makes one vector of the hidden states of the tokens: "cls" takes the first token, "mean" averages tokens
-    that are not padding, "pooler" is the model's own `pooler_output`; None: mean for texts, else pooler.
+    that are not padding, "pooler" is the model's own `pooler_output`; None: mean for texts, else pooler. `preparation`
+    names what is done to an image, one of `PREPARATIONS`; None: what the model's own processor does.
     """
 
     model: str
@@ -43,12 +44,17 @@ class Encoder:
     normalise: bool = False  # divide each vector by its length
     max_tokens: int | None = None  # longer texts are cut
     revision: str | None = None  # a commit, branch or tag; None: the main branch as it was when it was first used here
+    preparation: str | None = None
+    unit_length: bool = False  # features of length 1 stay so, and are not multiplied by the root of their number
+    files_of: str | None = None  # local feature files of this known encoder hold the same features, but for their scale
+    note: str = ""  # what a user should know
 
     def described(self, kind: str) -> dict[str, Any]:
         """Return all that features of instances of `kind` depend on but the model's files, as JSON values."""
         folder = Path(self.model)
         model = folder.name if folder.is_dir() else self.model  # A folder is identified by its files, not its place.
-        return dataclasses.asdict(self) | {"model": model, "kind": kind, "pooling": self.pooling_of(kind)}
+        fields = dataclasses.asdict(self) | {"model": model, "kind": kind, "pooling": self.pooling_of(kind)}
+        return {name: value for name, value in fields.items() if name not in ("files_of", "note")}
 
     def pooling_of(self, kind: str) -> str:
         """Return the pooling for instances of `kind`."""
@@ -129,8 +135,9 @@ def _commit(encoder: Encoder) -> str:
         except (OSError, ValueError):
             why = f"is neither in the local model cache nor to be had from the network ({_first_line(error)})"
             if isinstance(error, errors.GatedRepoError):
-                page = "its page of the Hugging Face hub"
-                why = f"is gated: accept its licence on {page}, then log in with `hf auth login` or set HF_TOKEN"
+                note = f" ({encoder.note})" if encoder.note else ""
+                login = "log in with `hf auth login` or set HF_TOKEN"
+                why = f"is gated: ask for access on its page of the Hugging Face hub, then {login}{note}"
             elif isinstance(error, errors.RevisionNotFoundError):
                 why = f"has no revision {revision!r}"
             elif isinstance(error, errors.RepositoryNotFoundError):
@@ -159,6 +166,22 @@ def prepared(kind: str, processor: Any, max_tokens: int, instances: list[Any]) -
         instances = [resampled(wave, found, rate) for wave, found in instances]
         options |= {"padding": True, "sampling_rate": rate}
     return dict(processor(instances, **options))
+
+
+def squash(images: list[Any], return_tensors: str = "pt") -> dict[str, Tensor]:  # noqa: ARG001 - a processor's
+    """Return images resized to 256 x 256 whatever their shape, cropped to 224 x 224, in ImageNet's mean and deviation.
+
+    So do the papers' authors for DINOv2; its own processor keeps the ratio of the sides.
+    """
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
+
+    mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    resize = Resize((256, 256), InterpolationMode.BICUBIC)
+    steps = Compose([resize, CenterCrop(224), ToTensor(), Normalize(mean, deviation)])
+    return {"pixel_values": torch.stack([steps(image) for image in images])}
+
+
+PREPARATIONS: dict[str, Callable[..., dict[str, Tensor]]] = {"squash": squash}
 
 
 def resampled(wave: Shaped[np.ndarray, " samples"], rate: int, wanted: int) -> np.ndarray:
@@ -234,7 +257,9 @@ def load_encoder(encoder: Encoder, kind: str, revision: str, device: torch.devic
     name, place = encoder.model, {} if Path(encoder.model).is_dir() else {"revision": revision}
     options = {"use_safetensors": True, "trust_remote_code": False, "dtype": torch.float32}
     try:
-        processor = getattr(transformers, PROCESSORS[kind]).from_pretrained(name, **place)
+        processor: Any = PREPARATIONS.get(encoder.preparation or "")
+        if processor is None:
+            processor = getattr(transformers, PROCESSORS[kind]).from_pretrained(name, **place)
         try:
             model = transformers.AutoModel.from_pretrained(name, **place, **options).eval()
         except OSError:

@@ -120,7 +120,7 @@ def extracted(request: Request, data: RawData, extraction: Extraction, *, fresh:
     """Return the bank in the cache, or a new one: encode what is missing, part by part, and put the parts together.
 
     A call that was interrupted goes on where it stopped. L2-normalised features are multiplied by sqrt(d), see
-    `bank.training_scale`. `fresh` forgets what is in the cache.
+    `bank.training_scale`, unless the encoder leaves them at length 1. `fresh` forgets what is in the cache.
 
     Raises:
         UnreadableInstanceError: if an instance cannot be decoded and is not to be skipped.
@@ -194,7 +194,7 @@ class _Extractor:
     def bank(self) -> FeatureBank:
         train, kept = self.features("train")
         test, test_kept = self.features("test")
-        scale = training_scale(train)
+        scale = 1.0 if self.request.encoder.unit_length else training_scale(train)
         labels, test_labels = (torch.from_numpy(split.labels) for split in (self.data.train, self.data.test))
         provenance = {
             "source": self.request.dataset,

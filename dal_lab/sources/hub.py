@@ -2,15 +2,22 @@
 
 import dataclasses
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
 from dal_lab.sources.raw import DatasetUnavailableError, Places, RawData, Source, Split, numbered, package
 
 HUB_TIMEOUT = 10  # Seconds until the hub counts as out of reach.
+
+
+def hub_address(path: str) -> str:
+    """Return the address of a path on the hub, or on the mirror of it that `HF_ENDPOINT` names."""
+    return f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co').rstrip('/')}/{path}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +35,10 @@ class HuggingFace(Source):
     revision: str | None = None  # a commit, branch or reference; None for the newest
     test_rows: tuple[str, Any] | None = None  # column and value of the rows of `train` that are the test split
     left_out: tuple[str, ...] = ()  # names of classes that are not used
+
+    def addresses(self) -> list[str]:
+        revision = "" if self.revision is None else f"/revision/{quote(self.revision, safe='')}"
+        return [hub_address(f"api/datasets/{self.path}{revision}")]
 
     def read(self, name: str, places: Places) -> RawData:  # noqa: ARG002 - the library has a cache of its own
         train = self._rows(name, self.train)

@@ -14,6 +14,7 @@ import numpy as np
 from filelock import FileLock
 from torch.utils.data import ConcatDataset
 
+from dal_lab.sources.network import patient_libraries
 from dal_lab.sources.publishers import fetch
 from dal_lab.sources.raw import DatasetUnavailableError, Places, RawData, Source, Split, restated
 
@@ -94,9 +95,16 @@ class TorchVision(Source):
     name: str
     train: Sequence[dict[str, Any]] = ({"train": True},)
     test: Sequence[dict[str, Any]] = ({"train": False},)
+    address: str | None = None  # where torchvision downloads it from, for `dal data --check`
 
     def identity(self, name: str, places: Places) -> str:  # noqa: ARG002 - torchvision checks digests when it downloads
         return json.dumps([self.name, list(self.train), list(self.test)], sort_keys=True)
+
+    def addresses(self) -> list[str]:
+        return [] if self.address is None else [self.address]
+
+    def is_local(self, places: Places) -> bool:
+        return places.folder is not None and self._in_folder(places.folder, self.train[0]) is not None
 
     def read(self, name: str, places: Places) -> RawData:
         train, test = ([self._open(name, part, places) for part in parts] for parts in (self.train, self.test))
@@ -105,30 +113,42 @@ class TorchVision(Source):
         return RawData("image", *splits, tuple(map(str, classes)))
 
     def _open(self, name: str, arguments: dict[str, Any], places: Places) -> Any:
-        import torchvision.datasets
-
-        kind = getattr(torchvision.datasets, self.name)
-        if places.folder is not None:
-            try:
-                return kind(root=places.folder, **arguments)
-            except RuntimeError:
-                pass  # torchvision says so where its files are not there.
+        if places.folder is not None and (found := self._in_folder(places.folder, arguments)) is not None:
+            return found
         absent = f"dataset {name!r}: torchvision's {self.name} is not in {places}, and its download failed ("
         way_out = "); fetch its files where there is a network and name their folder with --data-dir"
-        with restated((OSError, RuntimeError), absent, way_out, kind=DatasetUnavailableError):
-            return kind(root=places.cache / "torchvision", download=True, **arguments)
+        with restated((OSError, RuntimeError), absent, way_out, kind=DatasetUnavailableError), patient_libraries():
+            return self._kind(root=places.cache / "torchvision", download=True, **arguments)
+
+    def _in_folder(self, folder: Path, arguments: dict[str, Any]) -> Any:
+        try:
+            return self._kind(root=folder, **arguments)
+        except RuntimeError:
+            return None  # torchvision says so where its files are not there.
+
+    @property
+    def _kind(self) -> Any:
+        import torchvision.datasets
+
+        return getattr(torchvision.datasets, self.name)
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageFolder(Source):
     """`<folder>/train/<class>/*` and `<folder>/test/<class>/*` (or val), in the data folder.
 
-    Archives of a publisher, one a split, with a folder a class in each, are unpacked into the cache.
+    Archives of a publisher are unpacked into the cache: one a split, with a folder a class in each, or one for all
+    (`archives` has the same address for each split), in which each split has a folder of its name. `train` and `test`,
+    or what is in them, may be links.
     """
 
     place = "{publisher}"
     publisher: str = "image folder in --data-dir"
     archives: dict[str, str] = dataclasses.field(default_factory=dict)  # split to address
+    checksums: dict[str, str] = dataclasses.field(default_factory=dict)  # split to digest, "md5:..." or "sha256:..."
+
+    def addresses(self) -> list[str]:
+        return list(dict.fromkeys(self.archives.values()))
 
     def identity(self, name: str, places: Places) -> str:
         """Return a digest of the names and sizes of all files: their content may be 150 GB."""
@@ -171,7 +191,9 @@ class ImageFolder(Source):
             for split, url in self.archives.items():
                 if (target := folder / split).is_dir():
                     continue
-                path, partial = fetch(name, f"{name}_{split}.zip", url, places), folder / f".{split}.part"
+                shared = list(self.archives.values()).count(url) > 1
+                file = f"{name}.zip" if shared else f"{name}_{split}.zip"
+                path, partial = fetch(name, file, url, places, self.checksums.get(split)), folder / f".{split}.part"
                 shutil.rmtree(partial, ignore_errors=True)  # An interrupted call may have left it.
                 with (
                     restated(zipfile.BadZipFile, f"{path} is not a whole zip archive: "),
@@ -182,5 +204,10 @@ class ImageFolder(Source):
                     )  # It keeps members below the folder, even those with names that lead out of it.
                 # Many archives hold a single folder with everything in it.
                 inner = [each for each in partial.iterdir() if not each.name.startswith((".", "__"))]
-                (inner[0] if len(inner) == 1 and inner[0].is_dir() else partial).replace(target)
+                found = inner[0] if len(inner) == 1 and inner[0].is_dir() else partial
+                if shared:
+                    found = next((each for each in sorted(partial.rglob(split)) if each.is_dir()), found / split)
+                if not found.is_dir():
+                    raise ValueError(f"{path} has no folder {split}; one was expected, with a folder a class in it")
+                found.replace(target)
                 shutil.rmtree(partial, ignore_errors=True)

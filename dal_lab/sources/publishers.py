@@ -4,8 +4,6 @@ import csv
 import dataclasses
 import hashlib
 import json
-import shutil
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,18 +12,21 @@ import numpy as np
 from dal_core.data import FeatureBank
 from dal_lab.runs.files import write_atomically
 from dal_lab.sources.bank import standardised
+from dal_lab.sources.network import download
 from dal_lab.sources.raw import DatasetUnavailableError, Places, RawData, Source, Split, numbered, restated
-
-DOWNLOAD_TIMEOUT = 30  # Seconds without a byte, after which a download counts as failed.
 
 
 @dataclasses.dataclass(frozen=True)
 class Published(Source):
-    """Files of a publisher: `files` maps local names to addresses; the data set's entry in `PARSERS` reads them."""
+    """Files of a publisher: `files` maps local names to addresses; the data set's entry in `PARSERS` reads them.
+
+    `checksums` maps local names to digests, "sha256:..." or "md5:...", which a download has to have.
+    """
 
     place = "{publisher}"
     publisher: str
     files: dict[str, str]
+    checksums: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def identity(self, name: str, places: Places) -> str:
         digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in self._paths(name, places)]
@@ -37,11 +38,14 @@ class Published(Source):
         with restated((ValueError, TypeError, IndexError, RecursionError, csv.Error), what, places=paths):
             return PARSERS[name](name, *paths)
 
+    def addresses(self) -> list[str]:
+        return list(self.files.values())
+
     def _paths(self, name: str, places: Places) -> list[Path]:
-        return [fetch(name, file, url, places) for file, url in self.files.items()]
+        return [fetch(name, file, url, places, self.checksums.get(file)) for file, url in self.files.items()]
 
 
-def fetch(name: str, file: str, url: str, places: Places) -> Path:
+def fetch(name: str, file: str, url: str, places: Places, checksum: str | None = None) -> Path:
     """Return the path of a file on this machine, which is downloaded whole or not at all.
 
     Raises:
@@ -54,13 +58,9 @@ def fetch(name: str, file: str, url: str, places: Places) -> Path:
     way_out = "); fetch that file by hand and name its folder with --data-dir"
     with (
         restated(OSError, absent, way_out, kind=DatasetUnavailableError),
-        urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT) as response,
         write_atomically(target) as temporary,
-        open(temporary, "wb") as out,
     ):
-        shutil.copyfileobj(response, out)
-        if response.length:  # http.client ends without an error when the other side hangs up early.
-            raise OSError(f"the connection broke off {response.length} bytes before the end")
+        download(url, temporary, checksum)
     return target
 
 
@@ -70,7 +70,7 @@ def letter(_: str, path: Path) -> FeatureBank:
     if len(rows) < 2 or any(len(row) != 17 for row in rows):
         raise ValueError(f"{path} does not look like UCI's letter-recognition.data: 17 columns a row were expected")
     features = np.array([row[1:] for row in rows], dtype=np.float64)
-    return standardised(features, np.array([row[0] for row in rows]), "UCI letter-recognition.data")
+    return standardised(features, np.array([row[0] for row in rows]), "UCI letter-recognition.data", sort_rows=True)
 
 
 def banking77(name: str, *paths: Path) -> RawData:

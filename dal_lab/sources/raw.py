@@ -91,6 +91,14 @@ class Source(abc.ABC):
         """Return what identifies this data among others of the same name, without decoding an instance."""
         return repr(self)
 
+    def addresses(self) -> list[str]:
+        """Return the addresses that `read` downloads from, none if it needs no network."""
+        return []
+
+    def is_local(self, places: Places) -> bool:  # noqa: ARG002 - most sources have one place
+        """Return whether the caller's folder has the data in this source's format, so that it comes first."""
+        return False
+
     @abc.abstractmethod
     def read(self, name: str, places: Places) -> RawData | FeatureBank:
         """Return the data, downloaded into the cache where need be."""

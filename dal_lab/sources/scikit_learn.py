@@ -8,6 +8,7 @@ from sklearn import datasets as sklearn_datasets
 
 from dal_core.data import FeatureBank
 from dal_lab.sources.bank import STRATIFIED, bank, in_two, standardised
+from dal_lab.sources.network import patient_libraries
 from dal_lab.sources.raw import DatasetUnavailableError, Places, Source, restated
 
 
@@ -35,12 +36,20 @@ class OpenML(Source):
 
     place = "OpenML {data_id}"
     data_id: int
+    sort_rows: bool = False  # before the split, where another publisher has the rows in another order
+
+    def addresses(self) -> list[str]:
+        return [f"https://api.openml.org/api/v1/json/data/{self.data_id}"]
 
     def read(self, name: str, places: Places) -> FeatureBank:
         absent = f"dataset {name!r}: OpenML's table {self.data_id} is neither in {places.cache} nor to be had from the "
-        with restated((OSError, ValueError), f"{absent}network (", ")", kind=DatasetUnavailableError):
+        with (
+            restated((OSError, ValueError), f"{absent}network (", ")", kind=DatasetUnavailableError),
+            patient_libraries(),
+        ):
             bunch = sklearn_datasets.fetch_openml(
                 data_id=self.data_id, data_home=places.cache / "openml", as_frame=False, parser="liac-arff"
             )
         features = np.asarray(bunch.data, dtype=np.float64)
-        return standardised(features, np.asarray(bunch.target).astype(str), self.where())
+        names = np.asarray(bunch.target).astype(str)
+        return standardised(features, names, self.where(), sort_rows=self.sort_rows)
