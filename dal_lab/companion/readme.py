@@ -24,7 +24,8 @@ from dal_lab.companion.verdicts import all_verdicts, counted
 from dal_lab.runs.files import write_atomically, write_text
 
 QUOTED = re.compile(
-    r"(?P<start><!-- (?P<kind>table|value) (?P<path>\S+)(?: (?P<column>[^:>]+): (?P<where>.*?))? -->).*?(?P<end><!-- end -->)",
+    r"(?P<start><!-- (?P<kind>table|value) (?P<path>\S+)(?: (?P<column>[^:>]+): (?P<where>.*?))? -->)"
+    r".*?(?P<end><!-- end -->)",
     flags=re.DOTALL,
 )
 
@@ -90,15 +91,15 @@ def rendered(text: str, root: Path) -> str:
 def filled(match: re.Match[str], root: Path) -> str:
     """Return a place that quotes a table or cell, with what stands in the file now; raises as `rendered` does."""
     path = root / match["path"]
-    verdicts = all_verdicts(path.parent) if path.name == "verdicts" else ()
-    if not len(verdicts) and not path.is_file():
+    verdicts = all_verdicts(path.parent) if path.name == "verdicts" else pd.DataFrame()
+    if verdicts.empty and not path.is_file():
         raise ValueError(f"{match['path']} is quoted, which does not exist")
     if match["kind"] == "value":
-        text = counted(verdicts) if len(verdicts) else _cell(path, match["column"], match["where"] or "")
-    elif len(verdicts):
-        text = f"\n\n{counted(verdicts)}\n\n{markdown(verdicts[['notebook', 'claim', 'verdict']])}\n\n"
-    else:
+        text = _cell(path, match["column"], match["where"] or "") if verdicts.empty else counted(verdicts)
+    elif verdicts.empty:
         text = f"\n\n{path.read_text(encoding='utf-8').strip()}\n\n"
+    else:
+        text = f"\n\n{counted(verdicts)}\n\n{markdown(verdicts[['notebook', 'claim', 'verdict']])}\n\n"
     return f"{match['start']}{text}{match['end']}"
 
 
