@@ -21,9 +21,8 @@ from dal_lab.sources.encoders import Encoder
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in documents(ROOT)}
 ELSEWHERE = ("--dask", "--slurm", "--encoder", "--images", "notebooks", "--jobs")  # a cluster, a network, many minutes
-SHORTER = {"run": ["--cycles", "2"], "plan-study": ["--cycles", "2"]} | dict.fromkeys(
-    ("grid", "report", "compare"), ["--cycles", "2", "--jobs", "1"]
-)
+SHORT, ALONE = ["--cycles", "2"], ["--cycles", "2", "--jobs", "1"]
+SHORTER = {"run": SHORT, "plan-study": SHORT, "grid": ALONE, "report": ALONE, "compare": ALONE}
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:href|src)=\"([^\"]+)\"")
 
 

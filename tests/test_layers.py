@@ -17,7 +17,7 @@ CORE = (
     "blocks", "contracts", "checks",
 )  # fmt: skip
 LAB = ("companion", "studies", "runs", "sources", "tools")
-TOOLS = {"dal_lab.runs.files", "dal_lab.runs.progress"}  # They stand below the sources: files whole or not at all, lines.
+TOOLS = {"dal_lab.runs.files", "dal_lab.runs.progress"}  # They stand below the sources.
 ELSEWHERE = ("dal_lab", "matplotlib", "seaborn", "torchvision", "transformers", "datasets")
 
 
