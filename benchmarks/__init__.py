@@ -1,1 +1,1 @@
-"""How fast the two hot paths are, next to the same computations written straight from the formulas."""
+"""Measures how fast the methods are, next to the same computations written straight from the formulas."""

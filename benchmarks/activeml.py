@@ -39,7 +39,7 @@ def query(
     normalised: bool = False,
     **arguments: Any,
 ) -> Any:
-    """What the strategy answers for the snapshot's pool; with `normalised` for features of length 1."""
+    """Return what the strategy answers for the snapshot's pool; with `normalised` for features of length 1."""
     features = torch.cat((at.features, at.labelled_features))
     X = (torch.nn.functional.normalize(features, dim=1) if normalised else features).numpy()
     y = np.concatenate((np.full(len(at.features), np.nan), at.labels.numpy()))
@@ -49,7 +49,7 @@ def query(
 
 
 def with_head(at: Snapshot) -> dict[str, Any]:
-    """The arguments of `query` for a strategy that looks at predictions."""
+    """Return the arguments of `query` for a strategy that looks at predictions."""
     assert at.bias is not None
     head = FixedHead(at.weight.numpy(), at.bias.numpy(), list(range(at.num_classes)))
     return {"clf": head, "fit_clf": False}

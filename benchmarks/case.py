@@ -55,12 +55,12 @@ class Case:
     reads: Mapping[str, float] | Callable[[], Mapping[str, float]] = dataclasses.field(default_factory=dict)
 
     def read(self) -> Mapping[str, float]:
-        """`reads`, after ours was called."""
+        """Return `reads`, after ours was called."""
         return self.reads() if callable(self.reads) else self.reads
 
 
 def times(ratio: float) -> str:
-    """A ratio for readers: 0.25 is 1/4x."""
+    """Return a ratio for readers: 0.25 is 1/4x."""
     if ratio < 1:
         return f"1/{1 / ratio:.3g}x"
     return f"{ratio:.3g}x" if ratio < 100 else f"{ratio:,.0f}x"

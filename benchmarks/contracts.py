@@ -24,7 +24,7 @@ def pick(
 
 
 def microseconds(call: Callable[[], object]) -> float:
-    """The shortest of several measurements, since only other work of the machine makes one longer."""
+    """Return the shortest of several measurements, since only other work of the machine makes one longer."""
     return min(timeit.repeat(call, number=CALLS, repeat=7)) / CALLS * 1e6
 
 

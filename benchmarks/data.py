@@ -1,4 +1,4 @@
-"""What the cases are measured on: features clustered by class, and a head that was trained on some of them.
+"""Makes what the cases are measured on: features clustered by class, and a head that was trained on some of them.
 
 Axes: n pool, m labelled, k classes, d features.
 """
@@ -19,7 +19,7 @@ NUM_FEATURES, NUM_CLASSES = 384, 77
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """Of what a case is measured on: instances of the pool and labelled ones, batch, classes, features, test set."""
+    """Sizes of what a case is measured on: unlabelled and labelled instances, batch, classes, features, test set."""
 
     n: int
     m: int
@@ -29,7 +29,7 @@ class Size:
     test: int = 0
 
     def fitted(self, *, small: bool) -> "Size":
-        """Itself, or with `small` no larger than what is done in a moment."""
+        """Return itself, or with `small` no larger than what is done in a moment."""
         if not small:
             return self
         return Size(*(min(mine, few) for mine, few in zip(dataclasses.astuple(self), FEW, strict=True)))
@@ -49,7 +49,7 @@ def clustered(
     num_features: int = NUM_FEATURES,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor]:
-    """Features [n, d] around a centre a class, of length sqrt(d) as a layer norm leaves them, and labels [n]."""
+    """Return features [n, d] around a centre a class, of length sqrt(d) as a layer norm leaves them, and labels [n]."""
     centres = torch.randn(num_classes, num_features, generator=generator, dtype=dtype)
     labels = torch.randint(num_classes, (num_samples,), generator=generator)
     features = torch.randn(num_samples, num_features, generator=generator, dtype=dtype)
@@ -66,7 +66,7 @@ def snapshot(
     num_features: int = NUM_FEATURES,
     dtype: torch.dtype = torch.float32,
 ) -> Snapshot:
-    """A pool of clustered features, and a linear head trained on `num_labelled` others."""
+    """Return a pool of clustered features, and a linear head trained on `num_labelled` others."""
     features, labels = clustered(
         num_labelled + num_pool, generator_for(0, "features"),
         num_classes=num_classes, num_features=num_features, dtype=dtype,
@@ -80,7 +80,7 @@ def snapshot(
 
 
 def oracle_snapshot(size: Size) -> Truth:
-    """Half way through a run with true labels and a test set, in float32."""
+    """Return a snapshot half way through a run with true labels and a test set, in float32."""
     features, labels = clustered(
         size.m + size.n + size.test, generator_for(0, "features"), num_classes=size.k, num_features=size.d
     )
@@ -98,7 +98,7 @@ def oracle_snapshot(size: Size) -> Truth:
 
 
 def in_float64(whole: Snapshot, num_pool: int) -> Snapshot:
-    """The first samples of the pool, in float64: for picks that rounding does not decide."""
+    """Return the first samples of the pool, in float64: for picks that rounding does not decide."""
     part = whole.at(torch.arange(min(num_pool, len(whole.features))))
     floats = {
         name: each.double()
@@ -109,12 +109,12 @@ def in_float64(whole: Snapshot, num_pool: int) -> Snapshot:
 
 
 def forgotten(at: Snapshot) -> Snapshot:
-    """`at` without the probabilities that the first query leaves in it: each query measured is the first one."""
+    """Return `at` without the probabilities that the first query leaves in it: each query measured is the first one."""
     vars(at).pop("probabilities", None)
     return at
 
 
 def size_of(at: Snapshot, batch_size: int) -> str:
-    """The size column of the table."""
+    """Return the size column of the table."""
     (n, d), k, m = at.features.shape, at.num_classes, len(at.labels)
     return f"n={n:,}, m={m}, b={batch_size}, d={d}, k={k}, {str(at.features.dtype).removeprefix('torch.')}"

@@ -18,19 +18,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-with warnings.catch_warnings():  # of its dependencies, about each other
+with warnings.catch_warnings():  # Its dependencies warn about each other.
     warnings.simplefilter("ignore")
     from laplace import Laplace
     from laplace.baselaplace import ParametricLaplace
     from laplace.curvature import BackPackGGN
 
-FACTOR = math.pi / 8  # of the probit approximation
+FACTOR = math.pi / 8  # The factor of the probit approximation.
 
 
 def fitted(
     features: Tensor, weight: Tensor, structure: str, likelihood: str = "regression", targets: Tensor | None = None
 ) -> ParametricLaplace:
-    """The posterior of the last layer `weight` [k, d] after `features` [n, d]; `structure` is "full" or "kron".
+    """Return the posterior of the last layer `weight` [k, d] after `features` [n, d]; `structure` is "full" or "kron".
 
     BackPACK is the fastest of its back ends here, and one minibatch faster than many. A gaussian posterior does not
     depend on the targets.
@@ -50,17 +50,17 @@ def fitted(
 
 
 def precision(posterior: ParametricLaplace) -> Tensor:
-    """[k d, k d] of a "full" one."""
+    """Return the precision [k d, k d] of a "full" one."""
     return posterior.posterior_precision
 
 
 def variance(posterior: ParametricLaplace, features: Tensor) -> Tensor:
-    """Of each output.  [n, k]"""
+    """Return the variance of each output.  [n, k]"""
     return posterior(features, pred_type="glm")[1].diagonal(dim1=1, dim2=2)
 
 
 def probabilities(posterior: ParametricLaplace, features: Tensor) -> Tensor:
-    """The probit approximation of a classifier whose logits have this posterior.  [n, k]"""
+    """Return the probit approximation of a classifier whose logits have this posterior.  [n, k]"""
     posterior.likelihood = "classification"
     try:
         return posterior(features, pred_type="glm", link_approx="probit")

@@ -19,14 +19,14 @@ SIZES = {"bait": (300, 100), "refine": (377, 50)}  # labelled instances, batch
 
 
 def peak_of(name: str, num_pool: int) -> tuple[int, int]:
-    """Bytes, measured in a process of its own: all of them, and those beyond what it held before the query."""
+    """Measure bytes in a process of its own: all of them, and those beyond what it held before the query."""
     command = [sys.executable, "-m", "benchmarks.memory", name, str(num_pool)]
     whole, own = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     return whole, own
 
 
 def peak() -> int:
-    """The largest resident memory of this process in bytes."""
+    """Return the largest resident memory of this process in bytes."""
     status = Path("/proc/self/status")
     if status.exists():  # getrusage would count what the parent held when it made this process
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))

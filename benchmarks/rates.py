@@ -1,4 +1,4 @@
-"""How fast a device reads memory and multiplies matrices, measured, and what that bounds from below."""
+"""Measures how fast a device reads memory and multiplies matrices, and computes what that bounds from below."""
 
 import dataclasses
 import os
@@ -8,9 +8,9 @@ import torch
 
 from dal_core.loop import now
 
-FLOAT = 4  # bytes
+FLOAT = 4  # A float32 has four bytes.
 BUFFER_BYTES = {"cpu": 256 * 2**20, "cuda": 2 * 2**30}  # far beyond any cache
-SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices multiplied
+SIDE = {"cpu": 2048, "cuda": 8192}  # Matrices of this side are multiplied.
 REPEATS = 7
 
 
@@ -38,12 +38,12 @@ class Phase:
 
 
 def seconds(phases: Sequence[Phase], rates: Rates) -> float:
-    """One phase after the other."""
+    """Return the seconds of one phase after the other."""
     return sum(phase.seconds(rates) for phase in phases)
 
 
 def measure(device: torch.device) -> Rates:
-    """Bandwidth and throughput."""
+    """Measure bandwidth and throughput."""
     speed, throughput = bandwidth(device), _products(device)
     if device.type != "cuda":
         return Rates(speed, throughput)
@@ -56,7 +56,7 @@ def measure(device: torch.device) -> Rates:
 
 
 def bandwidth(device: torch.device) -> float:
-    """Bytes a second: the best of a few repeats each, and of copying and summing the faster one."""
+    """Return bytes a second: the best of a few repeats each, and of copying and summing the faster one."""
     count = BUFFER_BYTES[device.type] // FLOAT
     source, target = torch.ones(count, device=device), torch.ones(count, device=device)
     copying, summing = fastest(lambda: target.copy_(source), device), fastest(source.sum, device)
@@ -64,7 +64,7 @@ def bandwidth(device: torch.device) -> float:
 
 
 def load_before() -> str:
-    """Of other processes, in words: to be asked before anything is measured."""
+    """Return the load of other processes in words, to be asked before anything is measured."""
     if not hasattr(os, "getloadavg"):
         return "unknown"
     load = os.getloadavg()[0]

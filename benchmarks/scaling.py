@@ -1,4 +1,4 @@
-"""How the cost of an algorithm grows: time and memory against the pool N, features D, classes K and batch b.
+"""Measures how the cost of an algorithm grows: time and memory against the pool N, features D, classes K and batch b.
 
 One of the four is varied, the others stay at the algorithm's base size. Everything runs on one thread.
 """
@@ -22,9 +22,9 @@ from dal_lab.studies.scaling import ScalingStudy, slope
 
 AXES = {"n": "pool size N", "d": "features D", "k": "classes K", "b": "batch size b"}
 NUM_LABELLED, NUM_TEST, NUM_CANDIDATES, EPOCHS = 100, 500, 10, 5
-REPEATS = {False: 3, True: 1}  # by whether everything is small
+REPEATS = {False: 3, True: 1}  # Keyed by whether everything is small.
 
-Sizes = dict[str, int]  # by axis
+Sizes = dict[str, int]  # Keyed by axis.
 Cost = tuple[float, float]  # seconds, bytes
 
 
@@ -32,13 +32,13 @@ Cost = tuple[float, float]  # seconds, bytes
 class Curve:
     """An algorithm, what it is measured at, and the sizes along each axis that its cost depends on."""
 
-    measure: Callable[[Sizes, int], Cost]  # so many times
+    measure: Callable[[Sizes, int], Cost]  # It measures so many times.
     base: Mapping[str, int]
     along: Mapping[str, tuple[int, ...]]
 
 
 def strategy(name: str, **options: Any) -> Callable[[Sizes, int], Cost]:
-    """A query, measured as in notebook 2."""
+    """Return a query, measured as in notebook 2."""
 
     def measure(sizes: Sizes, repeats: int) -> Cost:
         study = ScalingStudy(
@@ -52,7 +52,7 @@ def strategy(name: str, **options: Any) -> Callable[[Sizes, int], Cost]:
 
 
 def update(sizes: Sizes, repeats: int) -> Cost:
-    """A gaussian second-order update; b are the new samples."""
+    """Return a gaussian second-order update; b are the new samples."""
     draw = generator_for(0, "update")
     features = torch.randn(NUM_LABELLED + sizes["b"], sizes["d"], generator=draw)
     weight = torch.randn(sizes["k"], sizes["d"], generator=draw) / sizes["d"]
@@ -62,7 +62,7 @@ def update(sizes: Sizes, repeats: int) -> Cost:
 
 
 def oracle(sizes: Sizes, repeats: int) -> Cost:
-    """A query of BoSS with few candidates and epochs."""
+    """Return a query of BoSS with few candidates and epochs."""
     at = data.oracle_snapshot(data.Size(sizes["n"], NUM_LABELLED, sizes["b"], sizes["k"], sizes["d"], NUM_TEST))
     options = {"num_candidates": NUM_CANDIDATES, "retraining_epochs": EPOCHS}
     return _cost(lambda: boss(at, sizes["b"], generator_for(0, "boss"), **options), repeats)
@@ -103,7 +103,7 @@ TINY: Mapping[str, tuple[int, ...]] = {"n": (40, 80), "d": (4, 8), "k": (2, 4), 
 
 
 def costs(*, small: bool) -> pd.DataFrame:
-    """A row a point: algorithm, axis, size, seconds, bytes, and all of its sizes."""
+    """Return a row a point: algorithm, axis, size, seconds, bytes, and all of its sizes."""
     return pd.DataFrame(_points(small=small))
 
 
@@ -119,7 +119,7 @@ def _points(*, small: bool) -> Iterator[dict[str, Any]]:
 
 
 def exponents(points: pd.DataFrame) -> pd.DataFrame:
-    """Exponents a of cost ~ size^a by algorithm: of seconds and of bytes along each axis."""
+    """Return exponents a of cost ~ size^a by algorithm: of seconds and of bytes along each axis."""
     rows = {}
     for (name, axis), curve in points.groupby(["algorithm", "axis"], sort=False):
         for value in ("seconds", "bytes"):

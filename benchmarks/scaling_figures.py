@@ -1,4 +1,4 @@
-"""How costs grow, drawn: a figure an axis, with time beside memory and the exponents at the ends of the lines."""
+"""Draws how costs grow: a figure an axis, with time beside memory and the exponents at the ends of the lines."""
 
 import os
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from dal_lab.companion.figures.style import look, use_style
 PANELS = {"seconds": "Time of a query (s)", "bytes": "Memory beyond the inputs (MB)"}
 UNITS = {"seconds": 1.0, "bytes": 1e6}
 DASHED = ("unc_herding", "boss")  # share their colour with another line
-GAP = 0.062  # of the height of the axes, between two labels
+GAP = 0.062  # The least distance of two labels, as a share of the height of the axes.
 WORDS = f"""\
 One of N, D, K and b varies, the others stay at the base size; one thread, float32, {NUM_LABELLED} labelled. The
 exponent a of cost ~ size^a is fitted to the upper half of the sizes, of time and, in brackets, of memory; fixed costs
@@ -42,7 +42,7 @@ def draw(points: pd.DataFrame, folder: Path) -> dict[str, Path]:
 
 
 def section(points: pd.DataFrame, figures: Mapping[str, Path], output: Path | None, machine: str) -> str:
-    """The section of the results: exponents, base sizes, and the figures, linked from `output`."""
+    """Return the section of the results: exponents, base sizes, and the figures, linked from `output`."""
     found = exponents(points)
     rows = []
     for name in found.index:
@@ -119,7 +119,7 @@ def _label(panel: Axes, ends: list[tuple[float, float, str, str]]) -> None:
 
 
 def _apart(wanted: list[float]) -> list[float]:
-    """Heights at least `GAP` apart, in the same order: what is too close together spreads around its middle."""
+    """Return heights at least `GAP` apart, in the same order: what is too close together spreads around its middle."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     blocks: list[list[int]] = []
     for i in order:
@@ -135,5 +135,5 @@ def _apart(wanted: list[float]) -> list[float]:
 
 
 def _first(block: list[int], wanted: list[float]) -> float:
-    """Height of the lowest of a block of neighbours."""
+    """Return the height of the lowest of a block of neighbours."""
     return sum(wanted[i] for i in block) / len(block) - GAP * (len(block) - 1) / 2

@@ -53,7 +53,7 @@ class Failed:
 
 
 def machine(cores: int, threads: int, load: str, repeats: int, bandwidth: float) -> str:
-    """What the numbers were measured on and with."""
+    """Return what the numbers were measured on and with."""
     versions = [f"Python {platform.python_version()}", *filter(None, map(_version, PACKAGES))]
     return (
         f"{processor()}, {cores} cores available, threads used: {threads}, load before {load}; bandwidth measured "
@@ -62,7 +62,7 @@ def machine(cores: int, threads: int, load: str, repeats: int, bandwidth: float)
 
 
 def processor() -> str:
-    """The processor's name as the system tells it."""
+    """Return the processor's name as the system tells it."""
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text().splitlines():
@@ -79,7 +79,7 @@ def _version(package: str) -> str:
 
 
 def section(title: str, results: Sequence[Result | Failed], bandwidth: float) -> str:
-    """A family's heading and both of its tables."""
+    """Return a family's heading and both of its tables."""
     numbers = tabulate.tabulate([_numbers(each, bandwidth) for each in results], NUMBERS, **_STYLE)
     words = tabulate.tabulate([_words(each) for each in results], WORDS, **_STYLE)
     return f"## {title}\n\n{numbers}\n\n{words}"
@@ -123,7 +123,7 @@ def _words(result: Result | Failed) -> tuple[str, ...]:
 
 
 def duration(seconds: float) -> str:
-    """Three digits, with a unit that keeps the number short."""
+    """Return three digits, with a unit that keeps the number short."""
     for unit, factor in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= factor:
             return f"{seconds / factor:#.3g} {unit}".replace(". ", " ")
@@ -131,7 +131,7 @@ def duration(seconds: float) -> str:
 
 
 def size(memory: int | None) -> str:
-    """Bytes for readers."""
+    """Return bytes for readers."""
     if not memory:
         return "-"
     return f"{memory / 1e6:.3g} MB" if memory >= 1e5 else f"{memory / 1e3:.3g} kB"

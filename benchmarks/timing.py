@@ -32,7 +32,7 @@ class Timing:
 
     @property
     def ratio(self) -> float | None:
-        """How many times faster ours is."""
+        """Return how many times faster ours is."""
         return None if self.textbook is None else self.textbook / self.ours
 
 
@@ -66,7 +66,7 @@ def compare(
 
 
 def _in_turn(ways: Sequence[Callable[[], object]], calls: Sequence[int], repeats: int) -> list[list[float]]:
-    """Seconds of a call, measurement by measurement, of each."""
+    """Return seconds of a call, measurement by measurement, of each."""
     seconds: list[list[float]] = [[] for _ in ways]
     start = time.perf_counter()
     for _ in range(repeats):
@@ -112,15 +112,15 @@ def check_picks(what: str, ours: Tensor, textbook: Tensor) -> None:
 
 
 def _watched(way: Callable[[], object]) -> tuple[int, float]:
-    """Memory and seconds of a call whose tensors are counted."""
+    """Return memory and seconds of a call whose tensors are counted."""
     start = time.perf_counter()
-    with fixed_threads():  # what other threads hold would not be seen
+    with fixed_threads():  # What other threads hold would not be seen.
         memory = peak_bytes(way, CPU)
     return memory, time.perf_counter() - start
 
 
 def _calls_a_measurement(way: Callable[[], object], seconds: float, shortest: float) -> int:
-    """How many calls a measurement needs, after one more of them unless it is clear that one is enough."""
+    """Return how many calls a measurement needs, after one more of them unless it is clear that one is enough."""
     if seconds < 10 * shortest:
         seconds = _seconds(way, 1)
     return max(1, round(shortest / seconds))

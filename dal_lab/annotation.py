@@ -86,7 +86,7 @@ class State:
 
     @property
     def asked(self) -> set[str]:
-        """The ids in all batches."""
+        """Return the ids in all batches."""
         return {each for batch in self.batches for each in batch["ids"]}
 
     def of(self, instances: Instances) -> "State":
@@ -179,7 +179,7 @@ def suggest(
             lines = [f"batch {len(state.batches)}: {size:,} instances{few_left}, chosen by {name}: {place}"]
         state.save(folder)
         for number, each in enumerate(state.batches, start=1):
-            if not (file := folder / "batches" / f"{number}.csv").exists():  # of this call, or of an interrupted one
+            if not (file := folder / "batches" / f"{number}.csv").exists():  # An interrupted call may have written it.
                 texts = {TEXT: [instances.contents[name] for name in each["ids"]]} if kind == "texts" else {}
                 _write_csv(file, {ID: each["ids"]} | texts)
                 lines += [f"batch {number}, which was missing: {file}"] if number < len(state.batches) else []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dal_core.checks import check_text, shown
 
-LONGEST_NAME = 200  # bytes of a name that becomes part of a file's name, which most systems limit to 255
+LONGEST_NAME = 200  # Most systems limit a file's name to 255 bytes; such a name is part of one.
 
 
 def check_file_name(name: str, value: object) -> None:

@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import warnings
 
-OLDEST_DRIVERS = {11: 450, 12: 525, 13: 580}  # by CUDA's major version, within which its releases are compatible
+OLDEST_DRIVERS = {11: 450, 12: 525, 13: 580}  # Releases of a major version of CUDA are compatible.
 
 
 def unseen_card() -> str | None:

@@ -16,7 +16,7 @@ from dal_core.strategies import registry
 from dal_lab.runs.files import is_file
 from dal_lab.strategy_answers import settings_kept
 
-VARIABLE = "DAL_PLUGINS"  # in the environment: paths as in PATH, which a notebook's kernel inherits
+VARIABLE = "DAL_PLUGINS"  # This variable holds paths as PATH does; a notebook's kernel inherits it.
 
 
 def load_plugin(path: Path) -> list[str]:
@@ -48,16 +48,16 @@ def pass_on(paths: Iterable[Path]) -> None:
 
 @functools.cache
 def _load(path: Path) -> tuple[str, ...]:
-    registry.names()  # or the package's own strategies could not have their names later
+    registry.names()  # A plugin must not take the names of the package's own strategies.
     before, module = registry.own().keys(), types.ModuleType(f"plugin_{path.stem}")
-    while module.__name__ in sys.modules:  # that of a file in another folder
+    while module.__name__ in sys.modules:  # A file of another folder has this name.
         module.__name__ += "_"
     module.__file__ = str(path)
     if str(path.parent) not in sys.path:  # The last place, where no file hides an installed module.
         sys.path.append(str(path.parent))
     sys.modules[module.__name__] = module  # Texts of classes are found by it.
     try:
-        with settings_kept() as changed:  # or all strategies would compute otherwise, and those in workers would not
+        with settings_kept() as changed:  # Changed settings would hold here, not in workers.
             exec(compile(path.read_bytes(), path, "exec"), vars(module))  # noqa: S102 - as Python would, by its name
     except (Exception, SystemExit) as error:
         del sys.modules[module.__name__]

@@ -29,16 +29,16 @@ def program() -> NoReturn:
 
     try:
         code = main()
-    except (BrokenPipeError, SystemExit):  # what rich, which prints the help, makes of a closed pipe
+    except (BrokenPipeError, SystemExit):  # rich, which prints the help, turns a closed pipe into SystemExit.
         code = PIPE_CLOSED
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Nothing is left to be stopped.
     try:
         sys.stdout.flush()
     except (OSError, AttributeError):  # Nobody reads the output, a disk is full, or there is no output at all.
-        sys.stdout = None  # or Python would try again and complain
+        sys.stdout = None  # Python would try again and complain.
     if code in (INTERRUPTED, PIPE_CLOSED):
         atexit._run_exitfuncs()
-        os._exit(code)  # without the last words of Python about what was cut short
+        os._exit(code)  # Python would print what was cut short.
     sys.exit(code)
 
 

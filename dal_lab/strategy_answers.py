@@ -1,4 +1,4 @@
-"""What strategies are asked, on small snapshots, and what is seen of their answers."""
+"""Asks strategies for batches of small snapshots, and records their answers and what they changed."""
 
 import contextlib
 import dataclasses
@@ -25,7 +25,7 @@ from dal_core.task import Classification
 LONGEST = 300  # characters of an error or a warning in a line
 POOL = 37  # unlabelled instances
 CPU = torch.device("cpu")
-State = tuple[Callable[[], Any], Callable[[Any], Any]]  # of the process: how it is read and written
+State = tuple[Callable[[], Any], Callable[[Any], Any]]  # How a setting of the process is read, and how it is written.
 
 
 class Situation(NamedTuple):
@@ -52,13 +52,13 @@ class Example(NamedTuple):
 class Answer(NamedTuple):
     """What a strategy returned, or the error that it raised, and what was seen to change meanwhile."""
 
-    words: str  # for the situation
+    words: str  # They name the situation in messages.
     batch_size: int
     returned: Any
     error: str
-    picks: list[int]  # of a tensor of integers
-    instances: list[int]  # of picks that are all in the pool: positions before a permutation, sorted
-    drew: bool  # from its own generator
+    picks: list[int]  # The answer, if it is a tensor of integers.
+    instances: list[int]  # Positions before a permutation, sorted, if all picks are in the pool.
+    drew: bool  # Whether it drew from its own generator.
     written: list[str]
     generators: list[str]  # global ones
     settings: list[str]
@@ -126,7 +126,7 @@ def example(
     features, weight, bias, rule, test, validation, noise = (
         draw.normal(size=shape) for shape in ((n + m, d), (k, d), (k,), (k, d), (11, d), (13, d), (n + m, 4))
     )
-    labelled = draw.permutation(n + m)[:m]  # in the order of buying
+    labelled = draw.permutation(n + m)[:m]  # Labelled instances come in the order of buying.
     rest = np.setdiff1d(np.arange(n + m), labelled)
     if kind == "identical":
         features[rest] = features[rest[:1]]
@@ -196,7 +196,7 @@ def settings_kept() -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def watched(seed: int) -> Iterator[dict[str, list[str]]]:
-    """Seed the global generators, tell in the yielded dictionary what the block has changed, and undo that."""
+    """Seed the global generators, record in the yielded dictionary what the block has changed, and undo that."""
     generators, device = dict(GENERATORS), resolve_device("auto").type
     if device != "cpu":
         there: Any = getattr(torch, device)

@@ -12,13 +12,13 @@ from dal_lab.runs.study import run
 
 
 def digest(rows: pd.DataFrame) -> str:
-    """Hash of all columns but times, every digit counted."""
+    """Return the hash of all columns but times, every digit counted."""
     exact = rows[[name for name in rows if not name.endswith("_s")]].map(repr)
     return hashlib.sha256(exact.to_csv(index=False).encode()).hexdigest()
 
 
 def digests() -> dict[str, str]:
-    """Of each strategy, oracle and ensemble of the package."""
+    """Return the digest of a run of each strategy, oracle and ensemble of the package."""
     tiny = {"cycles": 2, "subset_size": 60, "device": "cpu", "allow_oracle": True}
     return {
         name: digest(run(experiment_of(strategy=name, options={"epochs": 3} | OPTIONS.get(name, {}), **tiny)))

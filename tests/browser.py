@@ -20,7 +20,7 @@ SWITCHES = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-sh
 
 
 def missing() -> str | None:
-    """Why there is no browser to test with; None if there is one."""
+    """Return why there is no browser to test with; None if there is one."""
     if shutil.which("chromedriver") is None:
         return "no chromedriver on PATH (Debian: chromium-driver)"
     if not any(map(shutil.which, BROWSERS)):
@@ -54,11 +54,11 @@ class Browser:
         self.command("Emulation.setEmulatedMedia", features=[wish])
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """What a function body returns."""
+        """Return what a function body returns."""
         return self._ask("/execute/sync", {"script": script, "args": list(arguments)})
 
     def wait(self, script: str, *arguments: Any, seconds: float = 30) -> Any:
-        """What a function body returns as soon as it returns something."""
+        """Return what a function body returns as soon as it returns something."""
         until = time.monotonic() + seconds
         while not (found := self.run(script, *arguments)):
             if time.monotonic() > until:
@@ -67,7 +67,7 @@ class Browser:
         return found
 
     def press(self, key: str, *, control: bool = False) -> None:
-        """A key, as the keyboard sends it."""
+        """Press a key, as the keyboard sends it."""
         text = {} if control or len(key) > 1 else {"text": key}
         for kind in ("keyDown", "keyUp"):
             self.command("Input.dispatchKeyEvent", type=kind, key=key, modifiers=2 * control, **text)
@@ -112,7 +112,7 @@ class Browser:
 
 @contextlib.contextmanager
 def browser() -> Iterator[Browser]:
-    """A browser for the time of the block."""
+    """Yield a browser for the time of the block."""
     port = free_port()
     with subprocess.Popen(["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL) as driver:
         try:
@@ -127,14 +127,14 @@ def browser() -> Iterator[Browser]:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Return a port of this machine that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
 
 
 def wait_for(port: int, seconds: float = 30) -> None:
-    """Until somebody listens on `port` of this machine."""
+    """Wait until somebody listens on `port` of this machine."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):

@@ -37,13 +37,13 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The project's root."""
+    """Return the project's root."""
     return ROOT
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """A folder with the publishers' data files, which only some machines have."""
+    """Return a folder with the publishers' data files, which only some machines have."""
     folder = Path(os.environ.get("DAL_DATA", SHARED / "data"))
     if not folder.is_dir():
         pytest.skip(f"no real data sets in {folder}; name a folder with DAL_DATA")
@@ -74,7 +74,7 @@ def computed(monkeypatch):
 
 @pytest.fixture(scope="session")
 def model_folders(tmp_path_factory) -> Path:
-    """A folder with a small model of each family of encoders: bert, ast and models.IMAGE_MODELS."""
+    """Return a folder with a small model of each family of encoders: bert, ast and models.IMAGE_MODELS."""
     pytest.importorskip("transformers")
     from models import IMAGE_MODELS, save_audio_model, save_image_model, save_text_model
 
@@ -88,7 +88,7 @@ def model_folders(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def fresh_cache(monkeypatch, tmp_path):
-    """An empty cache folder, and nothing kept from other tests."""
+    """Yield an empty cache folder, and nothing kept from other tests."""
     from dal_lab.sources import catalogue, feature_files
 
     monkeypatch.setenv("DAL_CACHE", str(tmp_path / "cache"))

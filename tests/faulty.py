@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def command(arguments, out, fault=None, *details):
-    """What a child does: one command, its output in the file `out`, in a process group of its own."""
+    """Run in a child process one command, its output in the file `out`, in a process group of its own."""
     os.setsid()
     with open(out, "ab") as file:
         os.dup2(file.fileno(), 1)
@@ -54,7 +54,7 @@ class Commands:
         return process
 
     def run(self, arguments, *fault):
-        """The exit code and the output."""
+        """Return the exit code and the output."""
         process = self.start(arguments, *fault)
         process.join(120)
         return process.exitcode, process.out.read_text()
@@ -135,5 +135,5 @@ def meet(folder, others):
 
 
 def files_of_at_most(size):
-    """A disk with room for small files only; the signal that would end other programs is ignored by Python."""
+    """Limit the size of files, as a full disk does; Python ignores the signal that would end other programs."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))

@@ -9,7 +9,7 @@ _SIDE = 28  # pixels of the images that the models see
 
 
 def save_text_model(folder) -> None:
-    """A BERT of two layers, and a tokenizer with twelve word pieces."""
+    """Save a BERT of two layers, and a tokenizer with twelve word pieces."""
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     BertTokenizerFast(vocab={word: i for i, word in enumerate(WORDS)}).save_pretrained(folder)
@@ -21,7 +21,7 @@ def save_text_model(folder) -> None:
 
 
 def save_audio_model(folder) -> None:
-    """An audio spectrogram transformer of two layers that hears a fifth of a second or so."""
+    """Save an audio spectrogram transformer of two layers that hears a fifth of a second or so."""
     from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
     ASTFeatureExtractor(max_length=64, num_mel_bins=32).save_pretrained(folder)
@@ -30,7 +30,7 @@ def save_audio_model(folder) -> None:
 
 
 def save_image_model(family: str, folder) -> None:
-    """A model of one of IMAGE_MODELS, with its own kind of image processor."""
+    """Save a model of one of IMAGE_MODELS, with its own kind of image processor."""
     import transformers as hf
 
     vit = {"hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": _SIDE}

@@ -42,7 +42,7 @@ CONTINUOUS = ("nll", "brier", "ece", "ace")
 
 
 def digest(rows: pd.DataFrame) -> str:
-    """Hash of all columns but times and the strategy's record, whose losses have last bits.
+    """Return the hash of all columns but times and the strategy's record, whose losses have last bits.
 
     The last bits differ between kinds of processors. Counts and shares of the test split do not feel that; of the other
     columns the mean to two digits counts, which only a change of the computation moves.
@@ -54,12 +54,12 @@ def digest(rows: pd.DataFrame) -> str:
 
 
 def current() -> dict[str, str]:
-    """Digest of each run as the code is now."""
+    """Return the digest of each run as the code is now."""
     return {name: digest(run(experiment)) for name, experiment in RUNS.items()}
 
 
 def faults(pinned: dict, version: int, found: dict[str, str]) -> list[str]:
-    """What is wrong between pins and code, in words; empty if all is well."""
+    """Return what is wrong between pins and code, in words; empty if all is well."""
     if pinned["results_version"] != version:
         return [f"RESULTS_VERSION is {version}, the pins are of {pinned['results_version']}: run tests/pin_results.py"]
     changed = sorted(name for name in found if pinned["digests"].get(name) != found[name])

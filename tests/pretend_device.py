@@ -98,11 +98,11 @@ class PretendedDevice(TorchDispatchMode):
         self._patches.close()
 
     def count(self, *kinds):
-        """Number of events of these kinds; of all without."""
+        """Return the number of events of these kinds, or of all."""
         return sum(not kinds or event.kind in kinds for event in self.log)
 
     def report(self):
-        """The places and how often each came up, for the message of a test."""
+        """Return the places and how often each came up, for the message of a test."""
         return "\n".join(f"{n:5}  {e.kind}: {e.operation}, {e.place}" for e, n in collections.Counter(self.log).items())
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
@@ -176,7 +176,7 @@ class PretendedDevice(TorchDispatchMode):
 
 
 def _place():
-    """Where in dal_core the operation was asked for, from the inside out."""
+    """Return where in dal_core the operation was asked for, from the inside out."""
     frame, places = sys._getframe(2), []
     while frame is not None:
         path = frame.f_code.co_filename

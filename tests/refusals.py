@@ -27,7 +27,7 @@ class Bomb:
 
 
 def refusal_of(call, *words, kinds=DOCUMENTED):
-    """The one line with which `call` is refused; `words` have to be in it."""
+    """Return the one line with which `call` is refused; `words` have to be in it."""
     with pytest.raises(kinds) as raised:
         call()
     assert type(raised.value) in kinds, f"{type(raised.value).__name__} is none of the package's errors"
@@ -50,7 +50,7 @@ def with_entry(tensor, value):
 
 
 def faults(name, value):
-    """Values that the argument cannot have, by what is wrong with them."""
+    """Return values that the argument cannot have, by what is wrong with them."""
     if isinstance(value, torch.Tensor) and value.is_floating_point():
         yield "NaN", with_entry(value, float("nan"))
         yield "infinite", with_entry(value, float("inf"))

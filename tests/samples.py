@@ -30,13 +30,13 @@ STRATEGY = """
 
 
 def points(n=23, m=4, d=5, seed=0, dtype=torch.float64):
-    """Unlabelled and labelled features."""
+    """Return unlabelled and labelled features."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(n, d, generator=generator, dtype=dtype), torch.randn(m, d, generator=generator, dtype=dtype)
 
 
 def unit_points(**sizes):
-    """The same, L2-normalised."""
+    """Return the same, L2-normalised."""
     return tuple(torch.nn.functional.normalize(each, dim=1) for each in points(**sizes))
 
 
@@ -47,7 +47,7 @@ def seeded(seed=0):
 def snapshot_from(
     features, logits, labelled_features, labelled_logits, labels, weight=None, bias=None, *, training=None, **others
 ):
-    """The richest view of these parts; in the data the labelled instances come first."""
+    """Return the richest view of these parts; in the data the labelled instances come first."""
     learner = others.pop("learner", None) or Linear(training or Training())
     others = {name: value for name, value in others.items() if value is not None}
     both = None if logits is None else torch.cat((labelled_logits, logits))
@@ -58,7 +58,7 @@ def snapshot_from(
 
 
 def snapshot_of(n=31, m=13, k=3, d=5, **changes):
-    """A snapshot whose labels follow from a linear rule that its head does not know."""
+    """Return a snapshot whose labels follow from a linear rule that its head does not know."""
     draw = seeded(7)
     features, labelled, weight, truth = (
         torch.randn(size, d, generator=draw, dtype=torch.float64) for size in (n, m, k, k)
@@ -70,7 +70,7 @@ def snapshot_of(n=31, m=13, k=3, d=5, **changes):
 
 
 def with_hidden_layer(plain, hidden=6):
-    """The same cycle of a head with a hidden layer, whose units are the features; training starts from another."""
+    """Return the same cycle of a head with a hidden layer, whose units are the features; it starts from another."""
     learner, k = Mlp(plain.learner.training, hidden=hidden), plain.num_classes
     model = HeadModel(Head.stack([learner.initial(plain.features, k, lambda _: seeded(11))]))
     others = vars(plain).get("hidden_labels", torch.zeros(len(plain.features), dtype=torch.int64))
@@ -82,7 +82,7 @@ def with_hidden_layer(plain, hidden=6):
 
 
 def oracle_snapshot_of(n, m, k, d, n_test, n_validation, **changes):
-    """A snapshot with ground truth that follows from a linear rule; the head is not what training starts from."""
+    """Return a snapshot whose ground truth follows from a linear rule; training starts from another head."""
     draw = seeded(7)
 
     def normal(*shape):
@@ -110,7 +110,7 @@ def oracle_snapshot_of(n, m, k, d, n_test, n_validation, **changes):
 
 
 def failing_for_seed(seed, error):
-    """A strategy that ends with `error` in the second acquisition of the run with `seed`."""
+    """Return a strategy that ends with `error` in the second acquisition of the run with `seed`."""
 
     def failing(snapshot, batch_size, generator):
         if generator.initial_seed() == generator_for(seed, "strategy", 1).initial_seed():

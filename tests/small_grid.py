@@ -31,7 +31,7 @@ def grid_command(folder, seeds, *more, strategies=STRATEGIES, jobs=1):
 
 
 def stored(folder):
-    """The content of all files that count as results."""
+    """Return the content of all files that count as results."""
     return {path.name: path.read_bytes() for path in folder.glob("[!.]*.parquet")}
 
 
@@ -40,7 +40,7 @@ def hidden(folder):
 
 
 def table(folder, seeds, strategies=STRATEGIES):
-    """What the folder holds, without computing anything, and without a doubt about any file."""
+    """Return what the folder holds, without computing anything, and without a doubt about any file."""
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("error")
         patch.setattr(dal_lab.runs.grid, "compute", lambda group, *_: pytest.fail(f"{group} is not stored"))
@@ -48,14 +48,14 @@ def table(folder, seeds, strategies=STRATEGIES):
 
 
 def assert_all_whole(folder):
-    """Each file under the name of a result holds all of one."""
+    """Assert that each file under the name of a result holds all of one."""
     for name, content in stored(folder).items():
         assert is_intact(content), name
         assert pq.read_table(pa.BufferReader(content)).num_rows == 3
 
 
 def only_complaint(text):
-    """The error in the output of a command, which has to be one line."""
+    """Return the error in the output of a command, which has to be one line."""
     assert "Traceback" not in text
     (line,) = [line for line in text.splitlines() if line.startswith("error: ")]
     return line

@@ -1,4 +1,4 @@
-"""What the files of a results folder hold, for comparing two folders byte for byte."""
+"""Reads the files of a results folder, for comparing two folders byte for byte."""
 
 import json
 
@@ -11,12 +11,12 @@ MEASURED = ("started", "duration_s", "load")  # of a run's provenance
 
 
 def files(folder):
-    """The stored runs, without what is hidden or half-written."""
+    """Return the stored runs, without what is hidden or half-written."""
     return sorted(folder.glob("[!.]*.parquet"))
 
 
 def contents(folder):
-    """By name of the file, its provenance and the bytes of its columns; without times, which are measured."""
+    """Return by name of the file its provenance and the bytes of its columns; without times, which are measured."""
     found = {}
     for path in files(folder):
         table = pq.read_table(path)

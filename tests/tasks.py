@@ -44,5 +44,5 @@ def killed(folder, name, times):
 
 
 def threads():
-    """How many threads torch, BLAS and OpenMP may use here."""
+    """Return how many threads torch, BLAS and OpenMP may use here."""
     return [torch.get_num_threads(), *(pool["num_threads"] for pool in threadpool_info())]

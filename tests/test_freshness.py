@@ -119,7 +119,7 @@ NOTEBOOK, TABLE = "notebooks/01_it.py", "figures/quick/01_accuracy.md"
             "its numbers of figures/quick/01_accuracy.md are not those of the file\n    README.md\n",
         ]),
         ("README.md", "50", "51", ["its numbers of figures/quick/01_accuracy.md are not those of the file"]),
-        ("README.md", "01_accuracy", "gone", ["README.md quotes figures/quick/gone.md, which does not exist"]),
+        ("README.md", "01_accuracy", "gone", ["figures/quick/gone.md is quoted, which does not exist"]),
         ("requirements.lock", "2", "3", [ALL, "requirements.lock changed"]),
         ("notebooks/01_it.ipynb", '"cells"', "", ["it is absent or damaged\n    01_it.ipynb"]),
         ("figures/quick/manifest.json", "{", "", ["manifest.json is damaged"]),

@@ -16,6 +16,8 @@ CORE = (
     "laplace", "task", "snapshot", "protocols", "pool", "context", "data", "metrics", "devices", "parallel",
     "randomness", "blocks", "contracts", "checks",
 )  # fmt: skip
+LAB = ("companion", "studies", "runs", "sources", "tools")
+TOOLS = {"dal_lab.runs.files", "dal_lab.runs.progress"}  # They stand below the sources.
 ELSEWHERE = ("dal_lab", "matplotlib", "seaborn", "torchvision", "transformers", "datasets")
 
 
@@ -45,6 +47,20 @@ def test_imports_run_one_way(root):
             assert not name.startswith(ELSEWHERE), own
             if name.startswith("dal_core.") and layer(name) not in ("__version__", "RESULTS_VERSION"):
                 assert CORE.index(layer(own)) <= CORE.index(layer(name)), f"{own} imports {name}"
+
+
+def room(module):
+    return "tools" if any(f"{module}.".startswith(f"{each}.") for each in TOOLS) else layer(module)
+
+
+def test_imports_of_the_laboratory_run_one_way(root):
+    files = [path for name in LAB for path in (root / "dal_lab" / name).rglob("*.py")]
+    assert len(files) > 40
+    for path in files:
+        own = ".".join(path.relative_to(root).with_suffix("").parts)
+        for name in imported(path):
+            if name.startswith("dal_lab.") and room(name) in LAB:
+                assert LAB.index(room(own)) <= LAB.index(room(name)), f"{own} imports {name}"
 
 
 def test_every_layer_is_named(root):

@@ -32,7 +32,7 @@ from dal_lab.companion.notebooks import (
     times_left,
 )
 from dal_lab.companion.parameters import check_values
-from dal_lab.companion.readme import publish_notebooks, rendered
+from dal_lab.companion.readme import documents, publish_notebooks, rendered
 from dal_lab.companion.site.notebook_page import WIDGET
 from dal_lab.companion.unchanged import is_unchanged
 from dal_lab.companion.verdicts import COLUMNS
@@ -476,13 +476,13 @@ def test_publish_leaves_out_what_only_a_live_notebook_can_show(tmp_path):
     assert "jupyter.widget" not in notebook.path.read_text()
 
 
-def test_readme_quotes_are_replaced_by_their_tables(tmp_path):
+def test_quotes_are_replaced_by_their_tables(tmp_path):
     (tmp_path / "table.md").write_text("| a |\n|---|\n| 1 |\n")
     text = "before\n<!-- table table.md -->\nold\n<!-- end -->\nafter\n"
     once = rendered(text, tmp_path)
     assert once == "before\n<!-- table table.md -->\n\n| a |\n|---|\n| 1 |\n\n<!-- end -->\nafter\n"
     assert rendered(once, tmp_path) == once
-    with pytest.raises(ValueError, match=r"README\.md quotes absent\.md, which does not exist"):
+    with pytest.raises(ValueError, match=r"absent\.md is quoted, which does not exist"):
         rendered(text.replace("table.md", "absent.md"), tmp_path)
 
 
@@ -494,14 +494,38 @@ def test_the_readme_lists_the_verdicts_of_all_notebooks(tmp_path):
     assert "\nClaims that hold: 1 of 2; contradicted: 0; open: 1.\n" in text
     assert lines[0] == ["notebook", "claim", "verdict"]
     assert lines[2:] == [["01", "It is fast", "open"], ["02", "It is fast", "holds"]]
-    with pytest.raises(ValueError, match="quotes none/verdicts, which does not exist"):
+    with pytest.raises(ValueError, match="none/verdicts is quoted, which does not exist"):
         rendered("<!-- table none/verdicts -->\n<!-- end -->\n", tmp_path)
 
 
-def test_the_readme_quotes_the_committed_tables(root, project_states):
-    readme = (root / "README.md").read_text()
-    assert readme.count("<!-- table ") >= 1
-    assert any(rendered(readme, state) == readme for state in project_states), "run `dal publish`"
+@pytest.mark.parametrize(
+    ("where", "shown"),
+    [
+        ("accuracy: data=x; seeds=3", "60.8"),
+        ("accuracy: data=x", "has 2 rows with data=x; one"),
+        ("accuracy: data=z", "has 0 rows"),
+        ("accuracy: size=1", "has 0 rows"),
+        ("error: data=x; seeds=3", "one with a column error"),
+    ],
+)
+def test_a_cell_is_quoted_with_one_decimal_and_refused_unless_there_is_one(tmp_path, where, shown):
+    pd.DataFrame({"data": ["x", "x", "y"], "seeds": [3, 10, None], "accuracy": [60.77, 61, 62]}).to_csv(
+        tmp_path / "a.csv", index=False
+    )
+    text = f"It reaches <!-- value a.csv {where} -->0<!-- end --> %, <!-- value a.csv {where} -->1<!-- end --> %."
+    if shown == "60.8":
+        quoted = f"<!-- value a.csv {where} -->60.8<!-- end -->"
+        assert rendered(text, tmp_path) == f"It reaches {quoted} %, {quoted} %."
+    else:
+        with pytest.raises(ValueError, match=shown):
+            rendered(text, tmp_path)
+
+
+def test_the_documents_quote_the_committed_tables(root, project_states):
+    texts = {path: path.read_text() for path in documents(root)}
+    assert sum(text.count("<!-- value ") for path, text in texts.items() if path.name == "README.md") >= 1
+    for text in texts.values():
+        assert any(rendered(text, state) == text for state in project_states), "run `dal publish`"
 
 
 @pytest.mark.parametrize("number", NUMBERS)

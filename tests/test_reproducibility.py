@@ -1,4 +1,4 @@
-"""What the README promises about reproducibility: each promise has a test, and some of these tests are here."""
+"""What docs/reproducibility.md promises: each promise has a test, and some of these tests are here."""
 
 import ast
 import json
@@ -9,14 +9,12 @@ import sys
 
 import pytest
 
-SECTION = "## Reproducibility"
-
 
 @pytest.fixture(scope="module")
 def promises(root):
-    """Of each row of the README's table, what is promised and the tests that are named."""
-    section = (root / "README.md").read_text().split(SECTION, 1)[1].split("\n## ", 1)[0]
-    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+    """Of each row of the page's table, what is promised and the tests that are named."""
+    lines = (root / "docs" / "reproducibility.md").read_text().splitlines()
+    rows = [line.strip("|").split("|") for line in lines if line.startswith("|")]
     return {claim.strip(): re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", tests) for claim, tests in rows[2:]}
 
 

@@ -293,9 +293,11 @@ def test_every_tensor_is_watched():
     assert {*tensors_of(arrays)} >= {"features", "labels", "weight", "bias", "hidden_labels", "test.0", "test.1"}
 
 
-def test_the_readmes_strategy_passes(root, tmp_path, capsys):
-    text = (root / "README.md").read_text()
+@pytest.mark.parametrize(("page", "options"), [("README.md", ""), ("docs/extending.md", "squared")])
+def test_the_strategy_that_is_shown_passes(root, tmp_path, capsys, page, options):
+    text = (root / page).read_text()
     assert "dal check my_strategy.py" in text
+    assert options in text
     block = next(each for each in text.split("```python\n")[1:] if "@dal.register(" in each)
-    (tmp_path / "my_strategy.py").write_text(block.partition("\n\nexperiments")[0])
+    (tmp_path / "my_strategy.py").write_text(block.partition("```")[0])
     assert lines_of(tmp_path / "my_strategy.py", capsys, 0) == ["closest_to_origin" + WELL[0].removeprefix("mine")]

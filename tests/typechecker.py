@@ -10,12 +10,12 @@ STRICT = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 
 
 def typechecked(function: Callable) -> Callable:
-    """The function with its types checked, but for constructors: those of dataclasses refuse in words of their own."""
+    """Return the function with its types checked, but for constructors, as dataclasses refuse in words of their own."""
     return function if function.__name__ == "__init__" else STRICT(function)
 
 
 def _but_for_nested_functions(**options: Callable) -> Callable:
-    """The decorator of the import hook, but for a function in a function, which it would compile at each definition."""
+    """Return the import hook's decorator; it leaves out nested functions, which it would compile at each definition."""
     decorate = JAXTYPED(**options)
     return lambda written: written if "<locals>" in getattr(written, "__qualname__", "") else decorate(written)
 

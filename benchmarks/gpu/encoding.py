@@ -30,7 +30,7 @@ MADE_UP = "random weights: they take the same time"
 
 
 def items(settings: Settings) -> list[Item]:
-    """The measurements of this section."""
+    """Return the measurements of this section."""
     del settings
     return [
         Item("ceilings", ceilings, 0.5),
@@ -42,7 +42,7 @@ def items(settings: Settings) -> list[Item]:
 
 
 def ceilings(settings: Settings) -> Result:
-    """Operations a second of a large product of matrices, in what models compute in."""
+    """Measure operations a second of a large product of matrices, in what models compute in."""
     return {"operations_s": {name: _ceiling(settings.device, name) for name in ("float32", "bfloat16")}}
 
 
@@ -54,7 +54,7 @@ def _ceiling(device: str, dtype: str) -> float:
 
 
 def vision_transformer(settings: Settings) -> Result:
-    """A vision transformer with the sizes of DINOv2-small, whose weights are random, on random images."""
+    """Measure a vision transformer with the sizes of DINOv2-small, whose weights are random, on random images."""
     transformers = _transformers()
     config = transformers.Dinov2Config(
         hidden_size=384, num_hidden_layers=12, num_attention_heads=6, patch_size=14, image_size=518
@@ -64,7 +64,7 @@ def vision_transformer(settings: Settings) -> Result:
 
 
 def image_encoder(settings: Settings) -> Result:
-    """The encoder among the inputs on random images."""
+    """Measure the encoder among the inputs on random images."""
     return _images_a_second(_given_encoder(settings), settings)
 
 
@@ -77,7 +77,7 @@ def _images_a_second(encoder: LoadedEncoder, settings: Settings) -> Result:
 
 
 def _rates(encoder: LoadedEncoder, inputs: dict[str, torch.Tensor], settings: Settings) -> Result:
-    """Instances a second of a model as it is and as we run it, and the share of the ceiling of what it computes in."""
+    """Return instances a second of a model as it is and as we run it, and their share of the ceiling."""
     count, repeats = len(next(iter(inputs.values()))), 1 if settings.scaled_down else 3
     if settings.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -148,7 +148,7 @@ def _split(encoded: list[bytes]) -> Split:
 
 
 def _image_files(settings: Settings) -> list[bytes]:
-    """The image files of the inputs, as bytes."""
+    """Return the image files of the inputs, as bytes."""
     path = settings.given(IMAGES)
     if path is None:
         raise Skipped(f"there is no {IMAGES} among the inputs")
@@ -157,7 +157,7 @@ def _image_files(settings: Settings) -> list[bytes]:
 
 
 def text_encoder(settings: Settings) -> Result:
-    """A BERT with the sizes of all-MiniLM-L6-v2, whose weights are random, on random tokens of several lengths."""
+    """Measure a BERT with the sizes of all-MiniLM-L6-v2, of random weights, on random tokens of several lengths."""
     transformers = _transformers()
     config = transformers.BertConfig(
         hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, vocab_size=30_522
@@ -173,7 +173,7 @@ def text_encoder(settings: Settings) -> Result:
 
 
 def _encoder(model: torch.nn.Module, pooling: str, settings: Settings) -> LoadedEncoder:
-    """A model as `load_encoder` returns it; nothing is prepared, since the inputs are tensors."""
+    """Return a model as `load_encoder` returns it; nothing is prepared, since the inputs are tensors."""
     nothing: Callable[[list[Any]], dict[str, torch.Tensor]] = dict
     return LoadedEncoder(nothing, model.eval().to(settings.where), pooling, False, settings.where)
 

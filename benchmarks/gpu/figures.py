@@ -13,7 +13,7 @@ from dal_lab.runs.files import write_atomically
 
 @style.context("default")
 def draw_times(sections: dict[str, Any], path: Path) -> None:
-    """How many times faster than the CPU's cores each case is on the device; nothing without cases."""
+    """Draw how many times faster than the CPU's cores each case is on the device; nothing without cases."""
     items = sections.get("times", {}).get("items", {})
     ratios = {
         name.removeprefix("case "): item["times_faster"]
@@ -34,7 +34,7 @@ def draw_times(sections: dict[str, Any], path: Path) -> None:
 
 @style.context("default")
 def draw_growth(sections: dict[str, Any], path: Path) -> None:
-    """Seconds of a query against the size of the pool; nothing without such queries."""
+    """Draw seconds of a query against the size of the pool; nothing without such queries."""
     items = sections.get("times", {}).get("items", {})
     curves = {name.partition(",")[0]: item["steps"] for name, item in items.items() if item.get("steps")}
     if not curves:
@@ -50,7 +50,7 @@ def draw_growth(sections: dict[str, Any], path: Path) -> None:
 
 @style.context("default")
 def draw_runs(sections: dict[str, Any], path: Path) -> None:
-    """Learning curves of each grid and data set, the mean over the seeds that are there; nothing without runs."""
+    """Draw learning curves of each grid and data set, the mean over the seeds that are there; nothing without runs."""
     items = sections.get("runs", {}).get("items", {})
     panels: dict[str, dict[str, list[Any]]] = {}
     for name, item in items.items():

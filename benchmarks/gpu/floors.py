@@ -38,7 +38,7 @@ def boss(size: Size) -> list[Phase]:
 
 
 def refine(size: Size, pool_sizes: Sequence[int]) -> list[Phase]:
-    """The temperature's head, and what each query of the filter and the last one have to read and multiply.
+    """Return the temperature's head, and what each query of the filter and the last one have to read and multiply.
 
     `pool_sizes` are what the rounds left.
     """
@@ -56,7 +56,7 @@ def refine(size: Size, pool_sizes: Sequence[int]) -> list[Phase]:
 
 
 def query(strategy: str, part: int, size: Size) -> Phase:
-    """A query on `part` instances: what its strategy reads at the least, and the largest of its matrix products."""
+    """Return what a query on `part` instances reads at the least, and the largest of its matrix products."""
     d, k, b, m = size.num_features, size.num_classes, size.batch_size, size.num_labelled
     numbers, operations = {
         "random": (0, 0),

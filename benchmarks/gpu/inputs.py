@@ -31,13 +31,13 @@ def quantised(arrays: Arrays) -> Arrays:
 
 
 def restored(arrays: Arrays) -> Arrays:
-    """What `quantised` was given, in float32 and up to rounding."""
+    """Return what `quantised` was given, in float32 and up to rounding."""
     features = {f"x_{split}": arrays[f"x_{split}"].astype(np.float32) * arrays["scale"] for split in SPLITS}
     return {name: each for name, each in arrays.items() if name != "scale"} | features
 
 
 def read_arrays(path: Path) -> Arrays:
-    """The arrays in an archive; nothing is unpickled."""
+    """Return the arrays in an archive; nothing is unpickled."""
     with np.load(path, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
@@ -49,7 +49,7 @@ def write_arrays(path: Path, arrays: Arrays, *, packed: bool) -> None:
 
 
 def data_folder(settings: Settings) -> Path:
-    """A folder as `--data-dir` takes it, with what there is of the inputs; unpacked once a command."""
+    """Return a folder as `--data-dir` takes it, with what there is of the inputs; unpacked once a command."""
     folder = settings.work / "data"
     ready = folder / "ready.json"
     if ready.is_file():
@@ -67,11 +67,11 @@ def data_folder(settings: Settings) -> Path:
 
 
 def names_of(settings: Settings) -> list[str]:
-    """The data sets in `data_folder`: "letter", and features as `<dataset>_<encoder>`."""
+    """Return the data sets in `data_folder`: "letter", and features as `<dataset>_<encoder>`."""
     return list(json.loads((data_folder(settings) / "ready.json").read_text(encoding="utf-8")))
 
 
 def manifest(settings: Settings) -> dict[str, Any]:
-    """What `--prepare` wrote down about the folder; empty where it is not there."""
+    """Return what `--prepare` wrote down about the folder; empty where it is not there."""
     path = settings.given(MANIFEST)
     return {} if path is None else dict(json.loads(path.read_text(encoding="utf-8")))

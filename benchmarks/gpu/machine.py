@@ -20,7 +20,7 @@ MANIFEST = "prepared.json"
 
 
 def software(inputs: Path | None) -> dict[str, Any]:
-    """Commit, versions, processor and memory, without a look at the card: that would take memory on it."""
+    """Return commit, versions, processor and memory, without a look at the card: that would take memory on it."""
     return {
         "commit": commit(inputs),
         "python": platform.python_version(),
@@ -34,7 +34,7 @@ def software(inputs: Path | None) -> dict[str, Any]:
 
 
 def commit(inputs: Path | None) -> str:
-    """Of the code; where the tree came without its history, the one that the inputs were prepared with."""
+    """Return the commit of the code; without its history, the one that the inputs were prepared with."""
     found = git_commit()
     manifest = None if inputs is None else inputs / MANIFEST
     if found != "unknown" or manifest is None or not manifest.is_file():
@@ -44,7 +44,7 @@ def commit(inputs: Path | None) -> str:
 
 
 def version(package: str) -> str | None:
-    """Of an installed package; None where it is not there."""
+    """Return the version of an installed package; None where it is not there."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -52,7 +52,7 @@ def version(package: str) -> str | None:
 
 
 def processor() -> str:
-    """The name of the processor, where the system tells it."""
+    """Return the name of the processor, where the system tells it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
@@ -63,7 +63,7 @@ def processor() -> str:
 
 
 def card_of(sections: dict[str, Any]) -> dict[str, Any]:
-    """What the first section found out about the card, for the head of the results."""
+    """Return what the first section found out about the card, for the head of the results."""
     items = sections.get("what_is_there", {}).get("items", {})
     card = items.get("card", {})
     return {"card": {name: card[name] for name in card if name not in ("seconds", "line", "status")}} if card else {}

@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 def measured(way: Callable[[], object], device: torch.device, longest: float) -> Result:
-    """The median of a few calls after a first one, whose memory is counted; fewer calls where they take `longest`.
+    """Return the median of a few calls after a first one, whose memory is counted; fewer if they take `longest`.
 
     `held_bytes` is what the call holds on a card beyond its inputs, `peak_bytes` all that was held there; on a CPU the
     largest that the process has been.
@@ -50,14 +50,14 @@ def with_memory(way: Callable[[], object], device: torch.device) -> Result:
 
 
 def once(way: Callable[[], object], device: torch.device) -> Result:
-    """A single call: for what takes too long for more."""
+    """Measure a single call, for what takes too long for more."""
     start = now(device)
     memory_of_it = with_memory(way, device)
     return {"median_s": now(device) - start, "calls": 1} | memory_of_it
 
 
 def side_by_side(ways: Mapping[str, Callable[[], object]], device: torch.device, longest: float) -> Result:
-    """Each of several ways, measured in alternation after a first call of each, so that a slow spell meets all."""
+    """Measure each of several ways in alternation after a first call of each, so that a slow spell meets all."""
     found = {name: measured(way, device, 0.0) for name, way in ways.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     start, round_trip = time.monotonic(), sum(each["first_s"] for each in found.values())
@@ -75,7 +75,7 @@ def side_by_side(ways: Mapping[str, Callable[[], object]], device: torch.device,
 
 
 def moved(value: Any, device: torch.device, known: dict[int, Any] | None = None) -> Any:
-    """The value with all tensors in it on `device`: those of dataclasses, containers and of a function's closure.
+    """Return the value with all tensors in it on `device`: of dataclasses, containers and a function's closure.
 
     With it a case of the benchmarks, which is a function of nothing on the CPU, becomes one on the card.
     """
@@ -106,7 +106,7 @@ def moved(value: Any, device: torch.device, known: dict[int, Any] | None = None)
 
 
 def _function_moved(function: types.FunctionType, again: Callable[[Any], Any], known: dict[int, Any]) -> Any:
-    """A function with its closure and defaults moved; one of a module, which has neither, is itself."""
+    """Return a function with its closure and defaults moved; one of a module, which has neither, is itself."""
     if not function.__closure__ and not function.__defaults__:
         return function
     cells = tuple(types.CellType() for _ in function.__closure__ or ())

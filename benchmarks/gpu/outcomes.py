@@ -18,7 +18,7 @@ def pytest_runtest_logreport(report: Any) -> None:
 
 
 def reason(report: Any) -> str:
-    """Why a test failed or was skipped, in one line; empty for one that passed."""
+    """Return why a test failed or was skipped, in one line; empty for one that passed."""
     if report.outcome == "passed":
         return ""
     told = report.longrepr

@@ -27,7 +27,7 @@ SEEDS = {"quick": 2, "tiny": 2, "real": 1}  # fewer than the preset's: the noteb
 
 
 def items(settings: Settings) -> list[Item]:
-    """The measurements of this section: all notebooks quickly, then what the inputs allow of the protocols."""
+    """Return the measurements of this section: all notebooks quickly, then what the inputs allow of the protocols."""
     preset = PRESET[settings.device]
     found = [Item(f"{preset} {number}", functools.partial(execute, number, preset), 1.0, 0.8) for number in NOTEBOOKS]
     if settings.device == "cuda":

@@ -72,7 +72,7 @@ class Source:
 
 
 def oracle_snapshot(size: Size, device: torch.device) -> Truth:
-    """The pool, what is labelled, a test set, and a head that was made and not trained."""
+    """Return the pool, what is labelled, a test set, and a head that was made and not trained."""
     source = Source(size.num_classes, size.num_features, device)
     m, n = size.num_labelled, size.num_pool
     (features, labels), test = (source.draw(count) for count in (m + n, size.num_test))

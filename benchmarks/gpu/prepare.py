@@ -127,14 +127,14 @@ def _copy_letter(folder: Path, data_dir: Path | None, about: dict[str, Any]) -> 
 
 
 def _golden(folder: Path) -> None:
-    """The vectors of the tests, so that they are there even where the tree travels without them."""
+    """Return the vectors of the tests, so that they are there even where the tree travels without them."""
     (folder / "golden").mkdir()
     for path in sorted(GOLDEN.glob("*.npz")):
         shutil.copyfile(path, folder / "golden" / path.name)
 
 
 def _images(folder: Path, data_dir: Path | None, about: dict[str, Any]) -> None:
-    """A few thousand image files, or made-up ones where there are none: how they are decoded takes its time."""
+    """Return a few thousand image files, or made-up ones where there are none: how they are decoded takes its time."""
     places = [] if data_dir is None else [path for path in (data_dir / "images").glob("*/train") if path.is_dir()]
     for place in sorted(places):
         chosen = _in_turn([sorted(_of_images(each)) for each in sorted(place.iterdir()) if each.is_dir()], MOST_IMAGES)
@@ -159,13 +159,13 @@ def _of_images(folder: Path) -> list[Path]:
 
 
 def _in_turn(classes: Sequence[Sequence[Path]], most: int) -> list[Path]:
-    """The first of each class, then the second of each, until there are enough."""
+    """Return the first of each class, then the second of each, until there are enough."""
     longest = max(map(len, classes), default=0)
     return [each[i] for i in range(longest) for each in classes if i < len(each)][:most]
 
 
 def _made_up(seed: int) -> bytes:
-    """An image that compresses about as a photograph does: noise that is smooth."""
+    """Return an image that compresses about as a photograph does: noise that is smooth."""
     from PIL import Image
 
     small = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8))
@@ -175,7 +175,7 @@ def _made_up(seed: int) -> bytes:
 
 
 def _encoder(folder: Path, encoder: Path | None, about: dict[str, Any]) -> None:
-    """The files of an image encoder, if one was named and it fits."""
+    """Return the files of an image encoder, if one was named and it fits."""
     if encoder is None:
         about["left_out"].append("encoder: none was named with --encoder")
         return

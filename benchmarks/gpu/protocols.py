@@ -66,7 +66,7 @@ SCALED_OPTIONS = {
 def runs_of(
     seed: int, device: str, images: Sequence[dict[str, Any]] = (), *, scaled_down: bool = False
 ) -> Iterator[Run]:
-    """All runs of a seed, in the order of their worth; `images` are the image data that are there, with encoders."""
+    """Yield all runs of a seed, in the order of their worth; `images` are the image data there are, with encoders."""
     for grid in (_boss, _refine, _fast_fishing, _laplace):
         for run in grid(seed, device, list(images)):
             if not scaled_down:
@@ -150,7 +150,7 @@ def _smaller(run: Run) -> Run:
 
 
 def reproducibility(seeds: Sequence[int], device: str, *, scaled_down: bool = False) -> Iterator[Run]:
-    """A small grid on digits that needs no inputs, to be run several times."""
+    """Yield a small grid on digits that needs no inputs, to be run several times."""
     names = ("random", "margin", "bait", "badge", "typiclust", "alfamix", "unc_herding", "boss")
     for seed in seeds:
         for name in names:

@@ -45,7 +45,7 @@ WARM_UP, WARM_UP_BATCH = 500, 5  # instances of the pool and labelled ones
 
 
 def words(size: Size) -> str:
-    """A size for the results."""
+    """Return a size for the results."""
     return (
         f"n={size.num_pool:,}, m={size.num_labelled:,}, b={size.batch_size:,}, d={size.num_features}, "
         f"k={size.num_classes:,}, float32"
@@ -53,7 +53,7 @@ def words(size: Size) -> str:
 
 
 def snapshot(size: Size, device: torch.device) -> Snapshot:
-    """A pool of that size, with a head, without the truth."""
+    """Return a pool of that size, with a head, without the truth."""
     return oracle_snapshot(size, device).without_truth()
 
 
@@ -74,7 +74,7 @@ def forget_large_pool() -> None:
 
 
 def first(at: Snapshot, count: int, labelled: int | None = None) -> Snapshot:
-    """The first instances of the pool, and of what is labelled."""
+    """Return the first instances of the pool, and of what is labelled."""
     # The whole pool is not copied: on a card its features and logits take 7 GB.
     part = at if count >= len(at.features) else at.at(torch.arange(count, device=at.features.device))
     names = ("labelled_features", "labelled_logits", "labels", "labelled")
@@ -104,7 +104,7 @@ def _bait(at: Snapshot, batch_size: int, **options: Any) -> Tensor:
 
 
 def _judged(name: str, found: Result, settings: Settings) -> Result:
-    """The goal in words, and on a card whether it was met: at the size of a CPU it is not judged."""
+    """Return the goal in words, and on a card whether it was met: at the size of a CPU it is not judged."""
     seconds, size = GOALS[name]
     goal = f"under {seconds:g} s" + ("" if size is None else f" and {gigabytes(size)}")
     if settings.device != "cuda":
@@ -164,7 +164,7 @@ def _boss(name: str, settings: Settings) -> Result:
 
 
 def _sas(name: str, settings: Settings) -> Result:
-    """A search with few steps, and the time that the published number of them would take at this rate."""
+    """Measure a search with few steps, and the time that the published number of them would take at this rate."""
     size, (steps, greedy) = _size(name, settings), SAS_STEPS[settings.device]
     at, acquisitions = _oracle_pool(size, settings), 10
     options = {"steps": steps, "greedy_steps": greedy, "retraining_epochs": size.retraining_epochs}
@@ -187,7 +187,7 @@ def of_a_million() -> dict[str, Measure]:
 
 
 def growing(name: str, settings: Settings) -> Result:
-    """A strategy on more and more of the pool, until all of it, the time or the memory is used up; says which."""
+    """Measure a strategy on more and more of the pool, until all of it, the time or the memory is used up."""
     at, batch_size = _large_pool(settings.device), MILLION[settings.device].batch_size
     steps: list[Result] = []
     line = "the whole pool"

@@ -50,13 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def short_name(values: dict[str, Any]) -> str:
-    """The card in letters, digits and hyphens, for a file's name."""
+    """Return the card in letters, digits and hyphens, for a file's name."""
     name = values["machine"].get("card", {}).get("name", "unknown")
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def page(results: Sequence[dict[str, Any]]) -> str:
-    """The page, with its heading: a part a card, or that there is none."""
+    """Return the page, with its heading: a part a card, or that there is none."""
     return "\n\n".join([GPU, *map(_of_card, results)] if results else [GPU, NOTHING])
 
 
@@ -108,7 +108,7 @@ def _repeats(sections: dict[str, Any]) -> str:
 
 
 def _times(sections: dict[str, Any]) -> str:
-    """A table of all times: on the card, on the CPU's cores where it was measured there too, and the memory."""
+    """Return a table of all times: on the card, on the CPU's cores where it was measured there too, and the memory."""
     rows = []
     for name, item in sections.get("times", {}).items():
         if item["status"] != "done":
@@ -168,7 +168,7 @@ def _encoding(sections: dict[str, Any]) -> str:
 
 
 def _open(values: dict[str, Any]) -> str:
-    """What failed or was not reached, a line each; runs that there was no time for are counted alone."""
+    """Return what failed or was not reached, a line each; runs that there was no time for are counted alone."""
     lines, waiting = [], 0
     for section, part in values["sections"].items():
         for name, item in part["items"].items():

@@ -24,7 +24,7 @@ RUNS, SPREAD, MEANS = "runs.parquet", "reproducibility.csv", "runs.csv"
 
 
 def items(settings: Settings) -> list[Item]:
-    """The measurements of this section."""
+    """Return the measurements of this section."""
     there = names_of(settings)
     seeds = range(1) if settings.scaled_down else range(SEEDS)
     wanted = [each for seed in seeds for each in _wanted(seed, settings, there)]
@@ -41,7 +41,7 @@ def items(settings: Settings) -> list[Item]:
 
 
 def inputs(settings: Settings) -> Result:
-    """Which data are there, and what the eight bits cost, as it was measured where they were prepared."""
+    """Return which data are there, and what the eight bits cost, as it was measured where they were prepared."""
     prepared = manifest(settings)
     found = {"data": names_of(settings), "scaled_down": settings.scaled_down}
     return found | {name: prepared.get(name) for name in ("bytes", "accuracy", "commit")}
@@ -60,7 +60,7 @@ def _wanted(seed: int, settings: Settings, there: list[str]) -> Iterable[Run]:
 
 
 def one(wanted: Run, settings: Settings) -> Result:
-    """A run; its rows go to those of the others in one Parquet file."""
+    """Compute a run; its rows go to those of the others in one Parquet file."""
     start = time.monotonic()
     rows = run(wanted.study, data_dir=data_folder(settings))
     _keep(settings, _labelled(wanted, rows).assign(run_s=time.monotonic() - start))
@@ -71,7 +71,7 @@ def one(wanted: Run, settings: Settings) -> Result:
 
 
 def _labelled(wanted: Run, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with the settings of their run, lists as JSON: one schema for all."""
+    """Return the rows with the settings of their run, lists as JSON: one schema for all."""
     study = wanted.study
     plain = rows.assign(**{name: rows[name].map(json.dumps) for name in ("acquired",) if name in rows})
     values = settings_of(study) if isinstance(study, Experiment) else dataclasses.asdict(study)
@@ -96,7 +96,7 @@ def _table(folder: Path) -> pd.DataFrame:
 
 
 def the_same_grid_again(settings: Settings) -> Result:
-    """A small grid three times on the device and once on the CPU, with the same seeds: how far accuracies differ."""
+    """Run a small grid three times on the device and once on the CPU, with the same seeds, and compare accuracies."""
     parts: list[pd.DataFrame] = []
     turns = [("device", settings.device, 0), ("device", settings.device, 1), ("cpu", "cpu", 0)]
     turns += [("device", settings.device, repeat) for repeat in range(2, REPEATS)]

@@ -50,7 +50,7 @@ class Settings:
 
     @property
     def where(self) -> torch.device:
-        """The device."""
+        """Return the device."""
         return torch.device(self.device)
 
     def left(self) -> float:
@@ -58,7 +58,7 @@ class Settings:
         return max(0.0, min(self.deadline, self.until) - time.monotonic())
 
     def given(self, *parts: str) -> Path | None:
-        """The path of a file or folder among the inputs; None where it is not there."""
+        """Return the path of a file or folder among the inputs; None where it is not there."""
         if self.inputs is None or not (path := self.inputs.joinpath(*parts)).exists():
             return None
         return path
@@ -97,7 +97,7 @@ class Results:
             self.values = json.loads(path.read_text(encoding="utf-8"))
 
     def section(self, name: str) -> dict[str, Any]:
-        """The part of a section, made if need be."""
+        """Return the part of a section, made if need be."""
         return self.values["sections"].setdefault(name, {"status": "running", "items": {}})
 
     def write(self) -> None:
@@ -105,7 +105,7 @@ class Results:
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON has it: numbers of NumPy and torch as Python's, NaN and infinity as None."""
+    """Return the value as JSON has it: numbers of NumPy and torch as Python's, NaN and infinity as None."""
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
@@ -118,7 +118,7 @@ def _plain(value: Any) -> Any:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What went wrong, in one line of a length that can be read."""
+    """Return what went wrong, in one line of a length that can be read."""
     text = one_line(error) or "no message"
     return f"{type(error).__name__}: {text}"[:LONGEST_LINE]
 
@@ -165,7 +165,7 @@ def _measured(item: Item, settings: Settings) -> Result:
 
 
 def _frames(error: BaseException) -> list[str]:
-    """The innermost places of an error: who reads the results cannot ask for its traceback."""
+    """Return the innermost places of an error: who reads the results cannot ask for its traceback."""
     frames = traceback.extract_tb(error.__traceback__)[-MOST_FRAMES:]
     return [f"{'/'.join(Path(frame.filename).parts[-3:])}:{frame.lineno} {frame.name}" for frame in frames]
 
@@ -207,7 +207,7 @@ def _free(device: torch.device) -> None:
 
 
 def _usable() -> bool:
-    """Whether the device still computes: after an illegal access nothing does in this process."""
+    """Return whether the device still computes: after an illegal access nothing does in this process."""
     try:
         return int(torch.ones(2, device="cuda").sum()) == 2
     except RuntimeError:

@@ -28,7 +28,7 @@ RADIUS = 1.25  # of ProbCover: a ball holds much of a class and little of others
 
 
 def items(settings: Settings) -> list[Item]:
-    """The measurements of this section."""
+    """Return the measurements of this section."""
     from benchmarks.cases import CASES  # here, since the packages it compares with take seconds to import
 
     names = [*FIRST, *(name for name in CASES if name not in FIRST and not name.startswith(FOREIGN))]
@@ -67,7 +67,7 @@ def ceilings(settings: Settings) -> Result:
 
 
 def case(name: str, settings: Settings) -> Result:
-    """A case of the benchmarks on the CPU's cores and on the card, from the same tensors."""
+    """Measure a case of the benchmarks on the CPU's cores and on the card, from the same tensors."""
     from benchmarks.cases import CASES
 
     queries.forget_large_pool()
@@ -82,7 +82,7 @@ def case(name: str, settings: Settings) -> Result:
 
 
 def twin(name: str, settings: Settings) -> Result:
-    """The package's way and the one without waiting for the card, in alternation; they have to pick the same."""
+    """Time the package's way and the one without waiting for the card, in alternation; they have to pick the same."""
     queries.forget_large_pool()
     size = queries.TWIN_SIZE[settings.device]
     at = queries.snapshot(size, settings.where)

@@ -26,7 +26,7 @@ TIME_TO_END = 3.0  # seconds kept of an item's time to read what its process has
 
 
 def items(settings: Settings) -> list[Item]:
-    """The measurements of this section."""
+    """Return the measurements of this section."""
     del settings
     return [
         Item("card", card, 0.5),
@@ -52,7 +52,7 @@ def card(settings: Settings) -> Result:
 
 
 def _nvidia_smi() -> dict[str, str] | str:
-    """What the driver's own tool says, or why it does not."""
+    """Return what the driver's own tool says, or why it does not."""
     command = ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader"]
     try:
         printed = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
@@ -63,7 +63,7 @@ def _nvidia_smi() -> dict[str, str] | str:
 
 
 def determinism(settings: Settings) -> Result:
-    """The settings on which it depends whether the same computation gives the same bits."""
+    """Return the settings on which it depends whether the same computation gives the same bits."""
     del settings
     return {
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
@@ -77,7 +77,7 @@ def determinism(settings: Settings) -> Result:
 
 
 def repeated_training(settings: Settings) -> Result:
-    """Whether a head that is trained three times from the same start has the same bits, and how far it differs."""
+    """Return whether a head that is trained three times from one start has the same bits, and how far it differs."""
     found: Result = {}
     for name in PROTOCOLS:
         weights = [_trained(settings.where, name).weight for _ in range(3)]
@@ -102,7 +102,7 @@ def _trained(device: torch.device, optimiser: str) -> Head:
 
 
 def without_fixed_order(settings: Settings) -> Result:
-    """What torch warns about in a run of each kind: operations whose sums come in no fixed order on the card."""
+    """Return what torch warns about in a run of each kind: operations whose sums come in no fixed order on the card."""
     from dal_lab.runs.settings import experiment_of
     from dal_lab.runs.study import run
 
@@ -131,7 +131,7 @@ def without_fixed_order(settings: Settings) -> Result:
 
 
 def tests(settings: Settings) -> Result:
-    """The tests marked `cuda` in a process of their own: passed, failed and skipped, by name."""
+    """Run the tests marked `cuda` in a process of their own: passed, failed and skipped, by name."""
     if machine.version("pytest") is None:
         raise Skipped("pytest is not installed")
     outcomes = settings.work / "outcomes.jsonl"

@@ -383,14 +383,14 @@ def notebooks(
 
 @app.command
 def publish() -> None:
-    """For maintainers: put executed outputs into notebooks/*.ipynb and measured numbers into README.md."""
-    from dal_lab.companion.readme import publish_notebooks, render_readme
+    """For maintainers: put executed outputs into notebooks/*.ipynb and measured numbers into README.md and docs/."""
+    from dal_lab.companion.readme import publish_notebooks, render_documents
 
     root = _project_root()
     for path in publish_notebooks(root / "notebooks", root / "results" / "notebooks" / "quick"):
         print(f"outputs put into {path}")
-    render_readme(root)
-    print(f"numbers put into {root / 'README.md'}")
+    for path in render_documents(root):
+        print(f"numbers put into {path}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from dal_core.strategies import registry
 from dal_lab.companion.artefacts import MANIFEST, ManifestError, digest_of, faults, read_manifest
 from dal_lab.companion.origins import CELLS, changes, numbered, origins
-from dal_lab.companion.readme import QUOTED, filled
+from dal_lab.companion.readme import QUOTED, documents, filled
 from dal_lab.runs.committed import ENDING
 from dal_lab.runs.files import is_intact
 from dal_lab.sources.catalogue import data_sets, load
@@ -58,7 +58,7 @@ def check(root: Path, *, strict: bool = False) -> int:
     folders = sorted(path.parent for path in (root / "figures").glob(f"*/{MANIFEST}"))
     folders = [folder for folder in folders if folder.name != "tiny"]  # which nobody commits
     found = [finding for folder in folders for finding in in_folder(folder, root)]
-    found += [*in_notebooks(root), *in_readme(root)]
+    found += [*in_notebooks(root), *in_documents(root)]
     for (place, reason), group in itertools.groupby(found, lambda each: (each.place, each.reason)):
         print(f"{place}: {reason}")
         print(
@@ -199,14 +199,14 @@ def typed(text: str) -> Iterator[str]:
                 yield " ".join(sentence.split())
 
 
-def in_readme(root: Path) -> Iterator[Finding]:
-    """Return the places of README.md that quote a table as it no longer is."""
-    path = root / "README.md"
-    for match in QUOTED.finditer(path.read_text(encoding="utf-8") if path.is_file() else ""):
-        try:
-            if filled(match, root) == match[0]:
-                continue
-            reason = f"its numbers of {match['path']} are not those of the file"
-        except ValueError as error:
-            reason = str(error)
-        yield Finding(PRESET, ".", "README.md", reason)
+def in_documents(root: Path) -> Iterator[Finding]:
+    """Return the places of README.md and docs/ that quote a number as it no longer is."""
+    for path in documents(root):
+        for match in QUOTED.finditer(path.read_text(encoding="utf-8")):
+            try:
+                if filled(match, root) == match[0]:
+                    continue
+                reason = f"its numbers of {match['path']} are not those of the file"
+            except ValueError as error:
+                reason = str(error)
+            yield Finding(PRESET, str(path.parent.relative_to(root)), path.name, reason)

@@ -1,24 +1,33 @@
-"""What a maintainer does after a run: outputs into the committed notebooks, measured numbers into the README.
+"""Puts outputs into the committed notebooks, and measured numbers into README.md and docs/, after a run.
 
-The README quotes numbers only between markers that name the table they come from:
+These texts quote numbers only between markers that name the table which they come from, as a whole or a cell of it:
 
     <!-- table figures/quick/01_updating_study.md -->
     ...replaced by the table...
     <!-- end -->
 
-`figures/quick/verdicts` names no file, but stands for the verdicts of all notebooks of that preset.
+    It reaches <!-- value figures/real/02_benchmark.csv accuracy: data=letter; strategy=Margin -->60.8<!-- end --> %.
+
+`figures/quick/verdicts` names no file, but stands for the verdicts of all notebooks of that preset: as a table all of
+them, as a value their counts.
 """
 
 import itertools
 import re
 from pathlib import Path
 
+import pandas as pd
+
 from dal_lab.companion.origins import numbered
 from dal_lab.companion.tables import markdown
 from dal_lab.companion.verdicts import all_verdicts, counted
 from dal_lab.runs.files import write_atomically, write_text
 
-QUOTED = re.compile(r"(<!-- table (?P<path>\S+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+QUOTED = re.compile(
+    r"(?P<start><!-- (?P<kind>table|value) (?P<path>\S+)(?: (?P<column>[^:>]+): (?P<where>.*?))? -->)"
+    r".*?(?P<end><!-- end -->)",
+    flags=re.DOTALL,
+)
 
 
 def publish_notebooks(folder: Path, executed: Path) -> list[Path]:
@@ -65,28 +74,48 @@ def publish_notebooks(folder: Path, executed: Path) -> list[Path]:
     return written
 
 
-def rendered(readme: str, root: Path) -> str:
-    """Return the README's text with each quoted table as it stands in its file now.
+def documents(root: Path) -> list[Path]:
+    """Return the texts that may quote numbers: README.md and the pages of docs/."""
+    return [path for path in (root / "README.md", *sorted((root / "docs").glob("*.md"))) if path.is_file()]
+
+
+def rendered(text: str, root: Path) -> str:
+    """Return a text with each quoted table and cell as it stands in its file now.
 
     Raises:
-        ValueError: if a table is quoted that does not exist.
+        ValueError: if a table or cell is quoted that does not exist.
     """
-    return QUOTED.sub(lambda match: filled(match, root), readme)
+    return QUOTED.sub(lambda match: filled(match, root), text)
 
 
 def filled(match: re.Match[str], root: Path) -> str:
-    """Return a place that quotes a table, with the table as it stands in its file now; raises as `rendered` does."""
+    """Return a place that quotes a table or cell, with what stands in the file now; raises as `rendered` does."""
     path = root / match["path"]
-    if path.name == "verdicts" and len(found := all_verdicts(path.parent)):
-        text = f"{counted(found)}\n\n{markdown(found[['notebook', 'claim', 'verdict']])}"
-    elif path.is_file():
-        text = path.read_text(encoding="utf-8")
+    verdicts = all_verdicts(path.parent) if path.name == "verdicts" else pd.DataFrame()
+    if verdicts.empty and not path.is_file():
+        raise ValueError(f"{match['path']} is quoted, which does not exist")
+    if match["kind"] == "value":
+        text = _cell(path, match["column"], match["where"] or "") if verdicts.empty else counted(verdicts)
+    elif verdicts.empty:
+        text = f"\n\n{path.read_text(encoding='utf-8').strip()}\n\n"
     else:
-        raise ValueError(f"README.md quotes {match['path']}, which does not exist")
-    return f"{match[1]}\n{text.strip()}\n\n{match[3]}"
+        text = f"\n\n{counted(verdicts)}\n\n{markdown(verdicts[['notebook', 'claim', 'verdict']])}\n\n"
+    return f"{match['start']}{text}{match['end']}"
 
 
-def render_readme(root: Path) -> None:
-    """Put the tables that README.md quotes into it."""
-    path = root / "README.md"
-    write_text(path, rendered(path.read_text(encoding="utf-8"), root))
+def _cell(path: Path, column: str, where: str) -> str:
+    """Return the one number of a column, with one decimal, whose row has the values of `where`: "data=x; seeds=3"."""
+    table = pd.read_csv(path)
+    for name, _, value in (condition.partition("=") for condition in where.split("; ")):
+        texts = table.get(name, pd.Series("", table.index)).astype(str)
+        table = table[texts.str.removesuffix(".0") == value]  # A column with a gap has whole numbers as 3.0.
+    if column not in table or len(table) != 1:
+        raise ValueError(f"{path.name} has {len(table)} rows with {where}; one with a column {column} was expected")
+    return f"{float(table[column].iloc[0]):.1f}"
+
+
+def render_documents(root: Path) -> list[Path]:
+    """Put the numbers that README.md and docs/ quote into them, and return these files."""
+    for path in documents(root):
+        write_text(path, rendered(path.read_text(encoding="utf-8"), root))
+    return documents(root)

@@ -25,19 +25,19 @@ from dal_lab.runs.store import Store, read_sealed, told_if_damaged, write_sealed
 ENDING = "_runs.parquet"
 LARGEST = 3 * 2**20  # Bytes a file, since every clone has them all.
 OURS = "run_"  # What the names of the file's own columns begin with.
-AS_JSON = ("configuration", "strategies", "versions")  # of what a store records
+AS_JSON = ("configuration", "strategies", "versions")  # These records of a store are kept as text.
 SCHEMAS = b"dal_core.schemas"  # Key in the file's metadata: columns and types of its runs, as `run_schema` counts them.
 
 
 class CommittedRun(NamedTuple):
     """A run in a file of many."""
 
-    about: dict[str, Any]  # what the store recorded with it
+    about: dict[str, Any]  # What the store recorded with the run.
     rows: pa.Table
-    schema: pa.Schema  # of the table that it was stored as
+    schema: pa.Schema  # The schema of the table as it was stored.
 
     def table(self) -> pa.Table:
-        """The table as it was stored; among others some of its columns were widened."""
+        """Return the table as it was stored; among others some of its columns were widened."""
         columns = [
             pa.nulls(len(self.rows)) if pa.types.is_null(field.type) else self.rows[field.name].cast(field.type)
             for field in self.schema
@@ -45,17 +45,17 @@ class CommittedRun(NamedTuple):
         return pa.Table.from_arrays(columns, schema=self.schema)
 
     def read(self) -> pd.DataFrame:
-        """The rows, equal to those that the store has."""
+        """Return the rows, equal to those that the store has."""
         return self.table().to_pandas()
 
 
 def project_figures() -> Path:
-    """The folder of figures of the clone that this package is used from."""
+    """Return the folder of figures of the clone that this package is used from."""
     return Path(os.environ.get("DAL_ROOT") or PACKAGE.parent) / "figures"
 
 
 def committed_runs(folders: Iterable[Path]) -> dict[str, CommittedRun]:
-    """The runs by key in all files `*_runs.parquet` of the folders and of the folders in them.
+    """Return the runs by key in all files `*_runs.parquet` of the folders and of the folders in them.
 
     A file is read once, as long as nobody changes it; damaged ones are named in a warning.
     """
@@ -85,7 +85,7 @@ def _runs_in(path: Path, changed: int) -> dict[str, CommittedRun]:  # noqa: ARG0
 
 
 def digests_by_data(runs: Iterable[CommittedRun]) -> dict[str, list[str]]:
-    """For each name of data, the digests that they had when the runs of this RESULTS_VERSION were computed."""
+    """Return by name of data the digests that they had when runs of this RESULTS_VERSION were computed."""
     of_now = [run.about for run in runs if run.about["results_version"] == RESULTS_VERSION and "data" in run.about]
     pairs = sorted({(about["data"], about["data_digest"]) for about in of_now})
     return {name: [digest for _, digest in group] for name, group in itertools.groupby(pairs, lambda pair: pair[0])}

@@ -52,7 +52,7 @@ class FolderNotSharedError(OSError):
 
 
 def in_this_process(tasks: Sequence[Task]) -> Finished:
-    """One task after another."""
+    """Yield the results of tasks that are computed one after another in this process."""
     for position, task in enumerate(tasks):
         try:
             result = task()
@@ -67,7 +67,7 @@ _idle: list[ProcessPoolExecutor] = []  # Processes are kept for the next call, s
 
 
 def in_processes(tasks: Sequence[Task], jobs: int) -> Finished:
-    """`jobs` tasks side by side, each in a process of its own: one that is killed takes no other task with it."""
+    """Yield the results of tasks in `jobs` worker processes: one that is killed takes no other task with it."""
     waiting = collections.deque((position, 0) for position in range(len(tasks)))
     running: dict[concurrent.futures.Future, tuple[ProcessPoolExecutor, int, int]] = {}
     try:
@@ -120,7 +120,7 @@ def _interrupts_later() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    resource_tracker.ensure_running()  # which unblocks Ctrl-C when it starts
+    resource_tracker.ensure_running()  # It unblocks Ctrl-C when it starts.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
@@ -145,7 +145,7 @@ def _live_and_die_with(parent: int) -> None:
 
 
 def on_dask(tasks: Sequence[Task], cluster: Any, folder: Path) -> Finished:
-    """The tasks go to the workers of a Dask cluster, an address or an object; each of them has to see `folder`.
+    """Yield the results of tasks from the workers of a Dask cluster, which all have to see `folder`.
 
     Closing it cancels what has not begun; workers finish what they are at. How often a task is tried whose workers are
     lost is a setting of the scheduler, `distributed.scheduler.allowed-failures`; then it is tried as often, alone.
@@ -196,7 +196,7 @@ def _connect(cluster: Any) -> Any:
 def _computed(
     client: Any, tasks: Sequence[Task], positions: Iterable[int], token: Path, futures: dict[Any, int]
 ) -> Finished:
-    """The tasks at `positions` with their results; `futures` holds those that are not done."""
+    """Yield the tasks at `positions` with their results; `futures` holds those that are not done."""
     from distributed import as_completed
 
     lost = ClusterLostError(f"the Dask cluster at {client.scheduler.address} was lost")
@@ -233,7 +233,7 @@ def _on_worker(task: Task, token: Path) -> Any:
 
 
 def on_slurm(tasks: Sequence[Task], options: Mapping[str, Any], folder: Path) -> Finished:
-    """The tasks go to workers that Slurm starts, and that end with the last task.
+    """Yield the results of tasks from workers that Slurm starts, and that end with the last task.
 
     `options` are those of dask_jobqueue.SLURMCluster, and `jobs`, the number of Slurm jobs.
 
@@ -243,7 +243,7 @@ def on_slurm(tasks: Sequence[Task], options: Mapping[str, Any], folder: Path) ->
     dask, jobqueue = _cluster_package("dask"), _cluster_package("dask_jobqueue")
     settings = {"cores": 1, **options}
     jobs = settings.pop("jobs", 1)
-    settings.setdefault("processes", settings["cores"])  # a run computes on one thread
+    settings.setdefault("processes", settings["cores"])  # A run computes on one thread.
     # The scheduler runs in this process, and takes its settings from here.
     with dask.config.set({"distributed.scheduler.allowed-failures": RETRIES}):
         try:

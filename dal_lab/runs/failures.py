@@ -40,13 +40,13 @@ class Failure:
         return cls(key, study, line, "".join(traceback.format_exception(error)), refused)
 
     def text(self) -> str:
-        """The configuration of the run and its traceback, for a file."""
+        """Return the configuration of the run and its traceback, for a file."""
         when = datetime.now(UTC).isoformat(timespec="seconds")
         return f"{when} on {platform.node()}: the run {configuration(self.study)} failed\n\n{self.traceback}"
 
 
 def error_of(failures: Sequence[Failure], total: int, folder: Path) -> RunError:
-    """An error that says how many of `total` runs failed, with a line for those that failed alike."""
+    """Return an error that says how many of `total` runs failed, with a line for those that failed alike."""
     alike: dict[str, list[Any]] = {}
     for failure in failures:
         alike.setdefault(failure.error, []).append(failure.study)

@@ -21,7 +21,7 @@ WRITING_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EAC
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether there is a file; a name that no file can have is none."""
+    """Return whether there is a file; a name that no file can have is none."""
     try:
         return Path(path).is_file()
     except (OSError, ValueError):  # too long a name, a folder that may not be read
@@ -29,7 +29,7 @@ def is_file(path: str | Path) -> bool:
 
 
 def is_folder(path: str | Path) -> bool:
-    """Whether there is a folder; a name that none can have is none."""
+    """Return whether there is a folder; a name that none can have is none."""
     try:
         return Path(path).is_dir()
     except (OSError, ValueError):
@@ -63,7 +63,7 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
             raise
         raise type(error)(f"{path} cannot be written: {os.strerror(error.errno)}") from error
     finally:
-        with contextlib.suppress(OSError):  # or it would hide why there is something to delete
+        with contextlib.suppress(OSError):  # Its error would hide why there is something to delete.
             temporary.unlink(missing_ok=True)
 
 
@@ -85,7 +85,7 @@ def check_writable(folder: str | Path) -> None:
 
 
 def sealed(content: bytes) -> bytes:
-    """A file's content with `UNSEALED` somewhere, its zeros replaced by the digest of the whole.
+    """Return a file's content with `UNSEALED` somewhere, its zeros replaced by the digest of the whole.
 
     A digest inside the file needs no second file, which could be lost or belong to an older one.
     """
@@ -93,7 +93,7 @@ def sealed(content: bytes) -> bytes:
 
 
 def is_intact(content: bytes) -> bool:
-    """Whether every byte is as `sealed` returned it; True without a seal."""
+    """Return whether every byte is as `sealed` returned it; True without a seal."""
     opened = re.sub(SEAL + b".{64}", UNSEALED, content, flags=re.DOTALL)
     return sealed(opened) == content
 
@@ -115,7 +115,7 @@ def remove_leftovers(folder: str | Path) -> None:
 
 def _is_running(process: int) -> bool:
     try:
-        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE  # which writes no more
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE  # A zombie writes no more.
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:

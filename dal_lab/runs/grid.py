@@ -77,9 +77,9 @@ class Grid:
     dask: str | None = None
     slurm: Mapping[str, Any] | None = None
     committed: Sequence[Path] = ()
-    keys: list[str] = dataclasses.field(default_factory=list, init=False)  # of all runs asked for so far
-    digests: dict[str, str] = dataclasses.field(default_factory=dict, init=False)  # of their data, by name
-    strategies: dict[str, int] = dataclasses.field(default_factory=dict, init=False)  # with their versions
+    keys: list[str] = dataclasses.field(default_factory=list, init=False)  # Keys of all runs asked for so far.
+    digests: dict[str, str] = dataclasses.field(default_factory=dict, init=False)  # Digests of their data, by name.
+    strategies: dict[str, int] = dataclasses.field(default_factory=dict, init=False)  # Their strategies, with versions.
 
     def __post_init__(self) -> None:
         if self.jobs is not None:
@@ -99,7 +99,7 @@ class Grid:
         self.data_dir = None if self.data_dir is None else expanded("data_dir", self.data_dir).resolve()
 
     def rows(self, studies: Sequence[AnyStudy], what: str = "runs") -> pd.DataFrame:
-        """The rows of all studies, in the order given, with the column `run` (the run's key) and the study's settings.
+        """Return the rows of all studies in the order given, with their settings and the column `run`, the run's key.
 
         `what` names the work in the progress bar. Runs that fail do not stop the others. What is computed is kept,
         however the call ends, and the same call goes on from there.
@@ -121,7 +121,7 @@ class Grid:
         return pd.concat([_with_settings(key, study, rows[key]) for key, study in keyed.items()], ignore_index=True)
 
     def plan(self, studies: Sequence[AnyStudy]) -> Plan:
-        """Which runs `rows` would read and which compute, with the seconds of finished runs that differ in the seed."""
+        """Return which runs `rows` would read and which compute, with seconds of runs that differ in the seed."""
         keyed, _, missing = self._look_up(studies)
         durations: dict[str, list[float]] = {}
         for about in self.records() if missing else ():
@@ -133,18 +133,18 @@ class Grid:
         )
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """What is recorded with each run that is stored or committed: its configuration, seed, duration_s and more."""
+        """Return what is recorded with each stored or committed run: its configuration, seed, duration_s and more."""
         committed = (run.about for run in self._committed().values())
         return itertools.chain(self.store.provenances(), committed)
 
     def available(self, wanted: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
-        """`catalogue.available`, to which data that committed runs are of are to be had."""
+        """Return what `catalogue.available` returns, with data counted as available that committed runs are of."""
         return catalogue.available(wanted, self.data_dir, digests_by_data(self._committed().values()))
 
     def _look_up(
         self, studies: Sequence[AnyStudy]
     ) -> tuple[dict[str, AnyStudy], dict[str, pd.DataFrame | None], dict[str, AnyStudy]]:
-        """The studies by key, the rows of those that are finished, and the others."""
+        """Return the studies by key, the rows of those that are finished, and the others."""
         if not isinstance(studies, Sequence) or not studies or not all(map(is_study, studies)):
             raise ValueError(f"studies is {shown(studies)}; a list of Experiments or other studies was expected")
         committed, keyed = self._committed(), {}
@@ -167,7 +167,7 @@ class Grid:
         return {} if self.fresh else committed_runs((project_figures(), *self.committed))
 
     def _digests(self, study: AnyStudy, committed: Mapping[str, CommittedRun]) -> list[str]:
-        """The digest of a study's data; where they are absent, those that they had for the committed runs."""
+        """Return the digest of a study's data; where they are absent, those that they had for the committed runs."""
         try:
             return [digest_of(study, self.data_dir)]
         except (catalogue.DatasetUnavailableError, catalogue.EncoderUnavailableError):
@@ -198,7 +198,7 @@ class Grid:
         return failures
 
     def _outcomes(self, missing: Mapping[str, AnyStudy]) -> Generator[Failure | None, None, None]:
-        """For each run None when it has been computed and stored, or why it failed, in the order of completion."""
+        """Yield for each run, in the order of completion, None if it was computed and stored, or why it failed."""
         cluster, jobs, own = self.dask is not None or self.slurm is not None, self._side_by_side(missing), None
         if cluster or jobs > 1:
             own = own_strategies(set().union(*map(strategies_of, missing.values())))
@@ -226,7 +226,7 @@ class Grid:
         return engine.in_processes(tasks, jobs) if jobs > 1 else engine.in_this_process(tasks)
 
     def _side_by_side(self, missing: Mapping[str, AnyStudy]) -> int:
-        """How many runs are computed at the same time; 1 for a cluster that somebody else has started."""
+        """Return how many runs are computed at the same time; 1 for a cluster that somebody else has started."""
         if self.slurm is not None:
             return self.slurm.get("jobs", 1) * self.slurm.get("processes", self.slurm.get("cores", 1))
         if self.dask is not None or any(device_of(study).type != "cpu" for study in missing.values()):
@@ -235,7 +235,7 @@ class Grid:
 
 
 def _with_settings(key: str, study: AnyStudy, rows: pd.DataFrame | None) -> pd.DataFrame:
-    """The rows behind columns with the run's key, its data and its settings."""
+    """Return the rows, behind columns with the run's key, its data and its settings."""
     assert rows is not None, "a run that was computed is in the store"
     about = {name: value for name, value in ({"run": key} | settings(study)).items() if name not in rows.columns}
     return pd.concat([pd.DataFrame(about, index=rows.index), rows], axis=1)
@@ -266,7 +266,7 @@ def _check_names(some: Mapping[Any, AnyStudy], digests: Mapping[Any, Sequence[st
 
 
 def groups(missing: Mapping[str, AnyStudy]) -> list[dict[str, AnyStudy]]:
-    """The runs by key, split into those to compute at once: on CUDA the ones that differ in the seed only.
+    """Return the runs by key, split into those to compute at once: on CUDA the ones that differ in the seed only.
 
     On a CPU, where processes compute side by side, each run is a group of its own.
     """
@@ -292,7 +292,7 @@ def attempt(
             if own is not None:
                 own.register()
             key, study = next(iter(left.items()))
-            if store.key(study, digest_of(study, data_dir), texts) != key:  # on a machine of a cluster
+            if store.key(study, digest_of(study, data_dir), texts) != key:  # The machine of a cluster has other data.
                 found = f"{platform.node()} has other data for {bank_name(study)}, or another version of dal_core"
                 raise ValueError(f"{found}, than who asked")
             with using_workers(workers):
@@ -312,7 +312,7 @@ def compute(group: Mapping[str, AnyStudy], store: Store, data_dir: Path | str | 
     studies: list[Any] = list(group.values())
     plain = isinstance(studies[0], Experiment)
     curves = run_together(studies, data_dir=data_dir) if plain else [run(studies[0], data_dir=data_dir)]
-    seconds = (time.perf_counter() - start) / len(group)  # the share of each
+    seconds = (time.perf_counter() - start) / len(group)  # Each run of the group gets its share.
     for study, rows in zip(studies, curves, strict=True):
         _check_rows(study, rows)
     for (key, study), rows in zip(group.items(), curves, strict=True):

@@ -30,8 +30,8 @@ class OwnStrategies(NamedTuple):
     """Strategies that are not the package's, as a worker can register them."""
 
     packed: tuple[_Packed, ...]
-    path: tuple[str, ...]  # where Python looks for modules
-    process: str  # that registered them
+    path: tuple[str, ...]  # The folders where Python looks for modules.
+    process: str  # The process that registered them.
 
     def register(self) -> None:
         """Register them in this process, if it is another; those of an earlier call are forgotten.
@@ -58,7 +58,7 @@ class OwnStrategies(NamedTuple):
 
 
 def own_strategies(required: Collection[str]) -> OwnStrategies:
-    """The strategies of this process that are not the package's, for `OwnStrategies.register` in another.
+    """Return the strategies of this process that are not the package's, for `OwnStrategies.register` in another.
 
     A function of a script, notebook or plugin is sent with its code, one of a module by its name. One that cannot be
     sent is left out, unless it is among the names in `required`.

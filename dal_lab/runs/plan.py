@@ -18,12 +18,12 @@ class Plan:
     side_by_side: int
 
     def seconds(self) -> float:
-        """Estimate for the missing runs whose like is stored: sum of medians, `side_by_side` at a time."""
+        """Return an estimate of missing runs whose like is stored: the sum of medians, `side_by_side` at a time."""
         known = [statistics.median(durations) for _, durations in self.missing if durations]
         return max(sum(known) / self.side_by_side, *known) if known else 0.0
 
     def lines(self) -> list[str]:
-        """The plan for people, runs that differ in the seed only in one line."""
+        """Return the plan for people, runs that differ in the seed only in one line."""
         lines = [f"stored     {what}" for what in described_by_seed(self.stored).values()]
         durations = {described(study): known for study, known in self.missing}
         for what, named in described_by_seed(study for study, _ in self.missing).items():
@@ -45,7 +45,7 @@ class Plan:
 
 
 def duration_in_words(seconds: float) -> str:
-    """A duration as people say it, to about two digits."""
+    """Return a duration as people say it, to about two digits."""
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= 1.5 * length:
             return f"{seconds / length:.2g} {unit}" if seconds < 10 * length else f"{seconds / length:.0f} {unit}"
@@ -53,5 +53,5 @@ def duration_in_words(seconds: float) -> str:
 
 
 def but_for_seed(configuration: Mapping[str, Any]) -> str:
-    """A text that is the same for runs that differ in the seed only."""
+    """Return a text that is the same for runs that differ in the seed only."""
     return json.dumps({name: value for name, value in configuration.items() if name != "seed"}, sort_keys=True)

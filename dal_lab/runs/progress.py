@@ -35,13 +35,13 @@ class _PlainLines(tqdm):
 
 
 def progress(iterable: Iterable[Any] | None = None, what: str = "", *, unit: str = "runs", **options: Any) -> tqdm:
-    """A tqdm over `iterable` (or with `total=` and `update()`), which shows `what` and the time that is left."""
+    """Return a tqdm over `iterable` (or with `total=` and `update()`), which shows `what` and the time that is left."""
     bar = notebook_or_terminal_bar if _somebody_watches() else _PlainLines
     return bar(iterable, desc=what, unit=unit, **options)
 
 
 def notebook_is_live() -> bool:
-    """Whether this is the kernel of a notebook that a person has open, rather than one that runs in a batch."""
+    """Return whether this is the kernel of a notebook that a person has open, rather than one that runs in a batch."""
     return "ipykernel" in sys.modules and _somebody_watches()
 
 
@@ -55,7 +55,7 @@ def _somebody_watches() -> bool:
 
 @lru_cache(maxsize=1)
 def _runs_in_a_batch() -> bool:
-    """Whether this kernel was started by papermill or nbconvert."""
+    """Return whether this kernel was started by papermill or nbconvert."""
     with contextlib.suppress(psutil.Error):
         parent = psutil.Process().parent()
         words = [] if parent is None else [Path(word).name for word in parent.cmdline()]

@@ -17,7 +17,7 @@ CODE = ("dal_core", "dal_lab", "notebooks/*.py", "pyproject.toml")
 
 @lru_cache(maxsize=1)
 def git_commit() -> str:
-    """The commit of the code in use, with `-dirty` when the code differs from it; "unknown" outside a checkout."""
+    """Return the commit of the code in use, with `-dirty` when the code differs; "unknown" outside a checkout."""
     root = PACKAGE.parent
     try:
         commit = _git(root, "rev-parse", "--verify", "HEAD")
@@ -30,7 +30,7 @@ def git_commit() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions that numbers may depend on."""
+    """Return the versions that numbers may depend on."""
     return {"python": platform.python_version(), "torch": torch.__version__, "dal_core": dal_core.__version__}
 
 
@@ -42,7 +42,7 @@ def load_beside(seconds: float) -> dict[str, float]:
 
 
 def is_crowded(load: float, cores: float) -> bool:
-    """Whether processes waited for a core while something was measured; a grid has no more of them than cores."""
+    """Return whether processes waited for a core during a measurement; a grid has no more of them than cores."""
     return load > 1.25 * cores
 
 

@@ -30,7 +30,7 @@ class Store:
     folder: Path
 
     def key(self, study: AnyStudy, data_digest: str, texts: Sequence[str] | None = None) -> str:
-        """Hash of the full configuration, the digest of the data, RESULTS_VERSION and the versions of strategies.
+        """Return the hash of configuration, digest of the data, RESULTS_VERSION and versions of strategies.
 
         What is the user's own, a strategy, learner, task or study, adds its `own_texts`, or `texts` where these cannot
         be read; what its functions call does not count.
@@ -42,12 +42,12 @@ class Store:
         return self.folder / f"{type(study).__name__.lower()}-{key}.parquet"
 
     def paths(self) -> dict[str, Path]:
-        """The files of all runs by their keys."""
+        """Return the files of all runs by their keys."""
         return {path.stem.rpartition("-")[2]: path for path in sorted(self.folder.glob("[!.]*.parquet"))}
 
     @property
     def failures(self) -> Path:
-        """Folder with the tracebacks of the runs that failed the last time they were tried."""
+        """Return the folder with the tracebacks of the runs that failed the last time they were tried."""
         return self.folder / "failures"
 
     def failure_path(self, key: str) -> Path:
@@ -79,7 +79,7 @@ class Store:
             self.failure_path(key).unlink(missing_ok=True)
 
     def read(self, study: AnyStudy, key: str) -> pd.DataFrame | None:
-        """The rows of a finished run; None if there are none, and with a warning if the file is damaged.
+        """Return the rows of a finished run; None if there are none, and with a warning if the file is damaged.
 
         Raises:
             IsADirectoryError: if there is a folder in place of the file.
@@ -101,7 +101,7 @@ class Store:
         return None
 
     def load(self, path: Path) -> tuple[dict[str, Any], pa.Table]:
-        """What is recorded with the run in `path`, and its table, with what pandas has to know about it.
+        """Return what is recorded with the run in `path`, and its table, with what pandas has to know about it.
 
         Raises:
             ValueError, KeyError: if the file is damaged.
@@ -112,11 +112,11 @@ class Store:
         return json.loads(metadata[PROVENANCE]), table.replace_schema_metadata(for_pandas)
 
     def provenance(self, path: Path) -> dict[str, Any]:
-        """The configuration, versions and times that `write` recorded with the run in `path`."""
+        """Return the configuration, versions and times that `write` recorded with the run in `path`."""
         return json.loads((pq.read_schema(path).metadata or {})[PROVENANCE])
 
     def provenances(self) -> Iterator[dict[str, Any]]:
-        """What is recorded with each stored run, without damaged files."""
+        """Yield what is recorded with each stored run, without damaged files."""
         for path in self.paths().values():
             with contextlib.suppress(OSError, ValueError, KeyError, pa.ArrowException):
                 yield self.provenance(path)

@@ -26,7 +26,7 @@ from dal_lab.sources import catalogue
 
 @runtime_checkable
 class Study(Protocol):
-    """What a grid computes beside Experiments: a frozen dataclass of JSON values, which says itself how it is run.
+    """A computation of a grid that is no Experiment: a frozen dataclass of JSON values that says itself how it is run.
 
     Fields that are called so mean the same as in an Experiment: `dataset` and `encoder` (without them a study makes up
     its data), `device` (without it, the CPU), and `strategy` with `options`. Its class may have a `version`, which is
@@ -37,7 +37,7 @@ class Study(Protocol):
 
     @property
     def columns(self) -> Sequence[str]:
-        """Of the rows that `run` returns."""
+        """Return the names of the columns that `run` returns."""
 
     def run(self, *, data_dir: str | Path | None = None) -> pd.DataFrame:
         """Return at least one row. The same but for times for the same configuration and data, bit by bit."""
@@ -47,7 +47,7 @@ AnyStudy = Experiment | Study
 
 
 def is_study(value: object) -> bool:
-    """Whether `run` takes it."""
+    """Return whether `run` takes it."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type) and isinstance(value, AnyStudy)
 
 
@@ -77,7 +77,7 @@ def run_together(
     data_dir: str | Path | None = None,
     watch: Callable[[Question], None] | None = None,
 ) -> list[pd.DataFrame]:
-    """The rows of `run` for each of several experiments that differ in the seed only, which share their trainings.
+    """Return the rows of `run` for each of several experiments that differ in the seed only and share trainings.
 
     Rows are those of single runs up to rounding. `train_s` is a run's share, the seconds of the joint training divided
     by the number of runs. `watch` is called with each question to a strategy and its answer.
@@ -102,7 +102,7 @@ def warn_of_data(experiment: Experiment, data_dir: str | Path | None) -> None:
 
 
 def walk(experiment: Experiment, *, data_dir: str | Path | None = None) -> list[Question]:
-    """The questions that `run` asks the strategy, in order, with their snapshots and answers.
+    """Return the questions that `run` asks the strategy, in order, with their snapshots and answers.
 
     Picks are those of `run` for the same experiment. Memory: all snapshots, a copy of the pool's features each.
 
@@ -115,25 +115,25 @@ def walk(experiment: Experiment, *, data_dir: str | Path | None = None) -> list[
 
 
 def data_of(study: Any) -> tuple[str, str | None] | None:
-    """The names of a study's data set and encoder; None if it makes up its data."""
+    """Return the names of a study's data set and encoder; None if it makes up its data."""
     name = study.data if isinstance(study, Experiment) else getattr(study, "dataset", None)
     return None if name is None else (name, getattr(study, "encoder", None))
 
 
 def digest_of(study: Any, data_dir: str | Path | None) -> str:
-    """Digest of the data that a study computes on."""
+    """Return the digest of the data that a study computes on."""
     data = data_of(study)
     return "no data" if data is None else catalogue.load(*data, data_dir=data_dir).digest
 
 
 def device_of(study: Any) -> torch.device:
-    """The device that a study computes on; only an Experiment does so on MPS, which has no float64."""
+    """Return the device that a study computes on; only an Experiment does so on MPS, which has no float64."""
     device = resolve_device(getattr(study, "device", "cpu"))
     return device if isinstance(study, Experiment) else with_float64(device)
 
 
 def strategies_of(study: Any) -> dict[str, int]:
-    """The strategies that a study runs, itself or as parts of another strategy, with their versions."""
+    """Return the strategies that a study runs, itself or as parts of another strategy, with their versions."""
     strategy = getattr(study, "strategy", None)
     if isinstance(strategy, str):
         strategy = Strategy(strategy, **getattr(study, "options", {}))
@@ -142,7 +142,7 @@ def strategies_of(study: Any) -> dict[str, int]:
 
 
 def configuration(study: Any) -> dict[str, Any]:
-    """The full configuration of a study as JSON values; a part of it begins with the name of its class."""
+    """Return the full configuration of a study as JSON values; a part of it begins with the name of its class."""
     values = _as_json(study) | {"device": device_of(study).type}
     if isinstance(study, Experiment) and not study.protocol.standardise:
         values["protocol"].pop("standardise")  # Runs from before there was this field are still found.
@@ -167,18 +167,18 @@ def _as_json(value: Any, name: str = "") -> Any:
 
 
 def canonical(study: Any) -> str:
-    """`configuration` as text that is the same for the same configuration."""
+    """Return `configuration` as text that is the same for the same configuration."""
     return json.dumps(configuration(study), sort_keys=True)
 
 
 def own_texts(study: Any) -> list[str]:
-    """The texts of the user's own code behind a study's numbers; another process may be unable to read them."""
+    """Return the texts of the user's own code behind a study's numbers; another process may be unable to read them."""
     texts = [registry.own_source(name) for name in strategies_of(study)]
     return [text for text in (*texts, *(registry.text_of(type(part)) for part in _parts(study))) if text]
 
 
 def _parts(value: Any) -> Iterator[Any]:
-    """A dataclass and those in its fields."""
+    """Yield a dataclass and those in its fields."""
     if dataclasses.is_dataclass(value):
         yield value
         for each in dataclasses.fields(value):
@@ -186,7 +186,7 @@ def _parts(value: Any) -> Iterator[Any]:
 
 
 def code_of(study: Any, texts: Sequence[str] | None = None) -> list[str]:
-    """Texts that change with the code behind a study's numbers: its `own_texts`, and raised versions.
+    """Return texts that change with the code behind a study's numbers: its `own_texts`, and raised versions.
 
     Versions of 1 leave no text, so that runs from before there were versions are still found.
     """
@@ -196,7 +196,7 @@ def code_of(study: Any, texts: Sequence[str] | None = None) -> list[str]:
 
 
 def settings(study: Any) -> dict[str, Any]:
-    """The columns that a study's rows get: its data, its single values, and its options, lists as JSON.
+    """Return the columns that a study's rows get: its data, its single values, and its options, lists as JSON.
 
     Options that set two curves of one strategy apart become columns of their own.
     """
@@ -211,7 +211,7 @@ def settings(study: Any) -> dict[str, Any]:
 
 
 def bank_name(study: Any) -> str:
-    """The data of a study in words."""
+    """Return the data of a study in words."""
     if (data := data_of(study)) is None:
         return "synthetic"
     name, encoder = catalogue.short_name(data[0]), data[1]
@@ -219,7 +219,7 @@ def bank_name(study: Any) -> str:
 
 
 def described(study: Any) -> str:
-    """The data, the strategy, and the settings that are not the defaults, but for the seed."""
+    """Return the data, the strategy, and the settings that are not the defaults, but for the seed."""
     if isinstance(study, Experiment):
         values, usual, words = settings_of(study), settings_of(experiment_of()), [bank_name(study), study.strategy.name]
     else:
@@ -233,7 +233,7 @@ def described(study: Any) -> str:
 
 
 def described_by_seed(studies: Iterable[Any]) -> dict[str, str]:
-    """For each description, the same with the seeds of all studies that it fits."""
+    """Return each description with the seeds of all studies that it fits."""
     seeds: dict[str, list[int]] = {}
     for study in studies:
         seeds.setdefault(described(study), []).append(study.seed)
@@ -241,7 +241,7 @@ def described_by_seed(studies: Iterable[Any]) -> dict[str, str]:
 
 
 def for_workers(study: Any) -> Any:
-    """The study for another process, or machine; its key stays.
+    """Return the study for another process, or machine; its key stays.
 
     Its data have their full path, as the working directory may be another, and its device is the one that it means
     here, which "auto" may not mean there.
@@ -254,7 +254,7 @@ def for_workers(study: Any) -> Any:
 
 
 def joint_training(study: Any) -> str | None:
-    """What is equal for studies that may share their trainings; None if this one is computed alone.
+    """Return what is equal for studies that may share their trainings; None if this one is computed alone.
 
     Oracles and ensembles, which query far longer than a head trains, go alone: an interruption would lose more of
     their group's work than the joint training saves.

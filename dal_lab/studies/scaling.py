@@ -89,7 +89,7 @@ class ScalingStudy:
 
 
 def synthetic_snapshot(study: ScalingStudy, device: torch.device) -> Snapshot:
-    """Features around a centre a class, of length sqrt(d), and a head that points at the centres; float32."""
+    """Return features around a centre a class, of length sqrt(d), and a head that points at the centres; float32."""
     draw, d, k = generator_for(study.seed, "snapshot"), study.num_features, study.num_classes
     centres = torch.randn(k, d, generator=draw)
     labels = torch.randint(k, (study.num_labelled + study.num_unlabelled,), generator=draw)
@@ -102,7 +102,7 @@ def synthetic_snapshot(study: ScalingStudy, device: torch.device) -> Snapshot:
 
 
 def peak_bytes(query: Callable[[], object], device: torch.device) -> int:
-    """Memory that `query` holds at the same time in tensors that it makes, at most, in bytes.
+    """Return the most memory, in bytes, that `query` holds at the same time in tensors that it makes.
 
     On CUDA the allocator's count. On a CPU the tensors that live between any two operations: exact and the same in
     every run, but without what a library allocates inside an operation.
@@ -128,7 +128,7 @@ class LiveTensors(TorchDispatchMode):
         known = {storage.data_ptr() for storage in _storages((arguments, options))}
         result = function(*arguments, **(options or {}))
         for storage in _storages(result):
-            if storage.data_ptr() not in known:  # no view of an argument
+            if storage.data_ptr() not in known:  # A view of an argument takes no memory of its own.
                 known.add(storage.data_ptr())
                 self._add(storage.nbytes())
                 weakref.finalize(storage, self._add, -storage.nbytes()).atexit = False
@@ -144,7 +144,7 @@ def _storages(tree: Any) -> list[Any]:
 
 
 def slope(sizes: pd.Series, costs: pd.Series) -> float:
-    """Exponent a of cost ~ size^a, fitted to the upper half of the sizes, where fixed costs matter least."""
+    """Return the exponent a of cost ~ size^a, fitted to the upper half of the sizes, where fixed costs matter least."""
     order = np.argsort(sizes.to_numpy())[len(sizes) // 2 :] if len(sizes) > 3 else np.argsort(sizes.to_numpy())
     x, y = np.log(sizes.to_numpy(dtype=float)[order]), np.log(costs.to_numpy(dtype=float)[order])
     return float(np.polyfit(x, y, 1)[0])

@@ -17,7 +17,7 @@ def commands(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The table of a grid that nothing disturbs, for some number of seeds."""
+    """Return the table of a grid that nothing disturbs, for some number of seeds."""
     folder = tmp_path_factory.mktemp("undisturbed")
 
     def rows(seeds, strategies=STRATEGIES):
@@ -29,7 +29,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def one_run(tmp_path):
-    """The store, the study, its key and its rows, of a folder with one run."""
+    """Return the store, the study, its key and its rows, of a folder with one run."""
     grid, (study,) = Grid(tmp_path, jobs=1), experiments(1, ["margin"])
     grid.rows([study], "run")
     (key,) = grid.keys
@@ -38,7 +38,7 @@ def one_run(tmp_path):
 
 @pytest.fixture
 def raw(tmp_path, monkeypatch, model_folders):
-    """A command that extracts features, with its cache in `tmp_path/disk`."""
+    """Return a command that extracts features, with its cache in `tmp_path/disk`."""
     (tmp_path / "banking77_train.csv").write_text("text,category\n" + "how do i,ask\nlost card,tell\nfees,ask\n" * 10)
     (tmp_path / "banking77_test.csv").write_text("text,category\nhow,ask\ncard,tell\n")
     monkeypatch.setenv("DAL_CACHE", str(tmp_path / "disk"))
