@@ -123,11 +123,7 @@ def draw_candidates(
         positions = choose(n, size, own).sort().values.to(snapshot.features.device)
         try:
             part = (snapshot if registry.needs_oracle(name) else snapshot.without_truth()).at(positions)
-<<<<<<< HEAD
-            return positions[registry.query(registry.get(name), part, batch_size, own)]
-=======
-            batch = registry.query(ensemble[name], part, batch_size, own)
->>>>>>> formulas
+            return positions[registry.query(ensemble[name], part, batch_size, own)]
         except Exception as error:
             return f"{type(error).__name__}: {error}"
 

@@ -28,12 +28,8 @@ from dal_core.data import FeatureBank
 from dal_core.devices import now
 from dal_core.metrics import accuracy, nll
 from dal_core.models.heads import Head
-<<<<<<< HEAD
-from dal_core.models.training import Training, train_head, train_heads
-from dal_core.parallel import fixed_threads, using_workers
-=======
 from dal_core.models.training import PROTOCOLS, Training, train_head, train_heads
->>>>>>> formulas
+from dal_core.parallel import fixed_threads, using_workers
 from dal_core.pool import Pool
 from dal_core.posterior import fit
 from dal_core.randomness import choose, generator_for
