@@ -13,7 +13,7 @@ from dal_core.strategies import registry
 # What is named first may import what comes after it, and nothing before; the front door imports when it is asked.
 CORE = (
     "textbook", "loop", "experiment", "ensembles", "oracles", "updates", "strategies", "models", "posterior",
-    "laplace", "task", "snapshot", "protocols", "pool", "context", "data", "metrics", "devices", "parallel",
+    "task", "laplace", "snapshot", "protocols", "pool", "context", "data", "metrics", "devices", "parallel",
     "randomness", "blocks", "contracts", "checks",
 )  # fmt: skip
 LAB = ("companion", "studies", "runs", "sources", "tools")

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from dal_core import RESULTS_VERSION
 from dal_lab.runs.provenance import PACKAGE
-from dal_lab.runs.store import Store, read_sealed, told_if_damaged, write_sealed
+from dal_lab.runs.store import Store, read_sealed, warn_if_damaged, write_sealed
 
 ENDING = "_runs.parquet"
 LARGEST = 3 * 2**20  # Bytes a file, since every clone has them all.
@@ -68,7 +68,7 @@ def committed_runs(folders: Iterable[Path]) -> dict[str, CommittedRun]:
 
 @functools.lru_cache(maxsize=64)
 def _runs_in(path: Path, changed: int) -> dict[str, CommittedRun]:  # noqa: ARG001 - when to read again
-    with told_if_damaged(path, "its runs will be computed anew"):
+    with warn_if_damaged(path, "its runs will be computed anew"):
         table, runs, start = read_sealed(path).combine_chunks(), dict[str, CommittedRun](), 0
         schemas = [
             pa.ipc.read_schema(pa.py_buffer(base64.b64decode(s))) for s in json.loads(table.schema.metadata[SCHEMAS])

@@ -249,8 +249,8 @@ def _check_rows(study: AnyStudy, rows: pd.DataFrame) -> None:
     expected = found if study.columns is None else list(study.columns)
     if found != expected or rows.empty:
         differ = sorted({*map(str, found)} ^ {*map(str, expected)}) or "none but for their order"
-        told = f"{len(rows)} rows have the columns {found}; at least one with {expected}, by `columns`, was expected"
-        raise ValueError(f"{told} ({differ} differ)")
+        message = f"{len(rows)} rows have the columns {found}; at least one with {expected}, by `columns`, was expected"
+        raise ValueError(f"{message} ({differ} differ)")
 
 
 def _check_names(some: Mapping[Any, AnyStudy], digests: Mapping[Any, Sequence[str]]) -> None:

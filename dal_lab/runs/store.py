@@ -89,7 +89,7 @@ class Store:
             raise IsADirectoryError(f"{path} is a folder; a file with the rows of a run was expected: move it away")
         if not path.is_file():
             return None
-        with told_if_damaged(path, "will be computed anew"):
+        with warn_if_damaged(path, "will be computed anew"):
             provenance, table = self.load(path)
             if provenance["key"] != key:
                 raise ValueError(f"it holds the run {provenance['key']}")
@@ -143,7 +143,7 @@ def read_sealed(path: Path) -> pa.Table:
 
 
 @contextlib.contextmanager
-def told_if_damaged(path: Path, consequence: str) -> Iterator[None]:
+def warn_if_damaged(path: Path, consequence: str) -> Iterator[None]:
     """Make any error of the block a warning that `path` is damaged."""
     try:
         yield
