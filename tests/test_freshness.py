@@ -92,7 +92,7 @@ def replace(path, old, new):
     path.write_text(text.replace(old, new))
 
 
-ALL = "01_accuracy.csv, 01_accuracy.md, 01_curves.pdf, 01_curves.png"
+ALL = "01_accuracy.csv, 01_accuracy.md, 01_curves.png"
 NOTEBOOK, TABLE = "notebooks/01_it.py", "figures/quick/01_accuracy.md"
 
 
