@@ -1,5 +1,6 @@
 """Figures and tables as files, each with an entry in the folder's manifest that says what it rests on."""
 
+import base64
 import dataclasses
 import hashlib
 import io
@@ -38,9 +39,10 @@ class ReadableFigure:
         return self.png, {"alt": self.alt}
 
     def _ipython_display_(self) -> None:
-        from IPython.display import Markdown, display, display_png  # Its import takes long, and commands show nothing.
+        from IPython.display import Markdown, display  # Its import takes long, and commands show nothing.
 
-        display_png(self)
+        picture = {"image/png": base64.b64encode(self.png).decode()}
+        display(picture, raw=True, metadata={"image/png": {"alt": self.alt}})
         if self.caption:
             display(Markdown(f"**Figure.** {self.caption}"))
 

@@ -347,7 +347,8 @@ def notebooks(
         defaults = {name: text for each in chosen for name, text in each.parameters().items()}
         parameters |= from_texts(named(values, "--set"), defaults)
     check_values(parameters)
-    to = {"executed": root / "results" / "notebooks", "figures": root / "figures"}
+    figures = Path(parameters.get("output_dir") or root / "figures")
+    to = {"executed": Path(parameters["results_dir"]) / "notebooks", "figures": figures}
     if dry_run:
         print(*notebooks.planned(chosen, preset=preset, parameters=parameters, **to), sep="\n")
         return 0

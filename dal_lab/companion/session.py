@@ -14,6 +14,7 @@ from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 
 from dal_core.checks import check_choice
+from dal_core.experiment import Experiment
 from dal_core.strategies import names as known_strategies
 from dal_core.strategies import needs_oracle
 from dal_lab.companion import presets, statistics
@@ -26,7 +27,6 @@ from dal_lab.runs.grid import Grid
 from dal_lab.runs.settings import experiment_of
 
 Rows = pd.DataFrame | Sequence[pd.DataFrame] | None
-Strategies = str | Sequence[str] | Mapping[str, tuple[str, Mapping[str, Any]]]
 RULE = """\
 Each claim says where a mean lies, in the column *measure*: pairs that share their seed, a value a seed, averaged over
 the learning curve unless it says otherwise; over the data sets' means where there are several. The claim *holds* if the
@@ -99,32 +99,38 @@ class Session:
         flagged = [each for each in self.data if each["about"].get(flag)]
         return [each for each in flagged if each.get("encoder") == flagged[0].get("encoder")] or self.data[:1]
 
+    def experiment(self, strategy: str, options: Mapping[str, Any] | None = None, **settings: Any) -> Experiment:
+        """Return a run of a strategy, or of one of the preset's `variants`: names of a strategy with options.
+
+        Without `subset_size` the strategy sees the whole pool.
+        """
+        variant = dict(getattr(self.setting, "variants", {}).get(strategy, {"strategy": strategy}))
+        name = variant.pop("strategy")
+        settings = {"subset_size": None, "device": self.device, "allow_oracle": needs_oracle(name)} | settings
+        return experiment_of(strategy=name, options=self.setting.options | (options or {}) | variant, **settings)
+
     def curves(
-        self, strategies: Strategies, options: Mapping[str, Any] | None = None,
-        data: Sequence[Mapping[str, Any]] | None = None, **changes: Any,
+        self, strategies: str | Iterable[str] | Callable[[dict[str, Any]], Iterable[str]],
+        options: Mapping[str, Any] | None = None, data: Iterable[Mapping[str, Any]] | None = None, **changes: Any,
     ) -> pd.DataFrame:  # fmt: skip
         """Return the rows of runs of all strategies, on all data and with all seeds, strategy by strategy.
 
         Args:
-            strategies: a name, names, or {name in the rows: (strategy, its options)}.
-            options: of all of them.
+            strategies: names, of variants too, which the rows then have as their strategy; a function has the `about`
+                of a data set and returns the names for it.
+            options: of all of them; the `options` of a data set's `about`, by the name of a strategy, come before.
             data: None: all of the session.
-            **changes: to the settings of `data`; without `subset_size` strategies see the whole pool.
+            **changes: to the settings of the data and to the preset's `protocol`.
         """
-        names = [strategies] if isinstance(strategies, str) else strategies
-        pairs = dict(names) if isinstance(names, Mapping) else {name: (name, {}) for name in names}
-        runs = {
-            name: [
-                experiment_of(
-                    **{"subset_size": None} | {key: value for key, value in each.items() if key != "about"} | changes,
-                    strategy=strategy, seed=seed, device=self.device, allow_oracle=needs_oracle(strategy),
-                    options=self.setting.options | each["about"].get("options", {}).get(strategy, {}) | (options or {}) | own,
-                )
-                for each in (self.data if data is None else data)
-                for seed in range(self.setting.seeds)
-            ]
-            for name, (strategy, own) in pairs.items()
-        }  # fmt: skip
+        runs: dict[str, list[Experiment]] = {}
+        for each in self.data if data is None else data:
+            about, protocol = each["about"], getattr(self.setting, "protocol", {})
+            settings = protocol | {key: value for key, value in each.items() if key != "about"} | changes
+            names = strategies(about) if callable(strategies) else strategies
+            for name in [names] if isinstance(names, str) else names:
+                own = about.get("options", {}).get(name, {}) | (options or {})
+                runs.setdefault(name, [])
+                runs[name] += [self.experiment(name, own, seed=seed, **settings) for seed in range(self.setting.seeds)]
         # One call computes all of them side by side; those after it read.
         self.grid.rows([run for part in runs.values() for run in part], ", ".join(map(label, runs)))
         return pd.concat([self.grid.rows(part, label(name)).assign(strategy=name) for name, part in runs.items()])
@@ -134,10 +140,13 @@ class Session:
         display(self.report.figure(figure, name, cell=self._section, keys=_keys(rows), caption=caption))
 
     def table(self, table: pd.DataFrame, name: str, rows: Rows = None) -> None:
-        """Save a table, which rests on the runs of `rows`, and show it."""
+        """Save a table, which rests on the runs of `rows`, and show it; strategies have their names for readers."""
+        table = table.assign(**{name: table[name].map(label) for name in statistics.NAMES if name in table})
         display(self.report.table(table, name, cell=self._section, keys=_keys(rows)))
 
-    def means(self, rows: pd.DataFrame, by: Sequence[str] = ("strategy",), values: Sequence[str] = ("accuracy", "nll")) -> pd.DataFrame:
+    def means(
+        self, rows: pd.DataFrame, by: Sequence[str] = ("strategy",), values: Sequence[str] = ("accuracy", "nll")
+    ) -> pd.DataFrame:
         """Return means over seeds with their intervals, in percent, for each data set and entry of `by`."""
         table = statistics.mean_over_seeds(statistics.in_percent(rows), ["data", *by], list(values))
         return table.sort_values("data", kind="stable")
@@ -162,18 +171,45 @@ class Session:
             of_paper = ", ".join(map(str, paper[by[0]].unique()))
             display(Markdown(f"Published are numbers of {of_paper}, which this preset has not measured."))
 
-    def leads(self, rows: pd.DataFrame, name: str, others: Iterable[str], by: str = "strategy", form: str = "{}") -> list[str]:
+    def leads(
+        self, rows: pd.DataFrame, name: str, others: Iterable[str], by: str = "strategy", form: str = "{}"
+    ) -> list[str]:
         """Return a sentence for each data set and each of `others` that it has: who is ahead, and how sure that is."""
         lines = []
         for data, part in statistics.in_percent(rows).groupby("data", sort=False):
-            known = set(part[by])
-            there = [other for other in map(label, others) if other in known and other != label(name)]
-            lines += [f"{data}: {statistics.verdict(part, label(name), other, by=by, form=form)}." for other in there]
+            known = [each for each in map(label, others) if each in set(part[by]) and each != label(name)]
+            known = known if label(name) in set(part[by]) else []
+            lines += [f"{data}: {statistics.verdict(part, label(name), each, by=by, form=form)}." for each in known]
         return lines
 
-    def reading(self, lines: Sequence[str], take_home: str, about: str = "Mean accuracy over the learning curve:") -> None:
-        """Show what the numbers say, line by line, and the one sentence to take home."""
-        listed = "\n".join(line if line.startswith("  ") else f"- {line}" for line in lines)
+    def ranking(self, rows: pd.DataFrame, by: str = "strategy") -> list[str]:
+        """Return a line for each data set with the mean accuracies, the highest first."""
+        return [
+            f"{data}: " + ", ".join(f"{label(str(name))} {100 * value:.1f} %" for name, value in means.items()) + "."
+            for data, means in _ordered(rows, by).items()
+        ]
+
+    def place(self, rows: pd.DataFrame, name: str, by: str = "strategy") -> str:
+        """Return a sentence with the place of `name` by mean accuracy on each data set, and who is first."""
+        places = [
+            f"number {[*means.index].index(name) + 1} of {len(means)} on {data}"
+            + ("" if means.index[0] == name else f", where {label(means.index[0])} is first")
+            for data, means in _ordered(rows, by).items()
+            if name in means
+        ]
+        return f"{label(name)} is {'; '.join(places)}." if places else f"{label(name)} was left out."
+
+    def apart(self, rows: pd.DataFrame, name: str, other: str, sentence: str, by: str = "strategy") -> str:
+        """Return `sentence`, with a place for the difference of two mean accuracies in points, for each data set."""
+        means = {data: 100 * each for data, each in _ordered(rows, by).items() if {name, other} <= {*each.index}}
+        said = [f"{sentence.format(each[name] - each[other])} on {data}" for data, each in means.items()]
+        return f"{'; '.join(said)}." if said else f"No data of this preset have both {label(name)} and {label(other)}."
+
+    def reading(
+        self, lines: Sequence[str] | str, take_home: str, about: str = "Mean accuracy over the learning curve:"
+    ) -> None:
+        """Show what the numbers say, line by line or as a Markdown list, and the one sentence to take home."""
+        listed = lines if isinstance(lines, str) else "\n".join(f"- {line}" for line in lines)
         display(Markdown(f"**Reading.** {about}\n\n{listed}\n\n**To take home.** {take_home}"))
 
     def method(self, *functions: Callable[..., Any]) -> None:
@@ -187,6 +223,15 @@ class Session:
         display(Markdown(f"**Protocol.** {' '.join(RULE.splitlines())}"))
         for shown in judged(self.report, claims, cell=self._section, keys=self.grid.keys):
             display(shown)
+
+
+def _ordered(rows: pd.DataFrame, by: str) -> dict[str, pd.Series]:
+    """Return for each data set the mean accuracies of the entries of `by`, the highest first."""
+    means = rows.groupby(["data", by], sort=False)["accuracy"].mean()
+    return {
+        str(data): part.droplevel("data").sort_values(ascending=False)
+        for data, part in means.groupby(level="data", sort=False)
+    }
 
 
 def _keys(rows: Rows) -> list[str]:
