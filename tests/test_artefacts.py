@@ -30,7 +30,7 @@ def folder(tmp_path):
 
 def test_each_file_has_an_entry_with_its_origin(folder):
     manifest = read_manifest(folder)
-    assert sorted(manifest) == ["01_accuracy.csv", "01_accuracy.md", "01_curves.pdf", "01_curves.png"]
+    assert sorted(manifest) == ["01_accuracy.csv", "01_accuracy.md", "01_curves.png"]
     entry = manifest["01_curves.png"]
     assert (entry["notebook"], entry["cell"], entry["keys"]) == ("01_laplace_updates", "(a)", ["a", "b"])
     check_manifest(folder)
@@ -83,15 +83,19 @@ def test_a_later_commit_keeps_the_files_of_the_same_figure(tmp_path, monkeypatch
     assert drawn_again(figure, "c")[1] != png
 
 
-def test_a_pdf_is_kept_as_long_as_the_figure_is_the_same(folder):
+def test_a_pdf_is_drawn_where_there_is_none_of_the_png_beside_it(folder):
     pdf, png = folder / "01_curves.pdf", folder / "01_curves.png"
 
     def drawn_again(figure, **more):
-        before = pdf.stat().st_mtime_ns
+        before = pdf.stat().st_mtime_ns if pdf.exists() else 0
         Report(folder, "01_laplace_updates").figure(figure, "curves", **({"cell": "(a)", "keys": ["a", "b"]} | more))
         return pdf.stat().st_mtime_ns != before
 
     first = pdf.read_bytes()
+    pdf.unlink()
+    check_manifest(folder)  # as in a fresh clone, which has no PDF
+    assert drawn_again(draw())
+    assert pdf.read_bytes() == first
     assert not drawn_again(draw())
     assert drawn_again(draw(), keys=["c"])  # which both files name
     assert drawn_again(draw())
@@ -99,10 +103,27 @@ def test_a_pdf_is_kept_as_long_as_the_figure_is_the_same(folder):
     pdf.write_bytes(b"%PDF changed by hand")
     assert drawn_again(draw())
     assert pdf.read_bytes() == first
-    png.unlink()
-    assert not drawn_again(draw())
-    (folder / "manifest.json").unlink()
+    other = draw()
+    other.axes[0].set_title("another")
+    shown = Report(folder, "01_laplace_updates").figure(other, "curves", cell="(a)", keys=["a", "b"])
+    pdf.write_bytes(first)  # of an earlier figure
     assert drawn_again(draw())
+    assert pdf.read_bytes() == first
+    assert shown.png != png.read_bytes()
+
+
+def test_a_caption_is_what_the_notebook_says_and_what_the_figure_says_of_itself(tmp_path, monkeypatch):
+    figure, said = draw(), []
+    figure.set_label("Bands: 95 % intervals (t over 3 seeds).")
+    shown = Report(tmp_path, "01_x").figure(figure, "curves", cell="(a)", keys=[], caption="It rises.")
+    assert shown.caption == "It rises. Bands: 95 % intervals (t over 3 seeds)."
+    assert read_manifest(tmp_path)["01_curves.png"]["caption"] == shown.caption
+    for name in ("display_png", "display"):
+        monkeypatch.setattr(f"IPython.display.{name}", said.append)
+    shown._ipython_display_()
+    picture, text = said
+    assert picture is shown
+    assert text.data == f"**Figure.** {shown.caption}"
 
 
 def test_an_orphan_a_missing_and_a_changed_file_are_found(folder):
@@ -121,7 +142,7 @@ def test_an_orphan_a_missing_and_a_changed_file_are_found(folder):
 def test_a_figure_that_no_cell_makes_any_more_becomes_an_orphan(folder):
     again = Report(folder, "01_laplace_updates")
     again.table(table(), "accuracy", cell="(b)", keys=["a"])
-    with pytest.raises(ManifestError, match=r"01_curves\.pdf, 01_curves\.png"):
+    with pytest.raises(ManifestError, match=r"without an entry .*: 01_curves\.png$"):
         check_manifest(folder)
 
 

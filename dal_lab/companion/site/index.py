@@ -89,7 +89,7 @@ def _chapter(source: Path, executed: Path, folder: Path, manifest: Mapping[str, 
         about = {"name": words, "alt": f"{entry['cell']}: {words}", **entry}
         about["load"] = load_in_words(entry["load"]) if "load" in entry else ""
         if file.endswith(".png"):
-            files = {ending: f"{stem}.{ending}" for ending in ("png", "pdf") if f"{stem}.{ending}" in entries}
+            files = {ending: f"{stem}.{ending}" for ending in ("png", "pdf") if (folder / f"{stem}.{ending}").is_file()}
             drawings.append(about | {"files": files})
         elif file.endswith(".csv"):
             headings, rows = table_of(folder / file)  # headings are (text, whether the column has numbers)
