@@ -64,7 +64,7 @@ ALONE = "a single comparison, uncorrected"
         ((-0.1, -0.5, -0.9), "B is not told from A: 0.50 ± 0.99 points above it, within the scatter of 3 seeds "
                              f"({ALONE})"),
         ((0.0, 0.0, 0.0), "A is level with B (0.00 ± 0.00 points; 3 seeds)"),
-        ((-0.004, -0.004, -0.005), "A is level with B (0.00 ± 0.00 points; 3 seeds)"),  # certainly below, and by nothing
+        ((-0.004, -0.004, -0.005), "A is level with B (0.00 ± 0.00 points; 3 seeds)"),  # below, and by nothing
         ((-0.001, 4.0, -4.0), "A is level with B (0.00 ± 9.94 points; 3 seeds)"),
         ((2.0,), "A is 2.00 points above B (1 seed, which says nothing about scatter)"),
         ((0.0,), "A is level with B (0.00 points; 1 seed, which says nothing about scatter)"),
