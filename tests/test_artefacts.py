@@ -42,6 +42,13 @@ def test_a_table_keeps_its_precision_in_csv_and_is_readable_in_markdown(folder):
         " strategy   ", "   accuracy (%) ", "    ± "]  # fmt: skip
 
 
+def test_a_csv_has_no_digits_of_rounding_and_counts_are_whole(tmp_path):
+    rows = pd.DataFrame({"strategy": ["a", "b"], "accuracy": [3.299999999999992, 1 / 3], "seeds": [3.0, float("nan")]})
+    Report(tmp_path, "01_x").table(rows.assign(gain=2.0), "t", cell="(a)", keys=[])
+    lines = (tmp_path / "01_t.csv").read_text().splitlines()
+    assert lines == ["strategy,accuracy,seeds,gain", "a,3.3,3,2.0", "b,0.333333333333,,2.0"]
+
+
 def test_markdown_formats_by_column_and_leaves_missing_numbers_empty():
     rows = pd.DataFrame({"step": [0.001, float("nan")], "update_s": [0.000123, 2.0], "nll": [1.0, 2.0]})
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown(rows).splitlines()]

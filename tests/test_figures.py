@@ -79,7 +79,7 @@ def test_bands_of_few_lines_end_where_shares_end_and_many_have_one_bar():
     assert max(map(max, tops)) == 100
     assert min(map(min, tops)) == 0  # 50 ± 127
     assert figure.get_label() == "Mean over 2 seeds; bands: 95 % intervals (t over seeds)."
-    names = ("random", "margin", "badge", "bait", "coreset")
+    names = ("random", "margin", "badge", "bait", "coreset", "typiclust")
     figure = curves.learning_curves(of_seeds({name: [[40, 90], [60, 92]] for name in names}))
     assert not any(panel.collections for panel in figure.axes)
     bar = figure.axes[0].lines[-1].get_ydata()
@@ -118,7 +118,8 @@ def test_a_line_on_another_one_is_dashed_and_the_caption_says_so():
 LEADS = pd.DataFrame([
     {"data": data, "budget": budget, "seed": seed, "difference": value / 100, "source": source}
     for data, source, found in (
-        ("x", "measured", {"mid": [1, 3], "high": [0, 0], "low": [2, 4]}), ("x", "published", {"low": [5], "high": [1]}),
+        ("x", "measured", {"mid": [1, 3], "high": [0, 0], "low": [2, 4]}),
+        ("x", "published", {"low": [5], "high": [1]}),
         ("y", "published", {"low": [9], "high": [9]}),
     )
     for budget, values in found.items() for seed, value in enumerate(values)
