@@ -1,3 +1,4 @@
+import base64
 import json
 
 import matplotlib.pyplot as plt
@@ -127,11 +128,11 @@ def test_a_caption_is_what_the_notebook_says_and_what_the_figure_says_of_itself(
     shown = Report(tmp_path, "01_x").figure(figure, "curves", cell="(a)", keys=[], caption="It rises.")
     assert shown.caption == "It rises. Bands: 95 % intervals (t over 3 seeds)."
     assert read_manifest(tmp_path)["01_curves.png"]["caption"] == shown.caption
-    for name in ("display_png", "display"):
-        monkeypatch.setattr(f"IPython.display.{name}", said.append)
+    monkeypatch.setattr("IPython.display.display", lambda *found, **about: said.append((found, about)))
     shown._ipython_display_()
-    picture, text = said
-    assert picture is shown
+    ((picture,), about), ((text,), _) = said
+    assert base64.b64decode(picture["image/png"]) == shown.png
+    assert about["metadata"] == {"image/png": {"alt": shown.alt}}
     assert text.data == f"**Figure.** {shown.caption}"
 
 

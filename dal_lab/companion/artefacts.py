@@ -1,5 +1,6 @@
 """Figures and tables as files, each with an entry in the folder's manifest that says what it rests on."""
 
+import base64
 import dataclasses
 import hashlib
 import io
@@ -39,9 +40,10 @@ class ReadableFigure:
         return self.png, {"alt": self.alt}
 
     def _ipython_display_(self) -> None:
-        from IPython.display import Markdown, display, display_png  # Its import takes long, and commands show nothing.
+        from IPython.display import Markdown, display  # Its import takes long, and commands show nothing.
 
-        display_png(self)
+        picture = {"image/png": base64.b64encode(self.png).decode()}
+        display(picture, raw=True, metadata={"image/png": {"alt": self.alt}})
         if self.caption:
             display(Markdown(f"**Figure.** {self.caption}"))
 
@@ -144,9 +146,10 @@ class Report:
         check_file_name("name", name)
         return self.folder / f"{self.notebook.split('_')[0]}_{name}.{ending}"
 
-    def _enter(self, path: Path, cell: str, keys: Sequence[str], **more: str) -> None:
+    def _enter(self, path: Path, cell: str, keys: Sequence[str], **more: Any) -> None:
         entry = {"notebook": self.notebook, "cell": cell, "keys": sorted(keys), "digest": digest_of(path.read_bytes())}
-        self._entries[path.name] = entry | more
+        place = self._entries.get(path.name, {"place": len(self._entries)})["place"]  # in the notebook's order
+        self._entries[path.name] = entry | {"place": place} | more
         sources = {**self._origins, "data": dict(self.data), "strategies": dict(self.strategies)}
         entries = {name: {**each, "origins": sources} for name, each in self._entries.items()}
         others = {file: each for file, each in read_manifest(self.folder).items() if each["notebook"] != self.notebook}
