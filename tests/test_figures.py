@@ -105,7 +105,11 @@ def test_many_strategies_stand_below_as_differences_to_a_reference_and_an_outlie
     assert "Partly below or above its lower panel: Random." in figure.get_label()
     assert len(curves.learning_curves(of_seeds(lines), reference="margin").axes) == 1
     other = of_seeds({name: values for name, values in lines.items() if name != "bait_exact"}).assign(data="y")
-    assert len(curves.learning_curves(pd.concat([of_seeds(lines), other]), reference="bait_exact").axes) == 4
+    both = curves.learning_curves(pd.concat([of_seeds(lines), other]), reference="bait_exact")
+    assert [axes.get_title() for axes in both.axes] == ["x", "y", ""]
+    five = pd.concat([of_seeds(lines).assign(data=name) for name in "abcde"])
+    places = {axes.get_subplotspec().rowspan.start for axes in curves.learning_curves(five).axes if axes.get_title()}
+    assert places == {0, 2}  # two rows of panels, each with its differences below
 
 
 def test_a_line_on_another_one_is_dashed_and_the_caption_says_so():
