@@ -27,7 +27,6 @@ from dal_lab.runs.files import write_text
 
 PROVENANCE = "dal_core"  # key of an executed notebook's metadata: device, versions, commit
 PRESETS = Path(str(resources.files("dal_lab.companion"))) / "presets"  # a table a notebook, or none
-ABOUT = tomllib.loads(resources.files("dal_lab.companion").joinpath("notebooks.toml").read_text("utf-8"))
 
 
 def write_site(
