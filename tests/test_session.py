@@ -12,7 +12,6 @@ from dal_lab.companion import presets
 from dal_lab.companion import session as session_module
 from dal_lab.companion.origins import numbered, project_root
 from dal_lab.companion.presets import data_of, settings, text_of
-from dal_lab.sources.catalogue import data_sets
 
 TOML = """
 [all]
@@ -166,14 +165,25 @@ def test_a_notebook_without_a_table_of_presets_is_told_where_one_is_expected(tmp
 
 
 def test_an_entry_of_data_stands_for_each_of_its_names_and_encoders():
-    entry = {"dataset": ["cifar10", "dtd"], "encoder": "each", "protocol": True, "about": {"a": 1}}
+    entry = {"dataset": ["cifar10", "dtd"], "encoder": "each", "cycles": 3, "about": {"a": 1}}
     found = data_of({"data": [entry], "of": {"dtd": {"a": 2, "b": 3}}}, ["dinov2", "clip"])
-    assert [(each["encoder"], each["dataset"], each["about"]) for each in found] == [
-        ("dinov2", "cifar10", {"a": 1}), ("dinov2", "dtd", {"a": 2, "b": 3}),
-        ("clip", "cifar10", {"a": 1}), ("clip", "dtd", {"a": 2, "b": 3}),
-    ]  # fmt: skip
-    assert found[0]["batch_size"] == data_sets()["cifar10"].protocol()["batch_size"]
-    assert "protocol" not in found[0]
+    assert found == [
+        {"dataset": data, "encoder": encoder, "cycles": 3, "about": about}
+        for encoder in ("dinov2", "clip")
+        for data, about in (("cifar10", {"a": 1}), ("dtd", {"a": 2, "b": 3}))
+    ]
+
+
+def test_data_of_a_paper_are_those_of_its_protocols():
+    found = data_of({"protocols": "boss", "of": {"dtd": {"ablations": True}}}, ["dinov2", "swinv2"])
+    by_name = {(each["dataset"], each.get("encoder")): each for each in found}
+    assert by_name["snacks", "swinv2"]["batch_size"] == 20
+    assert by_name["snacks", "dinov2"]["options"] == {"share": 0.9}
+    assert ("banking77", "minilm_unit") in by_name  # A text set has its own encoder.
+    assert by_name["dtd", "dinov2"]["about"]["ablations"] is True
+    inside = by_name["cifar10", "dinov2"]["about"]["options"]
+    assert inside["bait"]["fisher"] == "batch_means"
+    assert inside["boss"] == {"strategy_options": {"bait": inside["bait"]}}
 
 
 def test_every_notebook_has_a_table_with_every_preset_and_its_headlines():

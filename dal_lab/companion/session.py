@@ -125,10 +125,12 @@ class Session:
         runs: dict[str, list[Experiment]] = {}
         for each in self.data if data is None else data:
             about, protocol = each["about"], getattr(self.setting, "protocol", {})
-            settings = protocol | {key: value for key, value in each.items() if key != "about"} | changes
+            settings = (
+                protocol | {key: value for key, value in each.items() if key not in ("about", "options")} | changes
+            )
             names = strategies(about) if callable(strategies) else strategies
             for name in [names] if isinstance(names, str) else names:
-                own = about.get("options", {}).get(name, {}) | (options or {})
+                own = each.get("options", {}) | about.get("options", {}).get(name, {}) | (options or {})
                 runs.setdefault(name, [])
                 runs[name] += [self.experiment(name, own, seed=seed, **settings) for seed in range(self.setting.seeds)]
         # One call computes all of them side by side; those after it read.

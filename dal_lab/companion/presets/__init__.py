@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dal_core.checks import check_choice
+from dal_lab.sources import protocols
 from dal_lab.sources.catalogue import data_sets
 
 _HERE = Path(str(resources.files("dal_lab.companion.presets")))
@@ -56,16 +57,28 @@ def text_of(notebook: str, preset: str, beside: Path | None = None) -> str:
 def data_of(setting: dict[str, Any], encoders: Sequence[str]) -> list[dict[str, Any]]:
     """Return the data of a preset, each with the settings of its runs and, as `about`, what the notebook knows of it.
 
-    An entry whose `dataset` is a list stands for each of them, one whose `encoder` is "each" for each of `encoders`,
-    and one with `protocol` has the initial size, batch size and cycles of the papers.
+    With `protocols`, the name of a paper, they are those of its protocols (`dal_lab.sources.protocols`): image sets
+    with each of `encoders`, others with the paper's own. Of the list `data`, an entry whose `dataset` is a list stands
+    for each of them, and one whose `encoder` is "each" for each of `encoders`. `[<preset>.of]` adds to the `about` of a
+    data set.
     """
-    found = []
-    for entry in setting["data"]:
+    found = _of_paper(setting["protocols"], encoders) if "protocols" in setting else []
+    for entry in setting.get("data", []):
         names = [entry["dataset"]] if isinstance(entry["dataset"], str) else entry["dataset"]
         for encoder in encoders if entry.get("encoder") == EACH else [entry.get("encoder")]:
-            for name in names:
-                one = {key: value for key, value in entry.items() if key != "protocol"}
-                one |= {"dataset": name} | ({} if encoder is None else {"encoder": encoder})
-                one |= data_sets()[name].protocol() if entry.get("protocol") else {}
-                found.append(one | {"about": entry.get("about", {}) | setting.get("of", {}).get(name, {})})
-    return found
+            found += [entry | {"dataset": name} | ({} if encoder is None else {"encoder": encoder}) for name in names]
+    more = setting.get("of", {})
+    return [each | {"about": each.get("about", {}) | more.get(each["dataset"], {})} for each in found]
+
+
+def _of_paper(paper: str, encoders: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the data of a paper's protocols, with the options that it has for BAIT, alone and in BoSS and REFINE."""
+    images = [row for encoder in encoders for row in protocols.settings(paper, encoder)]
+    others = [row for row in protocols.settings(paper) if data_sets()[row["dataset"]].kind != "image"]
+    bait = {row["data"]: row["methods"].get("bait", {}) for row in protocols.rows(paper)}
+    inside = {data: {"strategy_options": {"bait": options}} for data, options in bait.items()}
+    return [
+        row | {"about": {"options": {"bait": bait[name], "boss": inside[name], "refine": inside[name]}}}
+        for row in (*images, *others)
+        for name in [row["dataset"]]
+    ]
