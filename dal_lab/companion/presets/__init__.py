@@ -49,9 +49,11 @@ def settings(notebook: str, preset: str, beside: Path | None = None) -> dict[str
 def text_of(notebook: str, preset: str, beside: Path | None = None) -> str:
     """Return a preset's settings as a text that changes exactly if they do; empty where there are none."""
     try:
-        return json.dumps(settings(notebook, preset, beside), sort_keys=True)
+        found = settings(notebook, preset, beside)
     except ValueError:
         return ""
+    rows = protocols.rows(found["protocols"]) if "protocols" in found else []
+    return json.dumps([found, rows], sort_keys=True)
 
 
 def data_of(setting: dict[str, Any], encoders: Sequence[str]) -> list[dict[str, Any]]:
