@@ -16,8 +16,8 @@ def few_points(
 ) -> Figure:  # fmt: skip
     """Draw `positions` [n, 2] once for each entry {title: (values, picks)}: dark where values are high, picks ringed.
 
-    `values` may be None: then all points are alike; where they are NaN is a dot, no longer in the pool. `limits` are
-    the lightest and the darkest value, None: those of each picture. Labelled instances [m, 2] are marked by their class [m]. Picks have
+    `values` may be None: then all points are alike; NaN are dots, no longer in the pool. `limits` are the lightest and
+    the darkest value; None: those of each picture. Labelled instances [m, 2] are marked by their class [m]. Picks have
     their place in the order of picking beside them.
     """
     figure, axes = panels(len(pictures), columns=columns, panel=(2.6, 2.5))
