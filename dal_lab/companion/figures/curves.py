@@ -129,7 +129,7 @@ def logarithmic(axis: Axis) -> None:
 def zoom(axes: Axes) -> list[str]:
     """Limit the y axis to the lines that lie together, and return the labels of those that leave it.
 
-    A line leaves if the others need less than half of the height without it.
+    A line leaves if the others need less than a third of the height without it.
     """
     spans = {
         str(line.get_label()): (np.nanmin(line.get_ydata()), np.nanmax(line.get_ydata()))
@@ -145,7 +145,7 @@ def zoom(axes: Axes) -> list[str]:
         kept = [name for name in spans if name not in left]
         heights = {name: height([other for other in kept if other != name]) for name in kept}
         widest = min(heights, key=lambda name: heights[name])
-        if heights[widest] * 2 >= height(kept):
+        if heights[widest] * 3 >= height(kept):
             break
         left.append(widest)
     if left:
