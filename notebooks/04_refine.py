@@ -19,15 +19,14 @@
 # Companion to *Cleaning the Pool: Progressive Filtering of Unlabeled Pools in Deep Active Learning*
 # (Huseljic, Herde and colleagues, University of Kassel; CVPR 2026, [arXiv 2511.22344](https://arxiv.org/abs/2511.22344)).
 #
-# No strategy is the best one on every data set and at every budget. REFINE does not choose among strategies: it lets all of them
-# clean the pool $P_0$. Stage 1, *progressive filtering*: in each of $d = 5$ rounds every one of nine strategies $s$ queries
-# $T = 11$ batches of $b$ instances, each from a random part of the current pool; all that was queried is the next pool,
+# No strategy is the best one on every data set and at every budget. REFINE does not choose among strategies: it lets all of them clean the pool
+# $P_0$. Stage 1, *progressive filtering*: in each of $d = 5$ rounds every one of nine strategies $s$ queries $T = 11$ batches of $b$ instances, each
+# from a random part of the current pool; all that was queried is the next pool,
 #
 # $$P_r = \bigcup_{s} \bigcup_{t=1}^{T} s(A_{s,t}, b), \qquad A_{s,t} \subset P_{r-1} \text{ at random}, \qquad
 # |A_{s,t}| = \max(b, \lfloor\alpha\,|P_{r-1}|\rfloor),$$
 #
-# with $\alpha = 0.4$ and 5000 instances in the first round. Stage 2: one strategy (uncertainty herding) picks the batch that is
-# bought from $P_d$. No true labels are seen.
+# with $\alpha = 0.4$, and 5000 in the first round. Stage 2: one strategy (uncertainty herding) picks the batch from $P_d$. No true labels are seen.
 #
 # | | question | figure |
 # |---|---|---|
@@ -69,40 +68,34 @@ fresh = False  # compute every run anew
 # %%
 import pandas as pd
 import torch
-from IPython.display import Markdown, display
 
 import dal_core as dal
 from dal_core import textbook
 from dal_core.ensembles.members import STRATEGIES
 from dal_lab import companion
-from dal_lab.companion import ensembles as beside
+from dal_lab.companion import ensembles as summary
 from dal_lab.companion.explorer import rounds
 from dal_lab.companion.explorer.page import show
 from dal_lab.companion.figures import comparisons as compare
 from dal_lab.companion.figures import curves as draw
 from dal_lab.companion.figures.plane import points_left
 from dal_lab.companion.figures.style import label
-from dal_lab.companion.paper_numbers import SOURCES, published
-from dal_lab.companion.statistics import blocks, curve_means, in_percent, paired, win_rates
+from dal_lab.companion.paper_numbers import SOURCES, expected_misses, published
+from dal_lab.companion.statistics import blocks, curve_means, in_percent, paired
 from dal_lab.companion.verdicts import MARGIN, Claim, lead_over
 
 # %%
 session = companion.start("04_refine", globals())
-setting, members, cheaper, shorter = (
-    session.setting,
-    session.setting.members,
-    session.setting.cheaper,
-    session.setting.shorter,
-)
+setting, members = session.setting, session.setting.members
+cheaper, shorter = setting.cheaper, setting.shorter
 for part, options in {"(c)": setting.filtering, "(d) and (e)": cheaper}.items():
     print(f"REFINE in {part}: {options or 'as in the paper'}; changes to the runs: {shorter or 'none'}")
 
 # %% [markdown]
 # ## The method, on two dozen points
 #
-# `dal_core.textbook` states the filter as its algorithm 1 does: one query after another, each on its own random part of the pool. Three
-# strategies are enough to see it: margin, core-set and random selection. `dal.progressive_filter`, which the experiments run, has fast
-# strategies, asks those of a round on several threads, and leaves the same instances.
+# `dal_core.textbook` states the filter as algorithm 1 does: one query after another, each on its own random part of the pool. Three strategies are
+# enough to see it. `dal.progressive_filter`, which the experiments run, has fast strategies and asks those of a round on several threads.
 
 # %%
 session.method(textbook.progressive_filter, textbook.margin_scores, textbook.k_center_greedy)
@@ -121,8 +114,8 @@ how = {"depth": 3, "num_batches": 6, "alpha": 0.4, "initial_size": 16}
 left = textbook.progressive_filter(snapshot, 2, torch.Generator().manual_seed(0), queries, **how)
 last, scores = left[-1], textbook.margin_scores(snapshot.probabilities)
 herded = textbook.herding_select(snapshot.features[last], points[:2], 2, gamma=1.0, uncertainty=scores[last])
-session.section("(0) method")
 figure = points_left(left, scores, last[herded].tolist(), snapshot.features, points[:2], [0, 1])
+session.section("(0) method")
 caption = "Dark: small margin; dots: filtered out; large markers: two labels; numbers: picks of uncertainty herding."
 session.figure(figure, "method", caption=caption)
 fast = dal.progressive_filter(snapshot, 2, torch.Generator().manual_seed(0), strategies=list(queries), **how)
@@ -131,12 +124,12 @@ print(f"the textbook leaves {last.tolist()}, dal.progressive_filter {fast.positi
 # %% [markdown]
 # ## (a) REFINE, its strategies, and other ensembles
 #
-# **Question.** Is the ensemble better than its best member? **Protocol.** In all runs the paper's: SGD with Nesterov momentum, 200 epochs, the
-# head retrained from its initial weights in each cycle; batch and initial size belong to the data set, and the whole pool is there to choose
-# from (digits: 1000 instances of it). The nine strategies alone, REFINE, and: *TCM* (TypiClust in the first three acquisitions, then
-# margin), *SelectAL* (finds out which budget it is at by what hurts most to lose, and takes TypiClust, a random batch or BADGE), *TAILOR*
-# (a bandit draws the strategy of each instance), *AutoAL* (a network that weighs the strategies' picks by how hard they are to fit).
-# The third table: differences to REFINE, paired by seed, with p of a paired t-test, also corrected (Holm) for the comparisons on a data set.
+# **Question.** Is the ensemble better than its best member? **Protocol.** In all runs the paper's: SGD with Nesterov momentum, 200 epochs, the head
+# retrained from its initial weights in each cycle; batch and initial size belong to the data set, and the whole pool is there to choose from (digits:
+# 1000 instances of it). The nine strategies alone, REFINE, and: *TCM* (TypiClust in the first three acquisitions, then margin), *SelectAL* (finds
+# out which budget it is at by what hurts most to lose, and takes TypiClust, a random batch or BADGE), *TAILOR* (a bandit draws the strategy of each
+# instance), *AutoAL* (a network that weighs the strategies' picks by how hard they are to fit). In the third table p is that of a paired t-test
+# against REFINE, also corrected (Holm) for the comparisons on a data set.
 
 # %%
 session.section("(a) learning curves")
@@ -148,7 +141,7 @@ best = alone.groupby("strategy", sort=False)["accuracy"].mean().idxmax()
 few = everything[everything["strategy"].isin([*ensembles, "random", best, "refine"])]
 both = pd.concat([alone, refined])
 session.figure(draw.learning_curves(both), "strategies", both, "REFINE and each of its strategies alone.")
-caption = f"REFINE, other ensembles and {label(best)}, the best single strategy."
+caption = f"REFINE, other ensembles, and of single strategies {label(best)}, the best, and random selection."
 session.figure(draw.learning_curves(few), "ensembles", few, caption)
 
 # %%
@@ -159,115 +152,61 @@ over = {"difference": "over REFINE (points)", "difference_ci": "over REFINE (poi
 session.table(tests.rename(columns=over), "tests", everything)
 
 # %%
-compared = blocks(everything)
-if compare.enough_blocks(compared):
-    session.figure(compare.ranks(compared), "ranks", everything, "Average ranks of all strategies.")
+lines, home = summary.beside_best(everything, "refine", members)
+lines += summary.below(tests, "refine")
+ranked = blocks(everything)
+if compare.enough_blocks(ranked):
+    session.figure(compare.ranks(ranked), "ranks", everything, "Average ranks of all strategies.")
 else:
-    needed = f"{compare.BLOCKS} are needed for a diagram of critical differences"
-    display(
-        Markdown(
-            f"{len(compared)} blocks of data set and seed are too few to rank {compared.shape[1]} strategies: {needed}."
-        )
-    )
-lines, home = beside.beside_best(everything, "refine", members)
-for data, part in tests.groupby("data", sort=False):
-    below = part[(part["p_holm"] < 0.05) & (part["difference"] < 0)]["strategy"]
-    lines.append(
-        f"{data}: below REFINE after Holm's correction: {'; '.join(below) or 'none'} ({len(part)} comparisons)."
-    )
+    lines.append(f"No ranks: {len(ranked)} blocks of data set and seed are too few, {compare.BLOCKS} are needed.")
 session.reading(lines, f"{session.place(everything, 'refine')} {home}")
 
 # %% [markdown]
 # ## (b) Win rates
 #
-# **Question.** How often is one strategy above another, whatever the data set and the budget? **Protocol.** Each cell is the share of data
-# sets, seeds and acquisitions in which the strategy of the row has the higher accuracy than that of the column; ties count for neither,
-# and the cycle before the first acquisition, in which all are equal, is left out. The published matrix is over the paper's data sets: where
-# ours are others, the order can be compared, not the numbers. Cell by cell (REFINE's, in the paper preset all) that cycle counts as a tie, as
-# it seems to do in the published matrix.
+# **Question.** How often is one strategy above another, whatever the data set and the budget? **Protocol.** Each cell is the share of data sets, seeds
+# and acquisitions in which the strategy of the row has the higher accuracy than that of the column; ties count for neither, and the cycle before the
+# first acquisition, in which all are equal, is left out. The published matrix is over the paper's data sets: where ours are others, the order can
+# be compared, not the numbers. Cell by cell that cycle counts as a tie, as it seems to do in the published matrix.
 
 # %%
 session.section("(b) win rates")
-paper, measured = published("refine_win_rates").set_index("strategy"), win_rates(everything)
-order = [name for name in paper.index if name in measured.index]
-measured, paper = measured.loc[order, order], paper.loc[order, order]
-names = everything["data"].unique()
-on = ", ".join(names) if len(names) < 4 else f"{len(names)} data sets"
-sides = {f"measured, {on}": measured, "published, the paper's data sets": paper}
-session.figure(
-    compare.win_rates(sides), "win_rates", everything, "How often the strategy of a row beats that of a column."
-)
-
-# %%
-beaten = {f"beaten by REFINE, {side}": rates.loc["refine"].drop("refine") for side, rates in sides.items()}
-overall = {f"mean win rate, {side}": rates.sum(axis=1) / (len(order) - 1) for side, rates in sides.items()}
-session.table(
-    pd.DataFrame(beaten | overall, index=order).rename_axis("strategy").reset_index(), "win_rates", everything
-)
-print(f"published: {SOURCES['refine_win_rates']}")
-cells = beside.win_rate_cells(everything, paper)
-if preset != "paper":  # On other data the published rates are context.
-    cells = cells[cells["strategy"] == "refine"].filter(regex="^(?!within)")
-session.table(cells, "win_rate_cells", everything)
-
-# %%
-(wins, theirs), (ours, published_means) = beaten.values(), overall.values()
-sums, rivals = (paper + paper.T).stack(), ours.drop("refine")
-lines = [
-    f"REFINE wins more often than it loses against {(wins > measured['refine'].drop('refine')).sum()} of {len(wins)} strategies.",
-    f"Its lowest win rate is {wins.min():.2f}, against {label(wins.idxmin())}; published: {theirs.min():.2f}, {label(theirs.idxmin())}.",
-    f"Published rates of a pair add up to {sums[sums > 0].median():.2f} in the median: as if one cycle of 21 counted as a tie.",
-]
-home = (
-    f"By mean win rate on {on} REFINE is number {(rivals > ours['refine']).sum() + 1} of {len(ours)} ({ours['refine']:.2f}; of the others "
-    f"{label(rivals.idxmax())} has most, {rivals.max():.2f}); the order has a rank correlation of "
-    f"{ours.corr(published_means, method='spearman'):.2f} with the published one."
-)
-session.reading(lines, home, "Shares of data sets, seeds and acquisitions:")
+paper = published("refine_win_rates").set_index("strategy")
+sides = summary.beside_published(everything, paper)
+caption = "How often the strategy of a row beats that of a column."
+session.figure(compare.win_rates(sides), "win_rates", everything, caption)
+session.table(summary.win_rate_means(sides, "refine"), "win_rates", everything)
+cells = summary.win_rate_cells(everything, paper, same_data=preset == "paper")
+session.table(cells[(cells["strategy"] == "refine") | (preset == "paper")], "win_rate_cells", everything)
+lines, home = summary.win_rate_reading(sides, "refine")
+lines += [expected_misses(cells)] if preset == "paper" else []
+session.reading(lines, home, f"Shares of data sets, seeds and acquisitions. Published: {SOURCES['refine_win_rates']}.")
 
 # %% [markdown]
 # ## (c) Does a strategy choose better from the filtered pool?
 #
-# **Question.** Is it the filter or the final strategy that makes REFINE good? **Protocol.** Each strategy picks its batches from the whole
-# pool, or from what progressive filtering has left of it; paired by seed, p also corrected (Holm) for the comparisons on a data set. The quick
-# and the real preset stop after five acquisitions here and in (d) and (e), and save time by fewer batches a round where the first output
-# says so. The second table: instances left after each round, mean over seeds and acquisitions.
+# **Question.** Is it the filter or the final strategy that makes REFINE good? **Protocol.** Each strategy picks its batches from the whole pool, or
+# from what progressive filtering has left of it; paired by seed, p also corrected (Holm) for the comparisons on a data set. The quick and the real
+# preset stop after five acquisitions here and in (d) and (e), and save time by fewer batches a round where the first output says so. The second
+# table has the instances left after each round, mean over seeds and acquisitions.
 
 # %%
 session.section("(c) filtering")
-parts = []
+pools = [alone.assign(pool="whole pool (%)")]
 for name in members:
     final = {} if name == "unc_herding" else {"final_strategy": name}
     stop = shorter if final or setting.filtering != setting.refining else {}  # REFINE itself has been run in (a).
-    parts.append(session.curves("refine", setting.filtering | final, **stop).assign(strategy=name))
-whole, filtered = (rows[rows["cycle"] <= shorter.get("cycles", 20)] for rows in (alone, pd.concat(parts)))
-before, after = 100 * curve_means(whole), 100 * curve_means(filtered)
-change = after - before
-gains = paired(change.assign(none=0.0).stack().rename("accuracy").reset_index(), "none")
+    left = session.curves("refine", setting.filtering | final, **stop)
+    pools.append(left.assign(strategy=name, pool="filtered pool (%)"))
+pools = pd.concat(pools).query(f"cycle <= {shorter.get('cycles', 20)}")
+gains = summary.by_strategy(pools, "filtered pool (%)", "whole pool (%)", "pool")
 figure = compare.differences(gains, "Filtered − whole pool (points)")
-session.figure(
-    figure, "filtered", [whole, filtered], "Right of 0 a strategy chooses better from what the filter leaves."
-)
-
-# %%
-sides = {"whole pool (%)": before, "filtered pool (%)": after}
-table = pd.DataFrame({side: means.groupby("data", sort=False).mean().stack() for side, means in sides.items()})
-table = table.rename_axis(["data", "strategy"]).reset_index().merge(gains)
-points = {"difference": "difference (points)", "difference_ci": "difference (points)_ci"}
-session.table(table.rename(columns=points), "filtered", [whole, filtered])
-session.table(beside.pool_sizes(filtered[filtered["strategy"] == members[-1]]), "pool_sizes", filtered)
-
-# %%
-lines = []
-for data, part in gains.set_index("strategy").groupby("data", sort=False):
-    mean = part["difference"]
-    lines.append(
-        f"{data}: {(mean >= 0).sum()} of {len(mean)} strategies are at least as good on the filtered pool, {mean.mean():+.2f} points "
-        f"on average; from {mean.min():+.2f} ({label(mean.idxmin())}) to {mean.max():+.2f} ({label(mean.idxmax())})."
-    )
-helps, harms = (((gains["p_holm"] < 0.05) & (sign * gains["difference"] > 0)).sum() for sign in (1, -1))
-home = f"After Holm's correction the filter helps in {helps} of {len(gains)} comparisons and harms in {harms}; the others are open."
-session.reading(lines, home)
+session.figure(figure, "filtered", pools, "Right of 0 a strategy chooses better from what is left.")
+in_points = {"difference": "difference (points)", "difference_ci": "difference (points)_ci"}
+session.table(gains.rename(columns=in_points), "filtered", pools)
+left = pools[(pools["pool"] == "filtered pool (%)") & (pools["strategy"] == members[-1])]
+session.table(summary.pool_sizes(left), "pool_sizes", pools)
+session.reading(*summary.changes(gains, "the filtered pool", "the whole one"))
 
 # %% [markdown]
 # ## (d) What is it sensitive to?
@@ -279,50 +218,40 @@ session.reading(lines, home)
 
 # %%
 session.section("(d) ablations")
-chosen = session.chosen("ablations")
+chosen, ablations, sizes = session.chosen("ablations"), [], []
 PAPER = {"alpha": 0.4, "depth": 5, "num_batches": 100}  # left out of the options, so that it is one run
-ablations = []
-for name, text in {
-    "alpha": "Part of the pool α",
-    "depth": "Rounds of filtering",
-    "num_batches": "Batches a round",
-}.items():
-    parts = []
+TEXTS = {"alpha": "Part of the pool α", "depth": "Rounds of filtering", "num_batches": "Batches a round"}
+for name, text in TEXTS.items():
+    rows, plain = pd.DataFrame(), name.removeprefix("num_")
     for value in setting.varied[name]:
         options = {key: each for key, each in (cheaper | {name: value}).items() if each != PAPER[key]}
-        parts.append(session.curves("refine", options, chosen, **shorter).assign(value=value))
-    rows, plain = pd.concat(parts), name.removeprefix("num_")
+        rows = pd.concat([rows, session.curves("refine", options, chosen, **shorter).assign(value=value)])
     figure = draw.ablation({plain: rows}, x="value", label=text, log=plain == "batches")
-    session.figure(figure, plain, rows, "REFINE's accuracy, mean over the learning curve, as one setting changes.")
+    session.figure(figure, plain, rows, "REFINE, mean over the learning curve, as one setting changes.")
     ablations.append(rows.assign(option=plain.replace("batches", "batches a round"), value=rows["value"].astype(str)))
+ablations = pd.concat(ablations)
+varied = session.means(ablations, ["option", "value"])
+session.table(varied, "ablations", ablations)
 
 # %%
-sizes = []
 for each in chosen:
     batch, cycles = each.get("batch_size", 10), shorter.get("cycles", each.get("cycles", 20))
     for factor in (0.5, 1, 2):
         changes = {"batch_size": int(batch * factor), "cycles": int(cycles / factor)}
         for name, options in (("refine", cheaper), (best, {})):
             sizes.append(session.curves(name, options, [each], **changes).assign(batch=changes["batch_size"]))
-ablations, sizes = pd.concat(ablations), pd.concat(sizes)
-varied = session.means(ablations, ["option", "value"])
-session.table(varied, "ablations", ablations)
+sizes = pd.concat(sizes)
 session.table(session.means(sizes, ["strategy", "batch"], ["accuracy"]), "batch_size", sizes)
-
-# %%
 without = f"without {label(best)}"
 setting.variants[without] = {"strategy": "refine", "strategies": [name for name in STRATEGIES if name != best]}
 made_of = ["the nine", "with core-set and entropy", without, "random batches alone", "no filter"]
-of_filters = session.curves(made_of, cheaper, chosen, **shorter).rename(columns={"strategy": "ensemble"})
-session.table(session.means(of_filters, ["ensemble"]), "ensembles_of_the_filter", of_filters)
-spans = varied.groupby(["data", "option"], sort=False)["accuracy"].agg(lambda each: each.max() - each.min())
+filters = session.curves(made_of, cheaper, chosen, **shorter).rename(columns={"strategy": "ensemble"})
+session.table(session.means(filters, ["ensemble"]), "ensembles_of_the_filter", filters)
+spans = varied.groupby(["data", "option"], sort=False)["accuracy"].agg(lambda means: means.max() - means.min())
 lines = [f"{data}: {option} matters by {span:.2f} points." for (data, option), span in spans.items()]
-lines += session.leads(of_filters, "the nine", made_of[1:], by="ensemble", form="*{}*")
-home = (
-    f"The largest of these effects of an option is {spans.max():.1f} points, of {spans.idxmax()[1]}, where the mean accuracy of a single "
-    f"value is known to ± {varied['accuracy_ci'].median():.1f} points (median)."
-)
-session.reading(lines, home)
+lines += session.leads(filters, "the nine", made_of[1:], by="ensemble", form="*{}*")
+home = f"The largest effect of an option is {spans.max():.1f} points ({spans.idxmax()[1]}); a mean accuracy is known to"
+session.reading(lines, f"{home} ± {varied['accuracy_ci'].median():.1f} points (median).")
 
 # %% [markdown]
 # ## (e) Rare classes
@@ -332,16 +261,11 @@ session.reading(lines, home)
 
 # %%
 session.section("(e) long tail")
-tails = [
-    session.curves(each, options | {"imbalance": 10}, **shorter)
-    for each, options in ((members, {}), ("refine", cheaper))
-]
-long_tail = pd.concat(tails)
-session.figure(
-    draw.learning_curves(long_tail), "long_tail", long_tail, "As in (a), from pools in which classes are rare."
-)
+tails = [session.curves(members, {"imbalance": 10}, **shorter)]
+long_tail = pd.concat([*tails, session.curves("refine", cheaper | {"imbalance": 10}, **shorter)])
+session.figure(draw.learning_curves(long_tail), "long_tail", long_tail, "As in (a), where classes are rare.")
 session.table(session.means(long_tail), "long_tail", long_tail)
-lines, home = beside.beside_best(long_tail, "refine", members)
+lines, home = summary.beside_best(long_tail, "refine", members)
 session.reading(lines, f"{session.place(long_tail, 'refine')} {home}")
 
 # %% [markdown]
@@ -358,22 +282,15 @@ rowwise = alone[alone["strategy"].isin(herding)].assign(form="rowwise")
 forms = pd.concat([rowwise, session.curves(herding, {"form": "coverage"}).assign(form="coverage")])
 by_form = session.means(forms, ["strategy", "form"]).sort_values(["data", "strategy"], kind="stable")
 session.table(by_form, "herding_forms", forms)
-lines, tests = [], []
-for name, part in forms.groupby("strategy", sort=False):
-    lines += [f"{label(name)}, {line}" for line in session.leads(part, "coverage", ["rowwise"], by="form", form="*{}*")]
-    tests.append(paired(part, "rowwise", by="form"))
-tests = pd.concat(tests)
-home = (
-    f"*coverage* has the higher mean in {(tests['difference'] > 0).sum()} of {len(tests)} comparisons, with p < 0.05 (paired t-test, not "
-    f"corrected) for a difference in {(tests['p'] < 0.05).sum()}."
-)
-session.reading(lines, home)
+form_gains = summary.by_strategy(forms, "coverage", "rowwise", "form")
+session.reading(*summary.changes(form_gains, "*coverage*", "*rowwise*"))
 
 # %% [markdown]
 # ## (g) A closer look: the pool, round after round
 #
-# **Question.** What does the filter leave? **Protocol.** Two half moons, 5 labels at random, batches of 5, a hidden layer of 128 units. Each strategy queries 3 batches a
-# round, in the first one from 200 instances each, since the pool has no more than 745.
+# **Question.** What does the filter leave? **Protocol.** Two half moons, 5 labels at random, batches of 5, a hidden layer of 128 units. Each strategy
+# queries 3 batches a round, in the first one from 200 instances each, since the pool has no more than 745. In Jupyter the second cell shows a page
+# to step through: a slider over rounds and acquisitions, data and $\alpha$ to choose. Tab reaches a control, arrow keys move it.
 
 
 # %%
@@ -386,21 +303,8 @@ def closer(data="moons", alpha=0.4):
 session.section("(g) a closer look")
 cleaned = closer()
 figure = rounds.figure(cleaned, range(0, setting.closer["cycles"], 2), (0, 1, 3, 5))
-caption = (
-    "Dots with a rim are left, dark where the head is uncertain; rings are the batch that uncertainty herding picks."
-)
-session.figure(figure, "rounds", caption=caption)
-final = [view for view in cleaned if view.is_final]
-higher = sum(bool(view.uncertainty[view.left].median() > view.uncertainty.median()) for view in final)
-home = (
-    f"Of {len(final[0].pools[0])} instances the filter leaves {len(final[0].left)} at the first acquisition; in {higher} of {len(final)} "
-    "acquisitions they are more uncertain than the pool (median)."
-)
-session.reading(rounds.summary(cleaned), home, "Acquisition by acquisition:")
-
-# %% [markdown]
-# In a notebook that is open in Jupyter the next cell shows a page to step through: a slider over rounds and acquisitions, with data and $\alpha$ to
-# choose. It takes the keyboard: Tab reaches a control, arrow keys move it.
+session.figure(figure, "rounds", caption="A row an acquisition: the pool, what rounds leave of it, and the batch.")
+session.reading(rounds.summary(cleaned), rounds.taken_home(cleaned), "Acquisition by acquisition:")
 
 # %%
 show({"data": ["moons", "blobs"], "alpha": [0.4, 0.1, 0.9]}, closer)
@@ -412,31 +316,26 @@ show({"data": ["moons", "blobs"], "alpha": [0.4, 0.1, 0.9]}, closer)
 
 # %%
 session.section("(h) verdicts")
-of_everything, of_tail, of_filters = (
-    100 * means for means in (curve_means(everything), curve_means(long_tail), curve_means(of_filters, by="ensemble"))
-)
+of_everything, of_tail = 100 * curve_means(everything), 100 * curve_means(long_tail)
+of_filters = 100 * curve_means(filters, by="ensemble")
+change = summary.by_seed(pools, "filtered pool (%)", "whole pool (%)", "pool")
 session.verdicts([
-    Claim("REFINE is no worse than its best strategy", "learning curves",
-          "REFINE − the best of its strategies (points)", lead_over(of_everything, "refine", members), above=-MARGIN),
-    Claim("REFINE is better than other ensembles", "learning curves",
-          f"REFINE − the best of {', '.join(map(label, ensembles))} (points)",
+    Claim("REFINE is no worse than its best strategy", "learning curves", "REFINE − the best of its strategies (points)",
+          lead_over(of_everything, "refine", members), above=-MARGIN),
+    Claim("REFINE is better than other ensembles", "learning curves", f"REFINE − the best of {', '.join(map(label, ensembles))} (points)",
           lead_over(of_everything, "refine", ensembles), above=0),
     Claim("REFINE wins more often than it loses against each strategy and ensemble", "matrix of win rates",
-          "share of wins − share of losses, of the pair where it is lowest for the seed (points)",
-          beside.surplus(everything, "refine"), above=0),
+          "share of wins − share of losses, of the pair where it is lowest for the seed (points)", summary.surplus(everything, "refine"), above=0),
     Claim("Progressive filtering makes strategies better", "strategies on the filtered pool",
           "filtered − whole pool, mean over the strategies (points)", change.mean(axis=1), above=0),
     Claim("Progressive filtering makes every strategy better", "strategies on the filtered pool",
-          "filtered − whole pool, of the strategy with the lowest mean (points)",
-          lead_over(-change.assign(nothing=0.0), "nothing", members), above=0),
-    Claim("The filter, not the final strategy alone, makes REFINE good", "ablations, depth",
-          "the nine − no filter (points)", lead_over(of_filters, "the nine", ["no filter"]), above=0),
-    Claim("Strategies that are bad by themselves do no harm in REFINE's ensemble", "ablations, ensemble",
-          "with core-set and entropy − the nine (points)",
+          "filtered − whole pool, of the strategy with the lowest mean (points)", lead_over(-change.assign(nothing=0.0), "nothing", members), above=0),
+    Claim("The filter, not the final strategy alone, makes REFINE good", "ablations, depth", "the nine − no filter (points)",
+          lead_over(of_filters, "the nine", ["no filter"]), above=0),
+    Claim("Strategies that are bad by themselves do no harm in REFINE's ensemble", "ablations, ensemble", "with core-set and entropy − the nine (points)",
           lead_over(of_filters, "with core-set and entropy", ["the nine"]), above=-MARGIN),
     Claim("REFINE is no worse than its best strategy when classes are rare", "long-tailed pools",
-          "REFINE − the best of its strategies, imbalance 10 (points)",
-          lead_over(of_tail, "refine", members), above=-MARGIN),
+          "REFINE − the best of its strategies, imbalance 10 (points)", lead_over(of_tail, "refine", members), above=-MARGIN),
 ])  # fmt: skip
 
 # %% [markdown]
