@@ -112,9 +112,9 @@ def win_rate_reading(sides: Mapping[str, pd.DataFrame], name: str) -> tuple[list
         f"The published rates of a pair add up to {np.median(sums[sums > 0]):.2f} in the median: as if one cycle of 21 "
         "counted as a tie.",
     ], (
-        f"By mean win rate {label(name)} is number {(others > means[name]).sum() + 1} of {len(means)}, {means[name]:.2f};"
-        f" of the others {label(str(others.idxmax()))} has most, {others.max():.2f}. The order of all has a rank "
-        f"correlation of {rank:.2f} with the published one."
+        f"By mean win rate {label(name)} is number {(others > means[name]).sum() + 1} of {len(means)} "
+        f"({means[name]:.2f}); of the others {label(str(others.idxmax()))} has most, {others.max():.2f}. The order of "
+        f"all has a rank correlation of {rank:.2f} with the published one."
     )
 
 
