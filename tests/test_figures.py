@@ -79,7 +79,7 @@ def test_bands_of_few_lines_end_where_shares_end_and_many_have_one_bar():
     assert max(map(max, tops)) == 100
     assert min(map(min, tops)) == 0  # 50 ± 127
     assert figure.get_label() == "Mean over 2 seeds; bands: 95 % intervals (t over seeds)."
-    names = ("random", "margin", "badge", "bait", "coreset")
+    names = ("random", "margin", "badge", "bait", "coreset", "typiclust")
     figure = curves.learning_curves(of_seeds({name: [[40, 90], [60, 92]] for name in names}))
     assert not any(panel.collections for panel in figure.axes)
     bar = figure.axes[0].lines[-1].get_ydata()
@@ -105,7 +105,11 @@ def test_many_strategies_stand_below_as_differences_to_a_reference_and_an_outlie
     assert "Partly below or above its lower panel: Random." in figure.get_label()
     assert len(curves.learning_curves(of_seeds(lines), reference="margin").axes) == 1
     other = of_seeds({name: values for name, values in lines.items() if name != "bait_exact"}).assign(data="y")
-    assert len(curves.learning_curves(pd.concat([of_seeds(lines), other]), reference="bait_exact").axes) == 4
+    both = curves.learning_curves(pd.concat([of_seeds(lines), other]), reference="bait_exact")
+    assert [axes.get_title() for axes in both.axes] == ["x", "y", ""]
+    five = pd.concat([of_seeds(lines).assign(data=name) for name in "abcde"])
+    places = {axes.get_subplotspec().rowspan.start for axes in curves.learning_curves(five).axes if axes.get_title()}
+    assert places == {0, 2}  # two rows of panels, each with its differences below
 
 
 def test_a_line_on_another_one_is_dashed_and_the_caption_says_so():
@@ -118,7 +122,8 @@ def test_a_line_on_another_one_is_dashed_and_the_caption_says_so():
 LEADS = pd.DataFrame([
     {"data": data, "budget": budget, "seed": seed, "difference": value / 100, "source": source}
     for data, source, found in (
-        ("x", "measured", {"mid": [1, 3], "high": [0, 0], "low": [2, 4]}), ("x", "published", {"low": [5], "high": [1]}),
+        ("x", "measured", {"mid": [1, 3], "high": [0, 0], "low": [2, 4]}),
+        ("x", "published", {"low": [5], "high": [1]}),
         ("y", "published", {"low": [9], "high": [9]}),
     )
     for budget, values in found.items() for seed, value in enumerate(values)
