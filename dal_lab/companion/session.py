@@ -181,7 +181,8 @@ class Session:
         for data, part in statistics.in_percent(rows).groupby("data", sort=False):
             known = [each for each in map(label, others) if each in set(part[by]) and each != label(name)]
             known = known if label(name) in set(part[by]) else []
-            lines += [f"{data}: {statistics.verdict(part, label(name), each, by=by, form=form)}." for each in known]
+            pairs = [(label(name), each) for each in known]
+            lines += [f"{data}: {line}." for line in statistics.readings(part, pairs, by=by, form=form)]
         return lines
 
     def ranking(self, rows: pd.DataFrame, by: str = "strategy") -> list[str]:

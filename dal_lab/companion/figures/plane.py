@@ -11,24 +11,27 @@ from dal_lab.companion.figures.style import CLASS_COLOURS, CLASS_MARKERS, RED
 
 
 def few_points(
-    pictures: Mapping[str, tuple[Any, Sequence[int]]], positions: Any, labelled: Any, labels: Any, *, columns: int = 4
-) -> Figure:
+    pictures: Mapping[str, tuple[Any, Sequence[int]]], positions: Any, labelled: Any, labels: Any,
+    *, columns: int = 4, limits: tuple[float, float] | None = None,
+) -> Figure:  # fmt: skip
     """Draw `positions` [n, 2] once for each entry {title: (values, picks)}: dark where values are high, picks ringed.
 
-    `values` may be None: then all points are alike. Labelled instances [m, 2] are marked by their class [m]. Picks have
+    `values` may be None: then all points are alike; NaN are dots, no longer in the pool. `limits` are the lightest and
+    the darkest value; None: those of each picture. Labelled instances [m, 2] are marked by their class [m]. Picks have
     their place in the order of picking beside them.
     """
     figure, axes = panels(len(pictures), columns=columns, panel=(2.6, 2.5))
     positions, labelled, labels = np.asarray(positions), np.asarray(labelled), np.asarray(labels)
     for panel, (title, (values, picks)) in zip(axes, pictures.items(), strict=True):
         shades = np.full(len(positions), 0.3) if values is None else np.asarray(values, dtype=float)
-        low, high = shades.min(), shades.max()
+        low, high = limits or (np.nanmin(shades), np.nanmax(shades))
+        gone = np.isnan(shades)
         shades = 0.15 + 0.75 * (shades - low) / (high - low) if high > low else np.full(len(positions), 0.3)
         panel.scatter(
             positions[:, 0],
             positions[:, 1],
-            s=70,
-            c=1 - shades,
+            s=np.where(gone, 6, 70),
+            c=np.where(gone, 0.5, 1 - shades),
             cmap="gray",
             vmin=0,
             vmax=1,
@@ -47,3 +50,15 @@ def few_points(
         panel.margins(0.18)
         panel.grid(visible=False)
     return figure
+
+
+def points_left(
+    rounds: Sequence[Any], values: Any, batch: Sequence[int], positions: Any, labelled: Any, labels: Any
+) -> Figure:
+    """Draw `positions` [n, 2] as `few_points` does: all, what each of `rounds` leaves of them, `batch` in the last."""
+    values = np.asarray(values, dtype=float)
+    pictures: dict[str, tuple[Any, Sequence[int]]] = {f"all {len(values)}": (values, [])}
+    for number, left in enumerate(rounds, 1):
+        shades = np.where(np.isin(np.arange(len(values)), left), values, np.nan)
+        pictures[f"after round {number}: {len(left)} left"] = shades, batch if number == len(rounds) else []
+    return few_points(pictures, positions, labelled, labels, limits=(values.min(), values.max()))
