@@ -17,7 +17,7 @@
 # # REFINE: filter the pool with an ensemble, then choose
 #
 # Companion to *Cleaning the Pool: Progressive Filtering of Unlabeled Pools in Deep Active Learning*
-# (Huseljic, Herde and colleagues, University of Kassel; CVPR 2026, [arXiv 2511.22344](https://arxiv.org/abs/2511.22344)).
+# (Huseljic, Herde, Rauch, Hahn and Sick, University of Kassel; CVPR 2026, [arXiv 2511.22344](https://arxiv.org/abs/2511.22344)).
 #
 # No strategy is the best one on every data set and at every budget. REFINE does not choose among strategies: it lets all of them clean the pool
 # $P_0$. Stage 1, *progressive filtering*: in each of $d = 5$ rounds every one of nine strategies $s$ queries $T = 11$ batches of $b$ instances, each
@@ -35,7 +35,7 @@
 # | (c) | does a strategy choose better from the filtered pool? | differences |
 # | (d) | what is it sensitive to? | alpha, depth, batches |
 # | (e) | and when classes are rare? | long-tailed pools |
-# | (f) | which form of the gain in coverage should herding use? | table |
+# | (f) | does it matter in which of its forms a method is? | table |
 # | (g) | what does the filter leave? | a closer look, to step through in Jupyter |
 # | (h) | which of the paper's claims hold on these data? | verdicts |
 
@@ -56,7 +56,7 @@ if (
 preset = "quick"  # quick: minutes on a laptop; real, paper: the published protocols; tiny: a test of the cells
 seeds = None  # number of seeds
 datasets = None  # names out of the preset's data sets
-encoders = ["dinov2", "dinov3", "clip", "swinv2"]  # of images: also models of the hub, or local folders
+encoders = ["dinov2_registers", "clip", "dinov3"]  # of images: also models of the hub, or local folders
 ensembles = ["tcm", "selectal", "tailor", "autoal"]  # beside REFINE in (a) and (b)
 device = "auto"  # auto, cpu, cuda or mps
 jobs = None  # processes side by side; None: one a core
@@ -269,21 +269,23 @@ lines, home = summary.beside_best(long_tail, "refine", members)
 session.reading(lines, f"{session.place(long_tail, 'refine')} {home}")
 
 # %% [markdown]
-# ## (f) Two forms of herding
+# ## (f) Forms of one method
 #
-# **Question.** Herding picks what covers most of the pool. With the kernel $K$, the coverage $c$ and the uncertainty $u$, the definition weighs
-# every covered instance, $\frac{1}{n} \sum_j u_j \max(K_{ij} - c_j, 0)$ (*coverage*); the papers' results rest on
-# $u_i \frac{1}{n} \sum_j \max(K_{ij} - c_i, 0)$ (*rowwise*). Does it matter? **Protocol.** As in (a).
+# **Question.** Herding weighs, with the kernel $K$, the coverage $c$ and the uncertainty $u$, every covered instance in its definition,
+# $\frac{1}{n} \sum_j u_j \max(K_{ij} - c_j, 0)$; the papers' results rest on $u_i \frac{1}{n} \sum_j \max(K_{ij} - c_i, 0)$. BAIT sums the
+# Fisher information over the pool; the released code of this paper sums means over batches of 32. Does it matter? **Protocol.** As in (a), in the
+# other form: herding's definition, and BAIT's batch means, alone and within REFINE (in the paper preset the sum).
 
 # %%
-session.section("(f) herding")
-herding = [name for name in ("max_herding", "unc_herding") if name in members]
-rowwise = alone[alone["strategy"].isin(herding)].assign(form="rowwise")
-forms = pd.concat([rowwise, session.curves(herding, {"form": "coverage"}).assign(form="coverage")])
+session.section("(f) forms")
+names = [name for name in setting.forms if name in [*members, "refine"]]
+usual = pd.concat([alone, refined]).query("strategy in @names").assign(form="as in (a)")
+options = {name: (setting.refining if name == "refine" else {}) | setting.forms[name] for name in names}
+forms = pd.concat([usual, *(session.curves(name, options[name]).assign(form="other form") for name in names)])
 by_form = session.means(forms, ["strategy", "form"]).sort_values(["data", "strategy"], kind="stable")
-session.table(by_form, "herding_forms", forms)
-form_gains = summary.by_strategy(forms, "coverage", "rowwise", "form")
-session.reading(*summary.changes(form_gains, "*coverage*", "*rowwise*"))
+session.table(by_form, "forms", forms)
+form_gains = summary.by_strategy(forms, "other form", "as in (a)", "form")
+session.reading(*summary.changes(form_gains, "*the other form*", "*the form of (a)*"))
 
 # %% [markdown]
 # ## (g) A closer look: the pool, round after round
@@ -341,7 +343,7 @@ session.verdicts([
 # %% [markdown]
 # ## How to cite
 #
-# Huseljic, D., Herde, M. and colleagues: *Cleaning the Pool: Progressive Filtering of Unlabeled Pools in Deep Active Learning*. CVPR 2026,
+# Huseljic, D., Herde, M., Rauch, L., Hahn, P., Sick, B.: *Cleaning the Pool: Progressive Filtering of Unlabeled Pools in Deep Active Learning*. CVPR 2026,
 # arXiv 2511.22344. TCM: Doucet, P. et al.: *Bridging Diversity and Uncertainty in Active Learning with
 # Self-Supervised Pre-Training*, 2024. SelectAL: Hacohen, G. and Weinshall, D.: *How to Select Which Active Learning Strategy is Best Suited for
 # Your Specific Problem and Budget*. NeurIPS 2023. TAILOR: Zhang, J. et al.: *Algorithm Selection for Deep Active Learning with Imbalanced
