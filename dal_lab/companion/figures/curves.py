@@ -394,12 +394,11 @@ def points(axes: Axes, positions: np.ndarray, labels: np.ndarray, *, new: bool =
 
 
 def batches(rows: pd.DataFrame) -> Figure:
-    """Draw learning curves of each kind of `batch`, a panel for each data set and strategy."""
-    check_columns("rows", rows, ("data", "strategy", "batch", "seed", "n_labeled", "accuracy"))
-    figure, parts = _split(rows, ["data", "strategy"], columns=min(4, rows["strategy"].nunique()))
-    for axes, (data, strategy), part in parts:
-        curves(axes, part, x="n_labeled", y="accuracy", by="batch")
-        axes.set(title=f"{look(strategy)[0]}, {verbatim(data)}", xlabel="Labelled instances")
+    """Draw learning curves of kinds of batches, the strategies of `rows`, a panel for each entry of `data`."""
+    figure, parts = _split(rows, "data", columns=2)
+    for axes, title, part in parts:
+        curves(axes, part, x="n_labeled", y="accuracy", by="strategy")
+        axes.set(title=verbatim(title), xlabel="Labelled instances")
     return shared_legend(figure, figure.axes)
 
 
