@@ -96,8 +96,8 @@ class Update(maps.View):
         maps.ring(axes, self.plane, self.batch[:-1], size=45)
 
 
-def half_moons(gamma: float = 10.0, seed: int = 1) -> tuple[FeatureBank, Tensor, dict[str, Head]]:
-    """Return the half moons, twenty of them, and heads that know twelve, were updated with the others, know all."""
+def half_moons(gamma: float = 10.0, seed: int = 1) -> tuple[FeatureBank, Tensor, dict[str, tuple[Head, int]]]:
+    """Return the half moons, the places of twenty, and heads with the number of these that they know."""
     bank = load("moons")
     order = torch.randperm(len(bank.train_labels), generator=generator_for(seed, "moons"))[:20]
     start = Head.initial("mlp", bank.num_features, bank.num_classes, generator_for(seed, "initial weights"))
@@ -108,7 +108,7 @@ def half_moons(gamma: float = 10.0, seed: int = 1) -> tuple[FeatureBank, Tensor,
         state = posterior.fit(phi[:12], before.weight)  # N(W, Σ) of the last layer
         state = posterior.update(state, phi[12:], targets[12:], gamma=gamma)  # a Newton step on each new sample
     updated = Head(state.weight, None, before.hidden_weight, before.hidden_bias)
-    return bank, order, {"Before": before, "Second-order update": updated, "Retraining": after}
+    return bank, order, {"Before": (before, 12), "Second-order update": (updated, 20), "Retraining": (after, 20)}
 
 
 def views(experiment: Experiment) -> list[Update]:
