@@ -127,7 +127,7 @@ figure = surfaces(pictures, moons.train_features[order], moons.train_labels[orde
 session.figure(figure, "decision_surfaces", caption="One run. Shades: confidence; red rim: new; hollow: unlabelled.")
 lines = [f"{name}: {right[name] - right['Before']:+.1f} points." for name in list(heads)[1:]]
 _, updated, retrained = (head.logits(test).argmax(dim=1) for head, _ in heads.values())
-home = f"Both agree on {100 * (updated == retrained).double().mean():.1f} % of the test split; one toy set and one seed rank nothing."
+home = f"Updated and retrained head agree on {100 * (updated == retrained).double().mean():.1f} % of the test split; one toy set and one seed rank nothing."
 session.reading(lines, home, "With 8 new labels the test accuracy changes:")
 
 # %% [markdown]
@@ -175,13 +175,13 @@ paper, by = published("laplace_updates"), ["initial_size", "method"]
 measured = recovered(100 * study.groupby(["data", *by])["accuracy"].mean().unstack("method")[methods])
 printed = recovered(paper.pivot(index="initial_size", columns="method", values="accuracy")[methods])
 session.table(measured, "recovered_gain", study)
-session.table(printed, "recovered_gain_published")
+session.table(printed.assign(source="published, other data"), "recovered_gain_published")
 paper["gain"] = paper["accuracy"] - paper.groupby("initial_size")["accuracy"].transform("first")  # base comes first
 paper["method"] = paper["method"].map(label)
 session.cells(session.means(gains, by, ["gain"]), paper, by, "updating", study, "gain", "points")
 here, there = (table.groupby("method", sort=False)["recovered"].median() for table in (measured, printed))
 lines = [f"{label(name)}: {share:.0f} %, published {there[name]:.0f} %." for name, share in here.items()]
-home = f"The second-order update recovers {here['second_order']:.0f} %; of a gain of less than a point a share says little."
+home = f"The second-order update recovers {here['second_order']:.0f} % of it; of a gain of less than a point a share says little."
 session.reading(lines, home, "Share of retraining's gain that an update recovers, median over initial sizes:")
 
 # %% [markdown]
@@ -196,8 +196,8 @@ base, update, retraining = (study[study["method"] == name] for name in ("base", 
 figure = draw.step_sizes(ablation, base=base, retraining=retraining)
 session.figure(figure, "gamma_ablation", study, "The second-order update by its step.")
 session.table(session.means(ablation, ["initial_size", "gamma"], ["accuracy", "nll", "flips"]), "gamma_ablation", study)
-named = in_settings(ablation).assign(gamma=ablation["gamma"].map("γ = {:g}".format))
-home = session.place(named, "γ = 10", "gamma")
+named = in_settings(ablation).assign(gamma=ablation["gamma"].map("γ = {:g}:".format))
+home = session.place(named, "γ = 10:", "gamma").replace(":", "") + " The verdict in (h) says how sure that is."
 session.reading(session.ranking(named, "gamma"), home, "Mean over the numbers of new samples:")
 
 # %% [markdown]
@@ -249,7 +249,7 @@ session.section("(d) and (e)")
 both = pd.concat([curves, ahead[ahead["strategy"] == "lookahead_tuned"].assign(batch="plain")])
 acquisition = both.dropna(subset="query_s").groupby(["data", "strategy", "batch"])["query_s"].median().reset_index()
 session.table(acquisition, "acquisition_time", both)
-home = session.apart(ahead, "lookahead_tuned", "margin", "Choosing by the test split, it is {:+.1f} points from Margin")
+home = session.apart(ahead, "lookahead_tuned", "margin", "The look-ahead, an oracle, is {:+.1f} points from Margin")
 session.reading(session.leads(ahead, "lookahead_tuned", ["random", "margin", "lookahead_10"]), home)
 
 # %% [markdown]
@@ -286,7 +286,7 @@ figure = draw.updating_study(active[active["method"] != "base"], y="gain")
 session.figure(figure, "active_samples", active, "What a few new labels bring if margin chooses them.")
 session.table(session.means(active, ["initial_size", "method", "step"], values), "active_samples", active)
 both = pd.concat([study.assign(data="random, " + study["data"]), active.assign(data="active, " + active["data"])])
-home = session.apart(both, "second_order", "retraining", "The update is {:+.1f} points from retraining", "method")
+home = "The update is " + session.apart(both, "second_order", "retraining", "{:+.1f} points from retraining", "method")
 lines = session.leads(both, "second_order", ["base", "retraining"], by="method")
 session.reading(lines, home, "Random and active samples, mean over initial sizes and numbers of new samples:")
 
