@@ -224,7 +224,7 @@ curves = pd.concat(several)
 session.section("(d) sequential batches")
 panels = curves.assign(data=curves["strategy"].map(label) + ", " + curves["data"], strategy=curves["batch"])
 caption = "Accuracy as labels are bought. Random looks at no head: its curve with γ = 10 lies exactly under the one with γ tuned."
-session.figure(draw.batches(panels), "sequential_batches", curves, caption)
+session.figure(draw.learning_curves(panels), "sequential_batches", curves, caption)
 table = session.means(curves, ["strategy", "batch"]).sort_values(["data", "strategy"])
 session.table(table, "sequential_batches", curves)
 choosing = curves[curves["strategy"] != "random"].groupby(["data", "seed", "cycle", "batch"], sort=False)["accuracy"]

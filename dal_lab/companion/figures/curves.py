@@ -386,15 +386,6 @@ def points(axes: Axes, positions: np.ndarray, labels: np.ndarray, *, new: bool =
         )  # fmt: skip
 
 
-def batches(rows: pd.DataFrame) -> Figure:
-    """Draw learning curves of kinds of batches, the strategies of `rows`, a panel for each entry of `data`."""
-    figure, parts = _split(rows, "data", columns=2)
-    for axes, title, part in parts:
-        curves(axes, part, x="n_labeled", y="accuracy", by="strategy")
-        axes.set(title=verbatim(title), xlabel="Labelled instances")
-    return shared_legend(figure, figure.axes)
-
-
 def gradient_steps(rows: pd.DataFrame, levels: pd.DataFrame) -> Figure:
     """Draw the gain by the number of gradient steps, a line a method, and the mean gain of `levels` as dashed lines."""
     place = ["data", "initial_size"]
