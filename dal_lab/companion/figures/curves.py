@@ -388,11 +388,10 @@ def points(axes: Axes, positions: np.ndarray, labels: np.ndarray, *, new: bool =
 
 def gradient_steps(rows: pd.DataFrame, levels: pd.DataFrame) -> Figure:
     """Draw the gain by the number of gradient steps, a line a method, and the mean gain of `levels` as dashed lines."""
-    place = ["data", "initial_size"]
-    figure, parts = _split(rows, place)
+    figure, parts = _split(rows, ["data", "initial_size"])
     for axes, entry, part in parts:
         curves(axes, part, x="steps", y="gain", by="method")
-        beside = levels[(levels[place] == entry).all(axis=1)]
+        beside = levels[(levels["data"] == entry[0]) & (levels["initial_size"] == entry[1])]
         for method, gain in beside.groupby("method", sort=False)["gain"].mean().items():
             text, colour, _ = look(str(method))
             axes.axhline(100 * gain, color=colour, linestyle="--", label=text)
