@@ -73,7 +73,8 @@ def surfaces(
     for panel, (title, (logits, known)) in zip(axes, pictures.items(), strict=False):
         probabilities = logits(plane).softmax(dim=-1).view(160, 160, -1).numpy()
         curves.decision_surface(panel, probabilities, (*x[[0, -1]].tolist(), *y[[0, -1]].tolist()), title=title)
-        panel.scatter(*points[known:].T.numpy(), s=20, facecolor="none", edgecolor="black", linewidth=0.8)
+        x_rest, y_rest = points[known:].T.numpy()
+        panel.scatter(x_rest, y_rest, s=20, facecolor="none", edgecolor="black", linewidth=0.8)
         for part, new in ((slice(old), False), (slice(old, known), True)):
             curves.points(panel, points[part].numpy(), labels[part].numpy(), new=new)
     if posteriors:
@@ -88,6 +89,6 @@ def _ellipses(axes: Axes, posteriors: Sequence[tuple[Tensor, Tensor]]) -> None:
     for i, (mean, covariance) in enumerate(posteriors):
         colour = plt.get_cmap("viridis")(0.85 * i / max(1, len(posteriors) - 1))
         axes.plot(*(mean[:, None] + torch.linalg.cholesky(covariance) @ circle).numpy(), color=colour)
-        axes.annotate(str(i), mean.tolist(), color=colour, ha="center", va="center", weight="bold")
+        axes.annotate(str(i), (float(mean[0]), float(mean[1])), color=colour, ha="center", va="center", weight="bold")
     axes.set(title="Posterior of class 1", xlabel="Weight of feature 1", ylabel="Weight of feature 2")
     axes.grid(visible=False)
