@@ -384,3 +384,19 @@ def points(axes: Axes, positions: np.ndarray, labels: np.ndarray, *, new: bool =
             chosen[:, 0], chosen[:, 1], s=55 if new else 20, color=CLASS_COLOURS[k], marker=CLASS_MARKERS[k],
             edgecolor=RED if new else "black", linewidth=1.8 if new else 0.6, zorder=3 + new,
         )  # fmt: skip
+
+
+def gradient_steps(rows: pd.DataFrame, levels: pd.DataFrame) -> Figure:
+    """Draw the gain by the number of gradient steps, a line a method, and the mean gain of `levels` as dashed lines."""
+    figure, parts = _split(rows, ["data", "initial_size"])
+    for axes, entry, part in parts:
+        curves(axes, part, x="steps", y="gain", by="method")
+        beside = levels[(levels["data"] == entry[0]) & (levels["initial_size"] == entry[1])]
+        for method, gain in beside.groupby("method", sort=False)["gain"].mean().items():
+            text, colour, _ = look(str(method))
+            axes.axhline(100 * gain, color=colour, linestyle="--", label=text)
+        ticks = sorted(part["steps"].unique())
+        axes.set(title=verbatim("{}, {} initial labels".format(*entry)), xlabel="Gradient steps", xscale="log")
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+    return shared_legend(figure, figure.axes, columns=3)

@@ -1,11 +1,16 @@
 """A dozen points in the plane, to see what a method does with each of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
+from dal_lab.companion.figures import curves
 from dal_lab.companion.figures.curves import panels
 from dal_lab.companion.figures.style import CLASS_COLOURS, CLASS_MARKERS, RED
 
@@ -62,3 +67,43 @@ def points_left(
         shades = np.where(np.isin(np.arange(len(values)), left), values, np.nan)
         pictures[f"after round {number}: {len(left)} left"] = shades, batch if number == len(rounds) else []
     return few_points(pictures, positions, labelled, labels, limits=(values.min(), values.max()))
+
+
+def surfaces(
+    pictures: Mapping[str, tuple[Callable[[Tensor], Tensor], int]], points: Tensor, labels: Tensor,
+    posteriors: Sequence[tuple[Tensor, Tensor]] = (),
+) -> Figure:  # fmt: skip
+    """Draw decision surfaces, a panel for each entry {title: (logits of points [n, 2], how many labels it knows)}.
+
+    The first so many of `points` with their `labels` are labelled; those that the first entry does not know are large,
+    the others hollow. `posteriors`, means [2] and covariances [2, 2] of a class's weights, have a panel of their own.
+    """
+    count = len(pictures) + bool(posteriors)
+    figure, axes = panels(count, columns=5, panel=(2.7 if count > 3 else 3.3, 3.1))
+    low, high = points.amin(dim=0), points.amax(dim=0)
+    low, high = low - 0.1 * (high - low), high + 0.1 * (high - low)
+    x, y = (torch.linspace(float(low[i]), float(high[i]), 160, dtype=points.dtype) for i in (0, 1))
+    plane = torch.cartesian_prod(y, x).flip(1)
+    old = next(iter(pictures.values()))[1]
+    for panel, (title, (logits, known)) in zip(axes, pictures.items(), strict=False):
+        probabilities = logits(plane).softmax(dim=-1).view(160, 160, -1).numpy()
+        curves.decision_surface(panel, probabilities, (*x[[0, -1]].tolist(), *y[[0, -1]].tolist()), title=title)
+        x_rest, y_rest = points[known:].T.numpy()
+        panel.scatter(x_rest, y_rest, s=20, facecolor="none", edgecolor="black", linewidth=0.8)
+        for part, new in ((slice(old), False), (slice(old, known), True)):
+            curves.points(panel, points[part].numpy(), labels[part].numpy(), new=new)
+    if posteriors:
+        _ellipses(axes[-1], posteriors)
+    return figure
+
+
+def _ellipses(axes: Axes, posteriors: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Draw one standard deviation of normal distributions around their means, numbered from 0 in their order."""
+    turns = torch.linspace(0, 2 * torch.pi, 100, dtype=torch.float64)
+    circle = torch.stack((turns.cos(), turns.sin()))
+    for i, (mean, covariance) in enumerate(posteriors):
+        colour = plt.get_cmap("viridis")(0.85 * i / max(1, len(posteriors) - 1))
+        axes.plot(*(mean[:, None] + torch.linalg.cholesky(covariance) @ circle).numpy(), color=colour)
+        axes.annotate(str(i), (float(mean[0]), float(mean[1])), color=colour, ha="center", va="center", weight="bold")
+    axes.set(title="Posterior of class 1", xlabel="Weight of feature 1", ylabel="Weight of feature 2")
+    axes.grid(visible=False)
