@@ -1,10 +1,13 @@
 """How far strategies are from an oracle, and what strategies record about their choices."""
 
 import json
+from collections.abc import Mapping
 
 import pandas as pd
 
 from dal_core.checks import check_choice, check_columns
+from dal_lab.companion.figures.style import label
+from dal_lab.companion.statistics import CONFIDENCE, paired
 
 BUDGETS = ("low", "mid", "high")
 PLACE = ["run", "data", "strategy", "seed", "cycle"]
@@ -37,6 +40,40 @@ def leads(rows: pd.DataFrame, oracle: str) -> pd.DataFrame:
     rows = rows.merge(best.rename("best").reset_index(), on=by)
     rows = rows[rows["strategy"] == rows["best"]].merge(means[oracle].rename("oracle").reset_index())
     return rows.assign(difference=rows["oracle"] - rows["other"])[[*by, "strategy", "seed", "difference"]]
+
+
+def side_by_side(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """Return a table of budgets with a row for each entry of its other columns data and strategy.
+
+    `columns` are those of the table that each budget has, with their new names, in which {} stands for the budget.
+
+    >>> table = pd.DataFrame({"data": ["letter"] * 2, "budget": ["low", "high"], "accuracy": [60.7, 79.5]})
+    >>> side_by_side(table, {"accuracy": "{} (%)"}).to_dict("list")
+    {'data': ['letter'], 'low (%)': [60.7], 'high (%)': [79.5]}
+    """
+    by = [name for name in ("data", "strategy") if name in table and name not in columns]
+    parts = {budget: part.set_index(by) for budget, part in table.groupby("budget", sort=False)}
+    found = {name.format(each): part[column] for each, part in parts.items() for column, name in columns.items()}
+    return pd.DataFrame(found).reset_index()
+
+
+def standing(rows: pd.DataFrame, name: str, by: str = "strategy") -> str:
+    """Return a sentence: which entries of `by` are above `name` and below it by more than the scatter of the seeds.
+
+    Mean accuracies over the curve are compared, paired by seed, and corrected for the number of comparisons on a data
+    set (Holm).
+    """
+    table = paired(rows, name, by=by)
+    sides = {True: "above it {}", False: "below it {}"}
+    table["side"] = (table["difference"] > 0).map(sides).where(table["p_holm"] < 1 - CONFIDENCE)
+    said = []
+    for data, part in table.groupby("data", sort=False):
+        scatter = f"within the scatter of {part['seeds'].max()} seeds {{}}"
+        names = (
+            part.fillna({"side": scatter}).groupby("side", sort=False)[by].agg(lambda each: ", ".join(map(label, each)))
+        )
+        said.append(f"on {data} " + "; ".join(names.index[i].format(each) for i, each in enumerate(names)))
+    return f"Beside {label(name)}, corrected for the number of comparisons: {'. '.join(said)}."
 
 
 def records(rows: pd.DataFrame) -> pd.DataFrame:

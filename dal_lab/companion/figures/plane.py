@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from dal_lab.companion.figures.curves import panels
-from dal_lab.companion.figures.style import CLASS_COLOURS, CLASS_MARKERS, RED
+from dal_core.snapshot import Truth
+from dal_lab.companion.figures.curves import decision_surface, panels, points
+from dal_lab.companion.figures.style import CLASS_COLOURS, CLASS_MARKERS, GREY, RED
 
 
 def few_points(
@@ -46,4 +47,35 @@ def few_points(
         panel.set(title=title, xticks=[], yticks=[])
         panel.margins(0.18)
         panel.grid(visible=False)
+    return figure
+
+
+def few_heads(
+    heads: Mapping[str, tuple[Any, Any, Sequence[int]]], snapshot: Truth, *, marked: int | None = None, columns: int = 4
+) -> Figure:
+    """Draw what linear heads decide in the plane, a panel for each entry {title: (weight, bias, picks)}.
+
+    Large points are labelled, by class; picks have a red rim and show their class, other unlabelled instances are
+    hollow; small dots are test instances in the colour of their class. The panel `marked` has a red frame.
+    """
+    figure, axes = panels(len(heads), columns=columns, panel=(2.6, 2.5))
+    assert snapshot.test is not None
+    held, positions, classes = snapshot.test.inputs().numpy(), snapshot.features.numpy(), snapshot.hidden_labels.numpy()
+    known = snapshot.labelled_features.numpy()
+    everything = np.concatenate([positions, held, known])
+    (left, bottom), (right, top) = everything.min(axis=0) - 0.4, everything.max(axis=0) + 0.4
+    grid = np.stack(np.meshgrid(np.linspace(left, right, 200), np.linspace(bottom, top, 200)), axis=-1)
+    for i, (panel, (title, (weight, bias, picks))) in enumerate(zip(axes, heads.items(), strict=True)):
+        odds = np.exp(grid @ np.asarray(weight).T + np.asarray(bias))
+        shares, extent = odds / odds.sum(axis=-1, keepdims=True), (left, right, bottom, top)
+        decision_surface(panel, shares, extent, title=title, strength=0.35)
+        panel.scatter(*held.T, s=6, color=[CLASS_COLOURS[k] for k in snapshot.test.labels], linewidth=0)
+        panel.scatter(*positions.T, s=26, facecolor="white", edgecolor=GREY, linewidth=1)
+        points(panel, known, snapshot.labels.numpy())
+        points(panel, positions[list(picks)], classes[list(picks)], new=True)
+        panel.set(xticks=[], yticks=[], xlabel="", ylabel="")
+        if i == marked:
+            panel.title.set(color=RED, fontweight="bold")
+            for spine in panel.spines.values():
+                spine.set(color=RED, linewidth=2, visible=True)
     return figure
