@@ -221,8 +221,9 @@ session.figure(draw.costs(scaling, y="query_s"), "scaling_time", scaling, captio
 session.figure(draw.costs(scaling, y="peak_bytes"), "scaling_memory", scaling, caption)
 
 # %%
-session.table(growth(scaling, "query_s"), "scaling_time", scaling)
-session.table(growth(scaling, "peak_bytes"), "scaling_memory", scaling)
+session.table(growth(scaling, "query_s", setting.costs), "scaling_time", scaling)
+scaling = scaling.assign(peak_mb=scaling["peak_bytes"] / 1e6)
+session.table(growth(scaling, "peak_mb", setting.costs), "scaling_memory", scaling)
 
 # %% [markdown]
 # The strategies of (c) on pools of growing size, with more features and larger batches.

@@ -114,12 +114,19 @@ def sweep(
     return pd.concat(parts)
 
 
-def growth(rows: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Return the exponents of the growth of `value` along each axis of `sweep`, a row a strategy: "exponent of N"."""
+def growth(rows: pd.DataFrame, value: str, base: Mapping[str, int] | None = None) -> pd.DataFrame:
+    """Return the exponents of the growth of `value` along each axis of `sweep`, a row a strategy: "exponent of N".
+
+    With the sizes `base` of the sweep also `value` there.
+    """
     slopes = rows.groupby(["strategy", "varied"], sort=False)[["size", value]]
     table: Any = slopes.apply(lambda part: slope(part["size"], part[value])).unstack("varied")
     strategies, axes = (list(rows[name].drop_duplicates()) for name in ("strategy", "varied"))
-    return table.loc[strategies, axes].add_prefix("exponent of ").reset_index()
+    table = table.loc[strategies, axes].add_prefix("exponent of ")
+    if base is not None:
+        at_base = rows[(rows["varied"] == axes[0]) & (rows["size"] == base[AXES[axes[0]]])]
+        table.insert(0, value, at_base.set_index("strategy")[value])
+    return table.reset_index()
 
 
 def synthetic_snapshot(study: ScalingStudy, device: torch.device) -> Snapshot:
