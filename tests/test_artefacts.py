@@ -1,3 +1,4 @@
+import base64
 import json
 
 import matplotlib.pyplot as plt
@@ -40,6 +41,13 @@ def test_a_table_keeps_its_precision_in_csv_and_is_readable_in_markdown(folder):
     pd.testing.assert_frame_equal(pd.read_csv(folder / "01_accuracy.csv"), table())
     assert (folder / "01_accuracy.md").read_text().splitlines()[0].split("|")[1:-1] == [
         " strategy   ", "   accuracy (%) ", "    ± "]  # fmt: skip
+
+
+def test_a_csv_has_no_digits_of_rounding_and_counts_are_whole(tmp_path):
+    rows = pd.DataFrame({"strategy": ["a", "b"], "accuracy": [3.299999999999992, 1 / 3], "seeds": [3.0, float("nan")]})
+    Report(tmp_path, "01_x").table(rows.assign(gain=2.0), "t", cell="(a)", keys=[])
+    lines = (tmp_path / "01_t.csv").read_text().splitlines()
+    assert lines == ["strategy,accuracy,seeds,gain", "a,3.3,3,2.0", "b,0.333333333333,,2.0"]
 
 
 def test_markdown_formats_by_column_and_leaves_missing_numbers_empty():
@@ -120,11 +128,11 @@ def test_a_caption_is_what_the_notebook_says_and_what_the_figure_says_of_itself(
     shown = Report(tmp_path, "01_x").figure(figure, "curves", cell="(a)", keys=[], caption="It rises.")
     assert shown.caption == "It rises. Bands: 95 % intervals (t over 3 seeds)."
     assert read_manifest(tmp_path)["01_curves.png"]["caption"] == shown.caption
-    for name in ("display_png", "display"):
-        monkeypatch.setattr(f"IPython.display.{name}", said.append)
+    monkeypatch.setattr("IPython.display.display", lambda *found, **about: said.append((found, about)))
     shown._ipython_display_()
-    picture, text = said
-    assert picture is shown
+    ((picture,), about), ((text,), _) = said
+    assert base64.b64decode(picture["image/png"]) == shown.png
+    assert about["metadata"] == {"image/png": {"alt": shown.alt}}
     assert text.data == f"**Figure.** {shown.caption}"
 
 

@@ -346,7 +346,7 @@ def test_bars_join_the_largest_groups_within_the_critical_difference(names, numb
 
 
 def test_below_ten_blocks_there_is_no_diagram():
-    few, enough = (in_order("abc", number) for number in (9, 10))
+    few, enough = (in_order(list("abc"), number) for number in (9, 10))
     assert not draw.enough_blocks(few)
     assert draw.enough_blocks(enough)
     with pytest.raises(ValueError, match=r"blocks has 9 rows \(data set and seed\); at least 10 were expected"):

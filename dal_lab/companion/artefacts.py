@@ -23,6 +23,7 @@ from dal_lab.runs.files import write_atomically, write_text
 from dal_lab.runs.provenance import git_commit, is_crowded
 
 MANIFEST = "manifest.json"
+COUNTS = ("seeds", "n_published")  # Columns of whole numbers, also where some are absent.
 # The site keeps its pages itself, and a PDF names the PNG that it shows; neither has an entry.
 PAGES, PAPERS = ".html", ".pdf"
 
@@ -123,7 +124,7 @@ class Report:
         return ReadableFigure(shown.getvalue(), alt, caption)
 
     def table(self, table: pd.DataFrame, name: str, *, cell: str, keys: Sequence[str]) -> ReadableTable:
-        """Save `table` as CSV (full precision) and Markdown (for readers), and return the latter for display.
+        """Save `table` as CSV (twelve digits) and Markdown (for readers), and return the latter for display.
 
         Raises:
             ValueError: if a table with a column of times (seconds, speed-ups) lacks `time` in its name.
@@ -132,8 +133,11 @@ class Report:
         times = [column for column in map(str, table.columns) if column.endswith("_s") or column.startswith("speedup")]
         if times and "time" not in name:
             raise ValueError(f"table {name!r} has the measured times {times}; its name has to contain 'time'")
+        counts = {name: table[name].astype("Int64") for name in COUNTS if name in table}
+        # The digits beyond the twelfth are those of the order in which a processor sums.
+        rounded = table.assign(**counts).to_csv(index=False, lineterminator="\n", float_format=_rounded)
         text = markdown(table)
-        for ending, content in {"csv": table.to_csv(index=False, lineterminator="\n"), "md": text}.items():
+        for ending, content in {"csv": rounded, "md": text}.items():
             write_text(path := self._path(name, ending), content)
             self._enter(path, cell, keys)
         return ReadableTable(text)
@@ -142,13 +146,19 @@ class Report:
         check_file_name("name", name)
         return self.folder / f"{self.notebook.split('_')[0]}_{name}.{ending}"
 
-    def _enter(self, path: Path, cell: str, keys: Sequence[str], **more: str) -> None:
+    def _enter(self, path: Path, cell: str, keys: Sequence[str], **more: Any) -> None:
         entry = {"notebook": self.notebook, "cell": cell, "keys": sorted(keys), "digest": digest_of(path.read_bytes())}
-        self._entries[path.name] = entry | more
+        place = self._entries.get(path.name, {"place": len(self._entries)})["place"]  # in the notebook's order
+        self._entries[path.name] = entry | {"place": place} | more
         sources = {**self._origins, "data": dict(self.data), "strategies": dict(self.strategies)}
         entries = {name: {**each, "origins": sources} for name, each in self._entries.items()}
         others = {file: each for file, each in read_manifest(self.folder).items() if each["notebook"] != self.notebook}
         write_text(self.folder / MANIFEST, json.dumps(others | entries, indent=1, sort_keys=True) + "\n")
+
+
+def _rounded(value: Any) -> str:
+    """Return a number with up to twelve significant digits, and a decimal point where it is no count."""
+    return repr(float(f"{value:.12g}"))
 
 
 def _runs_and_picture(png: bytes) -> tuple[bytes, bytes]:

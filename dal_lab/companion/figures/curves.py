@@ -129,7 +129,7 @@ def logarithmic(axis: Axis) -> None:
 def zoom(axes: Axes) -> list[str]:
     """Limit the y axis to the lines that lie together, and return the labels of those that leave it.
 
-    A line leaves if the others need less than half of the height without it.
+    A line leaves if the others need less than a third of the height without it.
     """
     spans = {
         str(line.get_label()): (np.nanmin(line.get_ydata()), np.nanmax(line.get_ydata()))
@@ -145,7 +145,7 @@ def zoom(axes: Axes) -> list[str]:
         kept = [name for name in spans if name not in left]
         heights = {name: height([other for other in kept if other != name]) for name in kept}
         widest = min(heights, key=lambda name: heights[name])
-        if heights[widest] * 2 >= height(kept):
+        if heights[widest] * 3 >= height(kept):
             break
         left.append(widest)
     if left:
@@ -162,19 +162,6 @@ def _split(rows: pd.DataFrame, by: str | list[str], **size: Any) -> tuple[Figure
     return figure, [(each, *group) for each, group in zip(axes, groups, strict=True)]
 
 
-def _lines(
-    rows: pd.DataFrame, by: str | list[str], lines: dict[str, Any], *, xlabel: str, columns: int,
-    size: tuple[float, float] = PANEL,
-) -> Figure:  # fmt: skip
-    """Draw curves as `lines` has them, a panel for each entry of `by`: data sets, or data sets and initial sizes."""
-    figure, parts = _split(rows, by, panel=size)
-    for axes, entry, part in parts:
-        curves(axes, part, **lines)
-        title = verbatim(entry) if isinstance(entry, str) else "{}, {} initial labels".format(*entry)
-        axes.set(title=title, xlabel=xlabel)
-    return shared_legend(figure, figure.axes, columns=columns)
-
-
 def learning_curves(rows: pd.DataFrame, *, y: str = "accuracy", reference: str = "random") -> Figure:
     """Draw `y` of the strategies against the number of labels, a panel a data set.
 
@@ -182,26 +169,31 @@ def learning_curves(rows: pd.DataFrame, *, y: str = "accuracy", reference: str =
     seed; a strategy that would squeeze the others leaves that panel. Data sets without the reference have none.
     """
     check_columns("rows", rows, ("data", "strategy", "seed", "n_labeled", y))
-    data = list(rows["data"].drop_duplicates())
     many = rows.groupby("data")["strategy"].nunique().max() > FEW
     below = y == "accuracy" and many and (rows["strategy"] == reference).any()
-    size = (len(data) * WIDE[0], WIDE[1] * (1.8 if below else 1))
-    figure, grid = plt.subplots(1 + below, len(data), figsize=size, squeeze=False, sharex="col")
-    left = dict[str, None]()
-    for column, name in zip(grid.T, data, strict=True):
-        part = rows[rows["data"] == name]
-        curves(column[0], part, x="n_labeled", y=y, by="strategy")
-        column[0].set(title=verbatim(name))
-        column[-1].set(xlabel="Labelled instances")
-        if below:
+    parts, left = list(rows.groupby("data", sort=False)), dict[str, None]()
+    columns, high = min(3, len(parts)), 1 + below
+    size = {"nrows": -(-len(parts) // columns) * high, "ncols": columns}
+    figure, grid = plt.subplots(**size, figsize=(columns * WIDE[0], size["nrows"] * WIDE[1] * 0.9), squeeze=False)
+    spare = set(grid.flat)
+    for i, (name, part) in enumerate(parts):
+        upper, lower = (grid[i // columns * high + k, i % columns] for k in (0, high - 1))
+        curves(upper, part, x="n_labeled", y=y, by="strategy")
+        upper.set(title=verbatim(str(name)), xlabel="Labelled instances")
+        spare -= {upper}
+        if below and (part["strategy"] == reference).any():
             level = part[part["strategy"] == reference].set_index(["seed", "n_labeled"])["accuracy"]
-            part = part[part["strategy"] != reference].join(level.rename("level"), on=["seed", "n_labeled"])
-            part = part.assign(difference=part["accuracy"] - part["level"]).dropna(subset="difference")
-            if len(part):
-                curves(column[1], part, x="n_labeled", y="difference", by="strategy")
-                column[1].axhline(0, color="black", linewidth=0.8)
-                left |= dict.fromkeys(zoom(column[1]))
-            column[1].set_ylabel(f"Difference to {label(reference)}\n(points)")
+            others = part[part["strategy"] != reference].join(level.rename("level"), on=["seed", "n_labeled"])
+            others = others.assign(difference=others["accuracy"] - others["level"]).dropna(subset="difference")
+            curves(lower, others, x="n_labeled", y="difference", by="strategy")
+            lower.axhline(0, color="black", linewidth=0.8)
+            lower.set(xlabel="Labelled instances", ylabel=f"Difference to {label(reference)}\n(points)")
+            upper.set_xlabel("")
+            upper.sharex(lower)
+            left |= dict.fromkeys(zoom(lower))
+            spare -= {lower}
+    for axes in spare:
+        axes.remove()
     if left:
         figure.set_label(f"{figure.get_label()} Partly below or above its lower panel: {', '.join(left)}.")
     return shared_legend(figure, figure.axes, columns=4)
@@ -311,13 +303,14 @@ def ablation(sources: Mapping[str, pd.DataFrame], *, x: str, label: str, log: bo
 
 def updating_study(rows: pd.DataFrame, *, y: str, band: bool | None = None) -> Figure:
     """Draw `y` of each method against the number of new samples, a panel a data set and initial size."""
-    lines = {"x": "n_new", "y": y, "by": "method", "band": band}
-    figure = _lines(rows, ["data", "initial_size"], lines, xlabel="New samples", columns=5)
-    if y == "speedup":
-        for axes in figure.axes:
+    figure, parts = _split(rows, ["data", "initial_size"])
+    for axes, (data, size), part in parts:
+        curves(axes, part, x="n_new", y=y, by="method", band=band)
+        axes.set(title=verbatim(f"{data}, {size} initial labels"), xlabel="New samples")
+        if y == "speedup":
             logarithmic(axes.yaxis)
-        figure.set_label("Median over seeds; the axis of times is logarithmic.")
-    return figure
+            figure.set_label("Median over seeds; the axis of times is logarithmic.")
+    return shared_legend(figure, figure.axes, columns=5)
 
 
 def step_sizes(rows: pd.DataFrame, *, base: pd.DataFrame, retraining: pd.DataFrame) -> Figure:
