@@ -16,13 +16,13 @@
 # %% [markdown]
 # # BoSS: how far are today's strategies from what is possible?
 #
-# Companion to *BoSS: A Best-of-Strategies Selector as an Oracle for Deep Active Learning*
-# (Huseljic, Hahn, Herde, Sandrock and Sick, University of Kassel; [arXiv 2603.13109](https://arxiv.org/abs/2603.13109)).
+# Companion to *BoSS: A Best-of-Strategies Selector as an Oracle for Deep Active Learning* (Huseljic, Hahn, Herde, Sandrock and Sick, University of
+# Kassel; [arXiv 2603.13109](https://arxiv.org/abs/2603.13109)).
 #
-# An oracle knows the labels that a strategy would have to pay for. It is no strategy, but it tells how much better a
-# strategy could be. In each cycle BoSS has $T$ candidate batches $\mathcal{B}_1, \dots, \mathcal{B}_T$, each from a strategy chosen at
-# random, asked on a random part of the pool. For each a head $f_t$ is trained on the labelled instances $\mathcal{L}$ and the batch, with its
-# **true** labels, and the batch is bought after which the head makes the fewest errors on the **test** split $\mathcal{T}$:
+# An oracle knows the labels that a strategy would have to pay for. It is no strategy, but it tells how much better a strategy could be. In each cycle
+# BoSS has $T$ candidate batches $\mathcal{B}_1, \dots, \mathcal{B}_T$, each from a strategy chosen at random, asked on a random part of the pool. For
+# each a head $f_t$ is trained on the labelled instances $\mathcal{L}$ and the batch, with its **true** labels, and the batch is bought after which
+# the head makes the fewest errors on the **test** split $\mathcal{T}$:
 #
 # $$t^* = \arg\min_{t}\ \frac{1}{|\mathcal{T}|} \sum_{(x, y) \in \mathcal{T}} \mathbb{1}\big[\arg\max_k f_t(x)_k \neq y\big], \qquad
 # f_t \text{ trained on } \mathcal{L} \cup \{(x, y_x) : x \in \mathcal{B}_t\}.$$
@@ -81,7 +81,7 @@ from dal_lab.companion.explorer.page import show
 from dal_lab.companion.figures import curves as draw
 from dal_lab.companion.figures.plane import few_heads
 from dal_lab.companion.figures.style import label
-from dal_lab.companion.paper_numbers import bank_names, published
+from dal_lab.companion.paper_numbers import bank_names, beside, published
 from dal_lab.companion.statistics import curve_means, in_percent, mean_over_seeds
 from dal_lab.companion.verdicts import MARGIN, Claim, lead_over
 
@@ -93,8 +93,9 @@ candidates = {"num_candidates": num_candidates or min(100, max(setting.candidate
 # %% [markdown]
 # ## The method, on a dozen points
 #
-# `dal_core.textbook` judges one candidate batch after another: a head is trained anew with its true labels, and tested. Below,
-# twelve unlabelled instances in the plane, of which strategies propose seven batches of three, and 60 of a test split.
+# `dal_core.textbook` judges one candidate batch after another: a head is trained anew with its true labels, and tested. Below, twelve unlabelled
+# instances in the plane, of which strategies propose seven batches of three, and 60 of a test split. `boss`, which the experiments run, proposes the
+# same batches and trains all $T$ heads at once, as one batched computation.
 
 # %%
 session.method(textbook.judge, textbook.retrain)
@@ -104,7 +105,7 @@ centres, drawn = torch.tensor([[-2.0, -0.6], [2.0, -0.6], [0.0, 1.6]]).double(),
 classes, of_test = torch.arange(15) % 3, torch.arange(60) % 3
 points, test = (centres[k] + torch.randn(len(k), 2, generator=drawn, dtype=torch.float64) for k in (classes, of_test))
 few = {"labelled": [0, 1, 2], "labels": classes[:3], "hidden_labels": classes[3:], "test": (test, of_test)}
-few["learner"] = dal.Linear(dal.Training("sgd", batch_size=6))
+few["learner"] = dal.Linear(dal.Training("sgd", drop_last=False))
 head = textbook.retrain(dal.Snapshot.of(points, **few), bought=[], epochs=200, seed=0)
 snapshot = dal.Snapshot.of(points, weight=head[0], bias=head[1], **few)
 offers, judging = draw_candidates(snapshot, 3, torch.Generator().manual_seed(20), num_candidates=7)
@@ -121,9 +122,6 @@ Small dots are the test split, hollow ones what was not picked. The framed batch
 )
 session.figure(few_heads(heads, snapshot, marked=1 + int(errors.argmin())), "method", caption=caption)
 
-# %% [markdown]
-# `boss`, which the experiments run, proposes the same batches and trains all $T$ heads at once, as one batched computation.
-
 # %%
 context = dal.Context()
 batch = boss(snapshot, 3, torch.Generator().manual_seed(20), num_candidates=7, context=context)
@@ -135,15 +133,13 @@ print(
 # %% [markdown]
 # ## (a) BoSS beside other oracles
 #
-# **Question.** How good is BoSS, and what does a query cost? **Protocol.** That of the paper, in all experiments: SGD with Nesterov
-# momentum, 200 epochs, the head retrained from its initial weights in each cycle; batch and initial size belong to the data
-# set. Judging trains for 50 epochs. *CDO* (Werner et al. 2024) builds a batch greedily: for each
-# place in it 20 random instances are tried, and the best is taken if it lowers the cross-entropy on the test split, else
-# the margin strategy's choice. That is 20 trained heads for each instance of a batch, where BoSS has $T$ for the whole batch: the larger
-# the batch, the more CDO may try. *SAS* (Zhou et al. 2021) anneals the order of all acquisitions by the mean accuracy over the
-# curve, once before the first acquisition; the published search takes 25 000 steps and 5000 greedy ones, the smaller
-# presets take far fewer, at a temperature that falls as much in total. Times are those of one core; SAS's is that of
-# the whole search, divided by the number of acquisitions.
+# **Question.** How good is BoSS, and what does a query cost? **Protocol.** That of the paper, in all experiments: SGD with Nesterov momentum, 200
+# epochs, the head retrained from its initial weights in each cycle; batch and initial size belong to the data set. Judging trains for 50 epochs.
+# *CDO* (Werner et al. 2024) builds a batch greedily: for each place in it 20 random instances are tried, and the best is taken if it lowers the
+# cross-entropy on the test split, else the margin strategy's choice. That is 20 trained heads for each instance of a batch, where BoSS has $T$ for
+# the whole batch: the larger the batch, the more CDO may try. *SAS* (Zhou et al. 2021) anneals the order of all acquisitions by the mean accuracy
+# over the curve, once before the first acquisition; the published search takes 25 000 steps and 5000 greedy ones, the smaller presets take far fewer,
+# at a temperature that falls as much in total. Times are those of one core; SAS's is that of the whole search, divided by the number of acquisitions.
 
 # %%
 session.section("(a) oracles")
@@ -152,8 +148,8 @@ compared = pd.concat([session.curves(["random", *oracles]), of_boss])
 session.figure(draw.learning_curves(compared), "oracles", compared, "Three oracles, and random selection.")
 
 # %% [markdown]
-# On digits, whose features are short, a head is far from trained after 50 epochs, and is no good guess of what 200 will make of it;
-# so the oracles judge after 200 epochs there, and the table has what 50 do, too.
+# On digits, whose features are short, a head is far from trained after 50 epochs, and is no good guess of what 200 will make of it; so the oracles
+# judge after 200 epochs there, and the table has what 50 do, too.
 
 # %%
 both = compared.assign(judged="as in the figure")
@@ -162,8 +158,6 @@ if as_published := [each | {"about": {}} for each in session.data if each["about
     with_50 = pd.concat([*with_50, session.curves("boss", candidates, as_published)])
     both = pd.concat([both, with_50.assign(judged="after 50 epochs")])
 session.table(session.means(both, ["judged", "strategy"]), "oracles", both)
-
-# %%
 session.table(session.times(compared), "oracles_time", compared)
 steps, greedy = (setting.variants["sas"][name] for name in ("steps", "greedy_steps"))
 lines, about = (
@@ -175,8 +169,8 @@ session.reading(lines, standing(compared, "boss"), f"Mean accuracy over the lear
 # %% [markdown]
 # ## (b) How far are the strategies from it?
 #
-# **Question.** How much could a strategy still gain, and when? **Protocol.** Every strategy against BoSS; low, mid and high
-# budget are thirds of the learning curve. The lead is that over the strategy with the best mean in that third, paired by seed.
+# **Question.** How much could a strategy still gain, and when? **Protocol.** Every strategy against BoSS; low, mid and high budget are thirds of the
+# learning curve. The lead is that over the strategy with the best mean in that third, paired by seed.
 
 # %%
 session.section("(b) benchmark")
@@ -197,8 +191,6 @@ session.figure(draw.leads(sources), "leads", benchmark, "The lead of BoSS over t
 table = mean_over_seeds(in_percent(lead), ["data", "budget", "strategy"], ["difference"])
 columns = {"difference": "{} (points)", "difference_ci": "{}_ci", "strategy": "best at {}"}
 session.table(side_by_side(table, columns).assign(seeds=setting.seeds), "leads", benchmark)
-
-# %%
 lines = []
 for data, part in (100 * curve_means(benchmark)).groupby(level="data", sort=False):
     above = (part["boss"] > part.drop(columns="boss").max(axis=1)).sum()
@@ -211,8 +203,8 @@ session.reading(lines, standing(benchmark, "boss"))
 # %% [markdown]
 # ## (c) Which strategy supplies the batches?
 #
-# **Question.** If BoSS were one strategy in disguise, that one would be enough. **Protocol.** Every strategy proposes about a tenth
-# of the candidates (the dashed line); counted is what was bought. TypiClass and DropQueryClass see true labels themselves.
+# **Question.** If BoSS were one strategy in disguise, that one would be enough. **Protocol.** Every strategy proposes about a tenth of the candidates
+# (the dashed line); counted is what was bought. TypiClass and DropQueryClass see true labels themselves.
 
 # %%
 session.section("(c) suppliers")
@@ -223,25 +215,19 @@ figure = draw.shares(counts, expected=100 / len(STRATEGIES))
 session.figure(figure, "suppliers", of_boss, "Who proposed the batches that BoSS (oracle) has bought.")
 shares = 100 * counts.div(counts.sum(axis=1), axis=0).rename(columns=lambda name: f"{label(name)} (%)")
 session.table(shares.assign(batches=counts.sum(axis=1)).reset_index(), "suppliers", of_boss)
-
-# %%
 lines, homes = [], []
 for data, part in counts.groupby(level="data", sort=False):
     each, aware = part.sum().sort_values(ascending=False), part[list(CLASS_AWARE)].to_numpy().sum()
     lines.append(f"{data}: " + ", ".join(f"{label(name)} {count}" for name, count in each.items()) + ".")
-    first = f"{label(each.index[0])} supplied most, {each.iloc[0]} of {each.sum()} batches"
-    homes.append(
-        f"on {data} {first} where an equal share is {each.sum() / len(each):.1f}; those that see labels {aware}"
-    )
-session.reading(
-    lines, f"BoSS is no single strategy in disguise if no count is near all: {'. '.join(homes)}.", "Batches:"
-)
+    first = f"{label(each.index[0])}, {each.iloc[0]} of {each.sum()} batches; the two that see true labels have {aware}"
+    homes.append(f"on {data} of {first}, where {each.sum() / len(each):.1f} were an equal share")
+session.reading(lines, f"The largest share is {'. It is '.join(homes)}.", "Batches that were bought, over all seeds:")
 
 # %% [markdown]
 # ## (d) What is it sensitive to?
 #
-# **Question.** How many candidates, which loss, how long a training, which batch, which strategies, and does it need the ground
-# truth at all? **Protocol.** As in (b); one setting is changed at a time.
+# **Question.** How many candidates, which loss, how long a training, which batch, which strategies, and does it need the ground truth at all?
+# **Protocol.** As in (b); one setting is changed at a time.
 #
 # **Number of candidates.** The candidates of a smaller $T$ are among those of a larger one, as long as both have bought the same.
 
@@ -257,20 +243,19 @@ chosen = session.chosen("ablations")
 of_counts = varied("candidates", {count: {"num_candidates": count} for count in setting.candidates})
 paper = published("boss_ablations").assign(data=lambda table: bank_names(table["data"]), seed=0)
 more = paper[paper["ablation"] == "candidates"].astype({"variant": int}).rename(columns={"variant": "candidates"})
-panels = {"measured": of_counts, "published": more.assign(accuracy=more["accuracy"] / 100)}
-caption = "BoSS (oracle) with more candidates. Axes differ from panel to panel: compare shapes only."
+same, _ = beside(of_counts, more)
+panels = {"measured": of_counts} | ({"published": same.assign(accuracy=same["accuracy"] / 100)} if len(same) else {})
 figure = draw.ablation(panels, x="candidates", label="Candidate batches T")
-session.figure(figure, "candidates", of_counts, caption)
+session.figure(figure, "candidates", of_counts, "BoSS (oracle) with more candidates.")
 table = session.means(of_counts, ["candidates"], ["accuracy"])
 session.table(table, "candidates", of_counts)
 session.cells(table, more, ["data", "candidates"], "candidates", of_counts)
 
 # %% [markdown]
-# **Loss, retraining, and what a look-ahead costs without ground truth.** All with fewer candidates, to save time.
-# With *pseudo* labels a batch gets the labels that the head predicts, with *Monte-Carlo* labels those drawn from its
-# probabilities; performance on the unlabelled instances is what the new head itself expects. These two see no ground truth: they are
-# strategies, made of the ordinary ones alone. One batch a strategy: $T$ is the number of strategies. The quick and the real
-# preset stop after half of the acquisitions here.
+# **Loss, retraining, and what a look-ahead costs without ground truth.** All with fewer candidates, to save time. With *pseudo* labels a batch gets
+# the labels that the head predicts, with *Monte-Carlo* labels those drawn from its probabilities; performance on the unlabelled instances is what the
+# new head itself expects. These two see no ground truth: they are strategies, made of the ordinary ones alone. One batch a strategy: $T$ is the
+# number of strategies. The quick and the real preset stop after half of the acquisitions here.
 
 # %%
 fewer = {"num_candidates": setting.fewer}
@@ -284,9 +269,9 @@ of_losses = paper[paper["ablation"] == "loss"].assign(variant=lambda table: tabl
 session.cells(session.means(variants, ["variant"], ["accuracy"]), of_losses, ["data", "variant"], "losses", variants)
 
 # %% [markdown]
-# **Batch size**, up to the same number of labels: half and twice the batch, in twice and half as many acquisitions. The curves have other
-# points then, so that a batch size is to be compared with the margin strategy beside it, not with another batch size.
-# **Growing ensemble.** The strategies join one after another, in the order of the paper; the number of candidates stays the same.
+# **Batch size**, up to the same number of labels: half and twice the batch, in twice and half as many acquisitions. The curves have other points
+# then, so that a batch size is to be compared with the margin strategy beside it, not with another batch size. **Growing ensemble.** The strategies
+# join one after another, in the order of the paper; the number of candidates stays the same.
 
 # %%
 sizes = [
@@ -297,8 +282,6 @@ sizes = [
     for name, options in (("boss", fewer), ("margin", {}))
 ]
 session.table(session.means(pd.concat(sizes), ["strategy", "batch"], ["accuracy"]), "batch_size", pd.concat(sizes))
-
-# %%
 ensembles = {size: {"strategies": list(STRATEGIES[:size])} for size in range(1, setting.growth + 1)}
 grown = varied("size", {size: fewer | each for size, each in ensembles.items()})
 figure = draw.ablation({"measured": grown}, x="size", label="Strategies in the ensemble", log=False)
@@ -306,8 +289,6 @@ session.figure(figure, "growing_ensemble", grown, "BoSS (oracle) whose candidate
 table = session.means(grown, ["size"], ["accuracy"])
 table.insert(2, "joins", table["size"].map(lambda size: label(STRATEGIES[size - 1])))
 session.table(table, "growing_ensemble", grown)
-
-# %%
 lines = session.leads(variants, plain, options, by="variant", form="*{}*")
 for part, by in ((of_counts, "candidates"), (grown, "size")):
     for data, means in (100 * curve_means(part, by=by)).groupby(level="data", sort=False).mean().iterrows():
@@ -317,10 +298,9 @@ session.reading(lines, standing(variants, plain, by="variant"))
 # %% [markdown]
 # ## (e) A closer look: the candidates of an acquisition
 #
-# **Question.** What does BoSS choose among? **Protocol.** Four clusters in the plane, 5 labels at random, batches of 5, a hidden layer of 128 units, 40
-# candidate batches. On the maps dots are the pool, dark where many candidates hold them; rings are the batch that was bought, crosses the
-# worst candidate. Below, the test error after each candidate, a line a strategy; all are judged with true labels, which TypiClass and
-# DropQueryClass have seen before, when they propose.
+# **Question.** What does BoSS choose among? **Protocol.** Four clusters in the plane, 5 labels at random, batches of 5, a hidden layer of 128 units,
+# 40 candidate batches. On the maps dots are the pool, dark where many candidates hold them; rings are the bought batch, crosses the worst candidate.
+# Below, a line a strategy; all are judged with true labels, which TypiClass and DropQueryClass have seen before, when they propose.
 
 
 # %%
@@ -339,8 +319,8 @@ home = f"In this one run {lowered} of 40 candidates lower the test error, acquis
 session.reading(candidate_batches.summary(offers), home, "What was bought:")
 
 # %% [markdown]
-# In a notebook that is open in Jupyter the next cell shows a page to step through: a slider over the acquisitions, with the data to choose. It takes
-# the keyboard: Tab reaches a control, arrow keys move it.
+# In Jupyter the next cell shows a page to step through: a slider over the acquisitions, with the data to choose. Tab reaches a control, arrow keys
+# move it.
 
 # %%
 show({"data": ["blobs", "moons"]}, closer)

@@ -52,28 +52,25 @@ def side_by_side(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFram
     {'data': ['letter'], 'low (%)': [60.7], 'high (%)': [79.5]}
     """
     by = [name for name in ("data", "strategy") if name in table and name not in columns]
-    parts = {budget: part.set_index(by) for budget, part in table.groupby("budget", sort=False)}
+    parts = {each: table[table["budget"] == each].set_index(by) for each in BUDGETS if each in set(table["budget"])}
     found = {name.format(each): part[column] for each, part in parts.items() for column, name in columns.items()}
     return pd.DataFrame(found).reset_index()
 
 
 def standing(rows: pd.DataFrame, name: str, by: str = "strategy") -> str:
-    """Return a sentence: which entries of `by` are above `name` and below it by more than the scatter of the seeds.
+    """Return a sentence a data set: which entries of `by` the entry `name` is above, below, or not told apart from.
 
-    Mean accuracies over the curve are compared, paired by seed, and corrected for the number of comparisons on a data
-    set (Holm).
+    Mean accuracies over the curve are compared, paired by seed and corrected for the number of comparisons (Holm).
     """
     table = paired(rows, name, by=by)
-    sides = {True: "above it {}", False: "below it {}"}
-    table["side"] = (table["difference"] > 0).map(sides).where(table["p_holm"] < 1 - CONFIDENCE)
+    table["side"] = (table["difference"] > 0).map({True: "below", False: "above"})
+    table["side"] = table["side"].where(table["p_holm"] < 1 - CONFIDENCE, "not told apart from")
     said = []
     for data, part in table.groupby("data", sort=False):
-        scatter = f"within the scatter of {part['seeds'].max()} seeds {{}}"
-        names = (
-            part.fillna({"side": scatter}).groupby("side", sort=False)[by].agg(lambda each: ", ".join(map(label, each)))
-        )
-        said.append(f"on {data} " + "; ".join(names.index[i].format(each) for i, each in enumerate(names)))
-    return f"Beside {label(name)}, corrected for the number of comparisons: {'. '.join(said)}."
+        names = part.groupby("side")[by].agg(lambda entries: ", ".join(f"*{label(entry)}*" for entry in entries))
+        sides = "; ".join(f"{side} {names[side]}" for side in names.index)
+        said.append(f"On {data} *{label(name)}* is {sides} ({part['seeds'].max()} seeds, {len(part)} comparisons).")
+    return " ".join(said)
 
 
 def records(rows: pd.DataFrame) -> pd.DataFrame:
