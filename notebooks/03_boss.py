@@ -99,8 +99,6 @@ candidates = {"num_candidates": num_candidates or min(100, max(setting.candidate
 
 # %%
 session.method(textbook.judge, textbook.retrain)
-
-# %%
 centres, drawn = torch.tensor([[-2.0, -0.6], [2.0, -0.6], [0.0, 1.6]]).double(), torch.Generator().manual_seed(20)
 classes, of_test = torch.arange(15) % 3, torch.arange(60) % 3
 points, test = (centres[k] + torch.randn(len(k), 2, generator=drawn, dtype=torch.float64) for k in (classes, of_test))
@@ -116,19 +114,12 @@ for t, name in enumerate(offers.strategies):
     after = textbook.retrain(snapshot, offers.batches[t], epochs=50, seed=seed)
     heads[f"{t + 1} {label(name)}: error {errors[t]:.0%}"] = *after, offers.batches[t].tolist()
 session.section("(0) method")
-caption = (
-    "What the head decides before, and after each candidate batch: its picks have a red rim and show their class. \
-Small dots are the test split, hollow ones what was not picked. The framed batch is bought."
-)
+caption = "What the head decides before, and after each batch. Dots are the test split; picks have a red rim, the best a frame."
 session.figure(few_heads(heads, snapshot, marked=1 + int(errors.argmin())), "method", caption=caption)
-
-# %%
 context = dal.Context()
 batch = boss(snapshot, 3, torch.Generator().manual_seed(20), num_candidates=7, context=context)
 apart = (torch.tensor(context.record["losses"]) - errors).abs().max()
-print(
-    f"textbook: {offers.batches[errors.argmin()].tolist()}, boss: {batch.tolist()}; errors differ by up to {apart:.0e}"
-)
+print(f"textbook: {offers.batches[errors.argmin()].tolist()}, boss: {batch.tolist()}; errors differ by {apart:.0e}")
 
 # %% [markdown]
 # ## (a) BoSS beside other oracles
@@ -143,8 +134,7 @@ print(
 
 # %%
 session.section("(a) oracles")
-of_boss = session.curves("boss", candidates)
-compared = pd.concat([session.curves(["random", *oracles]), of_boss])
+compared = pd.concat([session.curves(["random", *oracles]), of_boss := session.curves("boss", candidates)])
 session.figure(draw.learning_curves(compared), "oracles", compared, "Three oracles, and random selection.")
 
 # %% [markdown]
@@ -160,11 +150,8 @@ if as_published := [each | {"about": {}} for each in session.data if each["about
 session.table(session.means(both, ["judged", "strategy"]), "oracles", both)
 session.table(session.times(compared), "oracles_time", compared)
 steps, greedy = (setting.variants["sas"][name] for name in ("steps", "greedy_steps"))
-lines, about = (
-    session.leads(compared, "boss", [*oracles, "random"]),
-    f"SAS with {steps:,} steps and {greedy:,} greedy ones",
-)
-session.reading(lines, standing(compared, "boss"), f"Mean accuracy over the learning curve; {about}:")
+about = f"Mean accuracy over the learning curve; SAS with {steps:,} steps and {greedy:,} greedy ones:"
+session.reading(session.leads(compared, "boss", [*oracles, "random"]), standing(compared, "boss"), about)
 
 # %% [markdown]
 # ## (b) How far are the strategies from it?
@@ -243,12 +230,10 @@ chosen = session.chosen("ablations")
 of_counts = varied("candidates", {count: {"num_candidates": count} for count in setting.candidates})
 paper = published("boss_ablations").assign(data=lambda table: bank_names(table["data"]), seed=0)
 more = paper[paper["ablation"] == "candidates"].astype({"variant": int}).rename(columns={"variant": "candidates"})
-same, _ = beside(of_counts, more)
-panels = {"measured": of_counts} | ({"published": same.assign(accuracy=same["accuracy"] / 100)} if len(same) else {})
+panels = {"measured": of_counts, "published": beside(of_counts, more)[0].eval("accuracy = accuracy / 100")}
 figure = draw.ablation(panels, x="candidates", label="Candidate batches T")
 session.figure(figure, "candidates", of_counts, "BoSS (oracle) with more candidates.")
-table = session.means(of_counts, ["candidates"], ["accuracy"])
-session.table(table, "candidates", of_counts)
+session.table(table := session.means(of_counts, ["candidates"], ["accuracy"]), "candidates", of_counts)
 session.cells(table, more, ["data", "candidates"], "candidates", of_counts)
 
 # %% [markdown]
@@ -282,8 +267,8 @@ sizes = [
     for name, options in (("boss", fewer), ("margin", {}))
 ]
 session.table(session.means(pd.concat(sizes), ["strategy", "batch"], ["accuracy"]), "batch_size", pd.concat(sizes))
-ensembles = {size: {"strategies": list(STRATEGIES[:size])} for size in range(1, setting.growth + 1)}
-grown = varied("size", {size: fewer | each for size, each in ensembles.items()})
+ensembles = {size: fewer | {"strategies": list(STRATEGIES[:size])} for size in range(1, setting.growth + 1)}
+grown = varied("size", ensembles)
 figure = draw.ablation({"measured": grown}, x="size", label="Strategies in the ensemble", log=False)
 session.figure(figure, "growing_ensemble", grown, "BoSS (oracle) whose candidates come from ever more strategies.")
 table = session.means(grown, ["size"], ["accuracy"])
@@ -311,16 +296,14 @@ def closer(data="blobs"):
 
 
 session.section("(e) a closer look")
-offers = closer()
-figure = candidate_batches.figure(offers, (0, 1, 2, 4))
+figure = candidate_batches.figure(offers := closer(), (0, 1, 2, 4))
 session.figure(figure, "candidate_batches", caption="Candidates in the plane, and the test error after each of them.")
 lowered = ", ".join(str(int((each.losses < each.loss_before).sum())) for each in offers)
 home = f"In this one run {lowered} of 40 candidates lower the test error, acquisition by acquisition."
 session.reading(candidate_batches.summary(offers), home, "What was bought:")
 
 # %% [markdown]
-# In Jupyter the next cell shows a page to step through: a slider over the acquisitions, with the data to choose. Tab reaches a control, arrow keys
-# move it.
+# In Jupyter the next cell shows a page with a slider over the acquisitions and the data to choose: Tab reaches a control, arrow keys move it.
 
 # %%
 show({"data": ["blobs", "moons"]}, closer)
@@ -331,15 +314,12 @@ show({"data": ["blobs", "moons"]}, closer)
 # **Question.** Which of the paper's claims hold on these data?
 
 # %%
-of_oracles, of_benchmark, of_candidates, by_loss = (
-    100 * curve_means(part, by=by)
-    for part, by in ((compared, "strategy"), (benchmark, "strategy"), (of_counts, "candidates"), (variants, "variant"))
-)
+of_oracles, of_benchmark = (100 * curve_means(part) for part in (compared, benchmark))
+of_candidates, by_loss = 100 * curve_means(of_counts, by="candidates"), 100 * curve_means(variants, by="variant")
 half, whole = sorted(setting.candidates)[-2:]
 of_leads = lead.pivot(index=["data", "seed"], columns="budget", values="difference")
 suppliers = bought.groupby(["data", "seed"])["supplier"].agg(lambda names: names.value_counts(normalize=True).max())
-seconds = compared.groupby(["data", "seed", "strategy"])["query_s"].mean().unstack("strategy")
-seconds = seconds.reindex(columns=["boss", "cdo"])
+seconds = compared.pivot_table("query_s", ["data", "seed"], "strategy").reindex(columns=["boss", "cdo"])
 session.section("(f) verdicts")
 session.verdicts([
     Claim("BoSS is better than the oracle CDO", "comparison of oracles",
@@ -349,18 +329,15 @@ session.verdicts([
     Claim("No strategy comes up to BoSS", "benchmark, tables of accuracies",
           "BoSS − the best strategy (points)", lead_over(of_benchmark, "boss", ["random", *strategies]), above=0),
     Claim("The lead of BoSS shrinks as the budget grows", "benchmark, tables of accuracies",
-          "lead over the best strategy at low − at high budget (points)",
-          100 * (of_leads["low"] - of_leads["high"]), above=0),
+          "lead over the best strategy at low − at high budget (points)", 100 * (of_leads["low"] - of_leads["high"]), above=0),
     Claim("No strategy supplies most of the batches that BoSS buys", "suppliers of the batches",
           "share of the batches that the most frequent supplier of a seed has (%)", 100 * suppliers, below=50),
     Claim("More candidate batches make BoSS better", "ablations, candidate batches",
-          f"T = {whole} − T = {min(of_candidates)} (points)",
-          lead_over(of_candidates, whole, [min(of_candidates)]), above=0),
+          f"T = {whole} − T = {min(of_candidates)} (points)", lead_over(of_candidates, whole, [min(of_candidates)]), above=0),
     Claim("The gain of BoSS levels off as candidate batches are added", "ablations, candidate batches",
           f"T = {whole} − T = {half} (points)", lead_over(of_candidates, whole, [half]), above=-MARGIN, below=MARGIN),
     Claim("Judging batches by the zero-one loss is no worse than by the cross-entropy", "ablations, loss",
-          "zero-one loss − cross-entropy (points)",
-          lead_over(by_loss, losses["zero_one"], [losses["cross_entropy"]]), above=-MARGIN),
+          "zero-one loss − cross-entropy (points)", lead_over(by_loss, losses["zero_one"], [losses["cross_entropy"]]), above=-MARGIN),
     Claim("BoSS takes less time than CDO", "comparison of oracles, times",
           "time of an acquisition, CDO ÷ BoSS", seconds["cdo"] / seconds["boss"], above=1, time=True),
 ])  # fmt: skip
@@ -368,6 +345,6 @@ session.verdicts([
 # %% [markdown]
 # ## How to cite
 #
-# Huseljic, D., Hahn, P., Herde, M., Sandrock, C., Sick, B.: *BoSS: A Best-of-Strategies Selector as an Oracle for Deep Active
-# Learning*. arXiv 2603.13109. CDO: Werner, T. et al.: *A Cross-Domain Benchmark for Active Learning*, 2024. SAS: Zhou, Y. et al.: *Towards
-# Understanding the Behaviors of Optimal Deep Active Learning Algorithms*. AISTATS 2021.
+# Huseljic, D., Hahn, P., Herde, M., Sandrock, C., Sick, B.: *BoSS: A Best-of-Strategies Selector as an Oracle for Deep Active Learning*. arXiv
+# 2603.13109. CDO: Werner, T. et al.: *A Cross-Domain Benchmark for Active Learning*, 2024. SAS: Zhou, Y. et al.: *Towards Understanding the
+# Behaviors of Optimal Deep Active Learning Algorithms*. AISTATS 2021.
