@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from dal_core.snapshot import Truth
 from dal_lab.companion.figures import curves
-from dal_lab.companion.figures.curves import panels
-from dal_lab.companion.figures.style import CLASS_COLOURS, CLASS_MARKERS, RED
+from dal_lab.companion.figures.curves import decision_surface, panels
+from dal_lab.companion.figures.style import CLASS_COLOURS, CLASS_MARKERS, GREY, RED
 
 
 def few_points(
@@ -87,7 +88,7 @@ def surfaces(
     old = next(iter(pictures.values()))[1]
     for panel, (title, (logits, known)) in zip(axes, pictures.items(), strict=False):
         probabilities = logits(plane).softmax(dim=-1).view(160, 160, -1).numpy()
-        curves.decision_surface(panel, probabilities, (*x[[0, -1]].tolist(), *y[[0, -1]].tolist()), title=title)
+        decision_surface(panel, probabilities, (*x[[0, -1]].tolist(), *y[[0, -1]].tolist()), title=title)
         x_rest, y_rest = points[known:].T.numpy()
         panel.scatter(x_rest, y_rest, s=20, facecolor="none", edgecolor="black", linewidth=0.8)
         for part, new in ((slice(old), False), (slice(old, known), True)):
@@ -107,3 +108,34 @@ def _ellipses(axes: Axes, posteriors: Sequence[tuple[Tensor, Tensor]]) -> None:
         axes.annotate(str(i), (float(mean[0]), float(mean[1])), color=colour, ha="center", va="center", weight="bold")
     axes.set(title="Posterior of class 1", xlabel="Weight of feature 1", ylabel="Weight of feature 2")
     axes.grid(visible=False)
+
+
+def few_heads(
+    heads: Mapping[str, tuple[Any, Any, Sequence[int]]], snapshot: Truth, *, marked: int | None = None, columns: int = 4
+) -> Figure:
+    """Draw what linear heads decide in the plane, a panel for each entry {title: (weight, bias, picks)}.
+
+    Large points are labelled, by class; picks have a red rim and show their class, other unlabelled instances are
+    hollow; small dots are test instances in the colour of their class. The panel `marked` has a red frame.
+    """
+    figure, axes = panels(len(heads), columns=columns, panel=(2.6, 2.5))
+    assert snapshot.test is not None
+    held, positions, classes = snapshot.test.inputs().numpy(), snapshot.features.numpy(), snapshot.hidden_labels.numpy()
+    known = snapshot.labelled_features.numpy()
+    everything = np.concatenate([positions, held, known])
+    (left, bottom), (right, top) = everything.min(axis=0) - 0.4, everything.max(axis=0) + 0.4
+    grid = np.stack(np.meshgrid(np.linspace(left, right, 200), np.linspace(bottom, top, 200)), axis=-1)
+    for i, (panel, (title, (weight, bias, picks))) in enumerate(zip(axes, heads.items(), strict=True)):
+        odds = np.exp(grid @ np.asarray(weight).T + np.asarray(bias))
+        shares, extent = odds / odds.sum(axis=-1, keepdims=True), (left, right, bottom, top)
+        decision_surface(panel, shares, extent, title=title, strength=0.35)
+        panel.scatter(held[:, 0], held[:, 1], s=6, color=[CLASS_COLOURS[k] for k in snapshot.test.labels], linewidth=0)
+        panel.scatter(positions[:, 0], positions[:, 1], s=26, facecolor="white", edgecolor=GREY, linewidth=1)
+        curves.points(panel, known, snapshot.labels.numpy())
+        curves.points(panel, positions[list(picks)], classes[list(picks)], new=True)
+        panel.set(xticks=[], yticks=[], xlabel="", ylabel="")
+        if i == marked:
+            panel.title.set(color=RED, fontweight="bold")
+            for spine in panel.spines.values():
+                spine.set(color=RED, linewidth=2, visible=True)
+    return figure
