@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from dal_lab.runs.settings import TRAINING_OPTIONS
 from dal_lab.studies.updating import UpdateStudy, compared, tuned
 
 PLACE = ["data", "initial_size"]
@@ -19,8 +20,10 @@ def studies(
     """
     found = []
     for each in data:
-        own = {name: value for name, value in each.items() if name != "about"}
+        own = {name: each[name] for name in ("dataset", "encoder", "head") if name in each}
+        changes = {name: value for name, value in each.get("options", {}).items() if name in TRAINING_OPTIONS}
         shared = settings | own | each.get("about", {}).get("study", {})
+        shared["options"] = settings.get("options", {}) | changes
         found += [
             UpdateStudy(**shared, initial_size=size, seed=seed) for size in initial_sizes for seed in range(seeds)
         ]
