@@ -38,7 +38,7 @@ VALUES: dict[str, tuple[str, float]] = {name: tuple(each) for name, each in TABL
 
 
 def panels(count: int, *, columns: int = 3, panel: tuple[float, float] = PANEL) -> tuple[Figure, list[Axes]]:
-    """Return a figure with `count` panels, at most `columns` in a row, and as many rows as these need, evenly filled."""
+    """Return a figure with `count` panels, at most `columns` in a row, in as few rows as possible, evenly filled."""
     rows = -(-count // columns)
     columns = -(-count // rows)
     figure, grid = plt.subplots(rows, columns, figsize=(panel[0] * columns, panel[1] * rows), squeeze=False)
