@@ -87,7 +87,7 @@ def herding_select(
 
 
 def _picks_of_few(features: Tensor, covered: Tensor, u: Tensor, gamma: float, form: Form, batch_size: int) -> list[int]:
-    """Positions of the largest gains, all anew in every step: of few instances, that is less work than to tell which."""
+    """Positions of the largest gains, all anew in every step: among few, that is less work than to tell which."""
     kernel, everyone, picked = _kernel(features, features, gamma), slice(None), list[int]()
     threshold = 1 - TIE * torch.finfo(u.dtype).eps
     gone = torch.zeros_like(u)

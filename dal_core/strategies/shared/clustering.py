@@ -80,7 +80,7 @@ def _lloyd(features: Tensor, seeds: Tensor) -> Tensor:
     Only products with centres that have moved are computed anew: after a few steps, these are few.
     """
     count, x = len(seeds), features.numpy()
-    centres, moved = x[seeds], np.arange(count)
+    centres, moved = x[seeds.numpy()], np.arange(count)
     scores = np.empty((len(x), count), dtype=np.float32)
     parts = list(blocks(len(x), 1, CLUSTERED_AT_ONCE))
     for step in range(ITERATIONS + 1):
