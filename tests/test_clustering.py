@@ -170,9 +170,9 @@ def test_lloyd_moves_centres_as_the_textbook_does(clusters, at_once, monkeypatch
 
 
 def test_a_cluster_that_loses_all_its_instances_is_gone():
-    features = torch.tensor([[0.0], [1.1], [2.0], [-2.0], [-2.4]])
-    seeds = torch.tensor([0, 1, 3])  # The first one's centre goes to -.2, and its instances ...
-    assert len(clustering._lloyd(features, seeds).unique()) <= 3
+    places = [(-8.0, -4.0), (-6.0, 1.0), (-5.0, -1.0), (1.0, 7.0), (2.0, 6.0), (3.0, 4.0), (4.0, 0.0)]
+    found = clustering._lloyd(torch.tensor(places), torch.tensor([4, 6, 3]))
+    assert found.tolist() == [1, 1, 1, 0, 0, 0, 0]
 
 
 def test_features_are_left_alone():
