@@ -1,3 +1,4 @@
+import base64
 import json
 
 import matplotlib.pyplot as plt
@@ -30,7 +31,7 @@ def folder(tmp_path):
 
 def test_each_file_has_an_entry_with_its_origin(folder):
     manifest = read_manifest(folder)
-    assert sorted(manifest) == ["01_accuracy.csv", "01_accuracy.md", "01_curves.pdf", "01_curves.png"]
+    assert sorted(manifest) == ["01_accuracy.csv", "01_accuracy.md", "01_curves.png"]
     entry = manifest["01_curves.png"]
     assert (entry["notebook"], entry["cell"], entry["keys"]) == ("01_laplace_updates", "(a)", ["a", "b"])
     check_manifest(folder)
@@ -40,6 +41,13 @@ def test_a_table_keeps_its_precision_in_csv_and_is_readable_in_markdown(folder):
     pd.testing.assert_frame_equal(pd.read_csv(folder / "01_accuracy.csv"), table())
     assert (folder / "01_accuracy.md").read_text().splitlines()[0].split("|")[1:-1] == [
         " strategy   ", "   accuracy (%) ", "    ± "]  # fmt: skip
+
+
+def test_a_csv_has_no_digits_of_rounding_and_counts_are_whole(tmp_path):
+    rows = pd.DataFrame({"strategy": ["a", "b"], "accuracy": [3.299999999999992, 1 / 3], "seeds": [3.0, float("nan")]})
+    Report(tmp_path, "01_x").table(rows.assign(gain=2.0), "t", cell="(a)", keys=[])
+    lines = (tmp_path / "01_t.csv").read_text().splitlines()
+    assert lines == ["strategy,accuracy,seeds,gain", "a,3.3,3,2.0", "b,0.333333333333,,2.0"]
 
 
 def test_markdown_formats_by_column_and_leaves_missing_numbers_empty():
@@ -83,15 +91,19 @@ def test_a_later_commit_keeps_the_files_of_the_same_figure(tmp_path, monkeypatch
     assert drawn_again(figure, "c")[1] != png
 
 
-def test_a_pdf_is_kept_as_long_as_the_figure_is_the_same(folder):
+def test_a_pdf_is_drawn_where_there_is_none_of_the_png_beside_it(folder):
     pdf, png = folder / "01_curves.pdf", folder / "01_curves.png"
 
     def drawn_again(figure, **more):
-        before = pdf.stat().st_mtime_ns
+        before = pdf.stat().st_mtime_ns if pdf.exists() else 0
         Report(folder, "01_laplace_updates").figure(figure, "curves", **({"cell": "(a)", "keys": ["a", "b"]} | more))
         return pdf.stat().st_mtime_ns != before
 
     first = pdf.read_bytes()
+    pdf.unlink()
+    check_manifest(folder)  # as in a fresh clone, which has no PDF
+    assert drawn_again(draw())
+    assert pdf.read_bytes() == first
     assert not drawn_again(draw())
     assert drawn_again(draw(), keys=["c"])  # which both files name
     assert drawn_again(draw())
@@ -99,10 +111,29 @@ def test_a_pdf_is_kept_as_long_as_the_figure_is_the_same(folder):
     pdf.write_bytes(b"%PDF changed by hand")
     assert drawn_again(draw())
     assert pdf.read_bytes() == first
-    png.unlink()
-    assert not drawn_again(draw())
-    (folder / "manifest.json").unlink()
-    assert drawn_again(draw())
+    other = draw()
+    other.axes[0].set_title("another")
+    assert drawn_again(other)
+    kept = png.read_bytes()
+    pdf.write_bytes(first)  # of an earlier figure, as beside a PNG that came with a pull
+    other = draw()
+    other.axes[0].set_title("another")
+    assert drawn_again(other)
+    assert png.read_bytes() == kept
+
+
+def test_a_caption_is_what_the_notebook_says_and_what_the_figure_says_of_itself(tmp_path, monkeypatch):
+    figure, said = draw(), []
+    figure.set_label("Bands: 95 % intervals (t over 3 seeds).")
+    shown = Report(tmp_path, "01_x").figure(figure, "curves", cell="(a)", keys=[], caption="It rises.")
+    assert shown.caption == "It rises. Bands: 95 % intervals (t over 3 seeds)."
+    assert read_manifest(tmp_path)["01_curves.png"]["caption"] == shown.caption
+    monkeypatch.setattr("IPython.display.display", lambda *found, **about: said.append((found, about)))
+    shown._ipython_display_()
+    ((picture,), about), ((text,), _) = said
+    assert base64.b64decode(picture["image/png"]) == shown.png
+    assert about["metadata"] == {"image/png": {"alt": shown.alt}}
+    assert text.data == f"**Figure.** {shown.caption}"
 
 
 def test_an_orphan_a_missing_and_a_changed_file_are_found(folder):
@@ -121,7 +152,7 @@ def test_an_orphan_a_missing_and_a_changed_file_are_found(folder):
 def test_a_figure_that_no_cell_makes_any_more_becomes_an_orphan(folder):
     again = Report(folder, "01_laplace_updates")
     again.table(table(), "accuracy", cell="(b)", keys=["a"])
-    with pytest.raises(ManifestError, match=r"01_curves\.pdf, 01_curves\.png"):
+    with pytest.raises(ManifestError, match=r"without an entry .*: 01_curves\.png$"):
         check_manifest(folder)
 
 

@@ -453,7 +453,7 @@ def test_every_notebook_checks_its_parameters_before_it_uses_them(root):
         position = next(i for i, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", []))
         imports, settings_cell = (cell.source.splitlines() for cell in code[position + 1 : position + 3])
         assert all(line.startswith(("from ", "import ", ")", "    ")) or not line for line in imports)
-        assert next(line for line in settings_cell if not line.startswith("#")).startswith("check_values(globals())")
+        assert settings_cell[0] == f'session = companion.start("{notebook.path.stem}", globals())'
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 from scipy import stats
 
 from dal_lab.companion.figures import comparisons as draw
-from dal_lab.companion.figures.style import LOOKS, label
+from dal_lab.companion.figures.style import LOOKS, STROKES, label
 from dal_lab.companion.paper_numbers import published
 from dal_lab.companion.statistics import blocks, friedman, paired, win_rates
 
@@ -235,8 +236,9 @@ def test_ranks_by_hand():
         ("letter", 1, "a"): [0.5, 0.7], ("letter", 1, "b"): [0.5, 0.5], ("letter", 1, "c"): [0.6, 0.9],  # 2, 3, 1
         ("digits", 0, "a"): [0.3, 0.3], ("digits", 0, "b"): [0.2, 0.2], ("digits", 0, "c"): [0.1, 0.1],  # 1, 2, 3
     })  # fmt: skip
-    assert drawn_ranks(rows) == pytest.approx({"c": 5 / 3, "a": 5.5 / 3, "b": 7.5 / 3}, abs=0.0051)
     assert len(blocks(rows)) == 3
+    four_times = pd.concat([rows.assign(seed=rows["seed"] + 10 * i) for i in range(4)])
+    assert drawn_ranks(four_times) == pytest.approx({"c": 5 / 3, "a": 5.5 / 3, "b": 7.5 / 3}, abs=0.0051)
     # Chi^2 = (12 / (N k (k+1)) sum of squared rank sums - 3 N (k+1)) / (1 - ties / (N (k^3 - k))), 2 degrees of freedom
     square = (12 / (3 * 3 * 4) * (5**2 + 5.5**2 + 7.5**2) - 3 * 3 * 4) / (1 - 6 / (3 * 24))
     assert friedman(blocks(rows)) == pytest.approx(np.exp(-square / 2))
@@ -248,7 +250,8 @@ def test_ranks_by_hand():
 def test_means_that_differ_in_the_last_digit_are_ties():
     """0.1 + 0.2 + 0.3 + 0.4 depends on the order of the terms."""
     orders = [[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1], [0.3, 0.1, 0.4, 0.2], [0.2, 0.4, 0.1, 0.3]]
-    rows = curves({("letter", 0, name): values for name, values in zip("abcd", orders, strict=True)})
+    pairs = itertools.product(range(10), zip("abcd", orders, strict=True))
+    rows = curves({("letter", seed, name): values for seed, (name, values) in pairs})
     assert drawn_ranks(rows) == dict.fromkeys("abcd", 2.5)
     assert friedman(blocks(rows)) == 1.0
 
@@ -288,6 +291,8 @@ def test_heat_maps_print_the_shares_and_leave_the_diagonal_blank():
     first, second, _ = figure.axes
     assert [text.get_text() for text in first.texts] == ["0.12", "0.50", "0.80", "1.00", "0.46", "0.00"]
     assert [text.get_text() for text in second.texts] == ["0.12", "0.80"]
+    assert to_rgb(first.get_facecolor()) != to_rgb("white")  # which is one half; the diagonal has no value
+    assert "grey squares have no value" in figure.get_label()
     found = texts(figure)
     assert {"measured", "published", "Random", "BoSS", "Core-set"} <= set(found)
     assert not any("oracle" in text for text in found)
@@ -310,7 +315,7 @@ def in_order(names, count):
     return pd.DataFrame([np.linspace(0.9, 0.1, len(names))] * count, columns=names)
 
 
-@pytest.mark.parametrize(("count", "number"), [(3, 1), (3, 30), (9, 6), (14, 60), (16, 3), (16, 60)])
+@pytest.mark.parametrize(("count", "number"), [(3, 10), (3, 30), (9, 12), (14, 60), (16, 10), (16, 60)])
 def test_critical_difference_diagrams_name_every_strategy_and_its_rank(count, number):
     names = [*published("refine_win_rates")["strategy"], "boss", "coreset"][:count]
     figure = draw.ranks(in_order(names, number))
@@ -328,8 +333,8 @@ def test_critical_difference_diagrams_name_every_strategy_and_its_rank(count, nu
     ("names", "number", "expected"),
     [
         ("abc", 10, [[1.0, 2.0], [2.0, 3.0]]),  # 1.05 is the critical difference
-        ("abcde", 6, [[1.0, 2.0, 3.0], [2.0, 3.0, 4.0], [3.0, 4.0, 5.0]]),  # 2.49
-        ("abc", 1, [[1.0, 2.0, 3.0]]),  # 3.31
+        ("abcdefg", 15, [[1.0, 2.0, 3.0], [2.0, 3.0, 4.0], [3.0, 4.0, 5.0], [4.0, 5.0, 6.0], [5.0, 6.0, 7.0]]),  # 2.33
+        ("abcdef", 10, [[1.0, 2.0, 3.0], [2.0, 3.0, 4.0], [3.0, 4.0, 5.0], [4.0, 5.0, 6.0]]),  # 2.38
         ("abc", 200, []),  # 0.23
     ],
 )
@@ -340,10 +345,19 @@ def test_bars_join_the_largest_groups_within_the_critical_difference(names, numb
     plt.close(figure)
 
 
+def test_below_ten_blocks_there_is_no_diagram():
+    few, enough = (in_order(list("abc"), number) for number in (9, 10))
+    assert not draw.enough_blocks(few)
+    assert draw.enough_blocks(enough)
+    with pytest.raises(ValueError, match=r"blocks has 9 rows \(data set and seed\); at least 10 were expected"):
+        draw.ranks(few)
+    assert "Seeds of a data set count as blocks of their own" in draw.ranks(enough).get_label()
+
+
 def test_differences_are_drawn_around_0_with_the_first_strategy_on_top():
     table = pd.DataFrame({
         "data": ["dtd", "dtd", "letter"], "strategy": ["badge", "random", "random"],
-        "difference": [1.5, -0.5, 0.25], "difference_ci": [0.5, 0.25, float("nan")],
+        "difference": [1.5, -0.5, 0.25], "difference_ci": [0.5, 0.25, float("nan")], "seeds": [3, 3, 1],
     })  # fmt: skip
     figure = draw.differences(table, "points")
     left, right = figure.axes
@@ -351,6 +365,9 @@ def test_differences_are_drawn_around_0_with_the_first_strategy_on_top():
     assert {(1.5, 0), (-0.5, 1), (2.0, 0), (-0.75, 1)} <= drawn  # the values, and ends of their intervals
     assert left.get_ylim()[0] > left.get_ylim()[1]
     assert (0.25, 1) in {(line.get_xdata()[0], line.get_ydata()[0]) for line in right.lines}
+    assert figure.get_label().startswith(
+        "Mean over 1 to 3 seeds; bars: 95 % intervals of the difference, paired by seed"
+    )
     assert {"dtd", "letter", "BADGE", "Random", "points"} <= set(texts(figure))
 
 
@@ -371,8 +388,33 @@ def assert_inside(figure):
 # Looks
 
 
-def test_strategies_that_share_a_figure_look_different():
-    names = list(published("refine_win_rates")["strategy"])
-    looks = [LOOKS[name][1:] for name in names]
-    assert len(set(looks)) == len(names)
-    assert len({LOOKS[name][0] for name in names}) == len(names)
+# What eyes without one kind of cones see of linear RGB (Machado et al. 2009), and OKLab, in which distances are alike.
+EYES = {
+    "all": np.eye(3),
+    "no red": np.array([[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]]),
+    "no green": np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]]),
+}
+TO_CONES = np.array([[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.63]])
+TO_LAB = np.array([[0.2105, 0.7936, -0.0041], [1.978, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]])
+
+
+def as_seen(colour, eyes):
+    linear = np.array([c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)])
+    return TO_LAB @ np.cbrt(TO_CONES @ np.clip(EYES[eyes] @ linear, 0, 1))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        list(published("refine_win_rates")["strategy"]),  # fourteen in one panel
+        ["random", "margin", "coreset", "badge", "typiclust", "alfamix", "dropquery", "bait", "boss"],
+        ["random", "bait_top_1", "bait_top_2", "bait_top_5", "bait_exact"],
+    ],
+)
+def test_strategies_that_share_a_figure_look_different(names):
+    assert len({LOOKS[name][1] for name in names}) == len({LOOKS[name][0] for name in names}) == len(names)
+    for one, other in itertools.combinations(names, 2):
+        colours = LOOKS[one][1], LOOKS[other][1]
+        apart = {eyes: np.linalg.norm(as_seen(colours[0], eyes) - as_seen(colours[1], eyes)) for eyes in EYES}
+        assert apart["all"] > 0.1, (one, other)
+        assert min(apart.values()) > 0.07 or STROKES.get(one, "-") != STROKES.get(other, "-"), (one, other, apart)

@@ -19,6 +19,7 @@ from dal_core.oracles.cdo import cdo
 from dal_core.oracles.judging import Judgement, judge, mean_losses, retrained
 from dal_core.oracles.sas import _exchanges
 from dal_core.randomness import choose, generator_for
+from dal_core.strategies import registry
 from dal_core.strategies.typiclust import typiclust_select
 from dal_core.task import Classification
 from dal_core.updates import Updates
@@ -158,3 +159,29 @@ def test_exact_bait_picks_one_by_one():
     exact = picks("exact")
     assert len(exact) == 10
     assert exact != picks("binary")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("boss", {"strategies": ["bait"], "num_candidates": 1, "retraining_epochs": 1}),
+        ("refine", {"strategies": ["random"], "final_strategy": "bait", "depth": 0}),
+    ],
+)
+def test_ensembles_pass_options_on_to_their_strategies(name, options, monkeypatch):
+    asked, original = [], registry._STRATEGIES["bait"]
+
+    def spying(snapshot, batch_size, generator, *, fisher="sum"):
+        asked.append(fisher)
+        return original(snapshot, batch_size, generator, fisher=fisher)
+
+    monkeypatch.setitem(registry._STRATEGIES, "bait", spying)
+    taken = oracle_snapshot_of(40, 9, 3, 5, 11, 7, training=Training(epochs=1))
+    released = {"strategy_options": {"bait": {"fisher": "batch_means"}}}
+    for more in ({}, released):
+        registry.query(registry.get(name, options | more), taken, 4, seeded())
+    assert asked == ["sum", "batch_means"]
+    with pytest.raises(ValueError, match="strategy_options is 'badge'; it has to be"):
+        registry.get(name, options | {"strategy_options": {"badge": {}}})(taken, 4, seeded())
+    with pytest.raises(ValueError, match="strategy 'bait' has no option 'fish'"):
+        registry.get(name, options | {"strategy_options": {"bait": {"fish": 1}}})(taken, 4, seeded())

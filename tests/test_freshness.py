@@ -25,13 +25,6 @@ TEXT = """# ---
 # %% [markdown]
 # # A title
 
-# %%
-moons = {"batch_size": 10}
-settings = {
-    "quick": {"data": [moons], "seeds": 3},  # few
-    "real": {"data": [moons], "seeds": 10},
-}
-
 # %% [markdown]
 # ## (b) A study
 #
@@ -39,7 +32,15 @@ settings = {
 
 # %%
 gamma = 10.0
-print(settings)
+print(gamma)
+"""
+PRESETS = """# few
+[all]
+batch_size = 10
+[quick]
+seeds = 3
+[real]
+seeds = 30
 """
 SHOWING = {"cell": "(b) study", "keys": []}
 FRESH = "figures, tables, notebooks and README are those of now\n"
@@ -65,6 +66,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setenv("DAL_ROOT", str(tmp_path))
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "01_it.py").write_text(TEXT)
+    (tmp_path / "notebooks" / "01_it.toml").write_text(PRESETS)
     (tmp_path / "requirements.lock").write_text("torch==2\n")
     report = Report(
         tmp_path / "figures" / "quick", "01_it", {"moons": load("moons").digest, "mine": "x"}, {"margin": 1}
@@ -92,20 +94,18 @@ def replace(path, old, new):
     path.write_text(text.replace(old, new))
 
 
-ALL = "01_accuracy.csv, 01_accuracy.md, 01_curves.pdf, 01_curves.png"
-NOTEBOOK, TABLE = "notebooks/01_it.py", "figures/quick/01_accuracy.md"
+ALL = "01_accuracy.csv, 01_accuracy.md, 01_curves.png"
+NOTEBOOK, PRESET, TABLE = "notebooks/01_it.py", "notebooks/01_it.toml", "figures/quick/01_accuracy.md"
 
 
 @pytest.mark.parametrize(
     ("file", "old", "new", "told"),
     [
         (NOTEBOOK, "about: few", "about: many", None),
-        (NOTEBOOK, '"seeds": 10', '"seeds": 11', ["01_it.ipynb"]),  # of the other preset, but shown
-        (NOTEBOOK, '"seeds": 3', '"seeds": 4', [
-            ALL, "notebook 01_it: its preset's settings changed", "01_it.ipynb", "below “A title” its text has",
-            '`"quick": {"data": [moons], "seeds": 4},  # few` where it has `"quick": {"data": [moons], "seeds": 3}',
-        ]),
-        (NOTEBOOK, '"batch_size": 10', '"batch_size": 20', [ALL, "its preset's settings changed"]),
+        (PRESET, "# few", "# many", None),
+        (PRESET, "seeds = 30", "seeds = 11", None),  # of the other preset
+        (PRESET, "seeds = 3\n", "seeds = 4\n", [ALL, "notebook 01_it: its preset's settings changed"]),
+        (PRESET, "batch_size = 10", "batch_size = 20", [ALL, "its preset's settings changed"]),
         (NOTEBOOK, "# # A title", "# # Another title", [ALL, "its text changed", "01_it.ipynb"]),
         (NOTEBOOK, "gamma = 10.0", "gamma = 20.0", [
             ALL, "its text changed", "below “(b) A study” its text has `gamma = 20.0` where it has `gamma = 10.0`",

@@ -38,8 +38,8 @@ from dal_lab.companion.unchanged import is_unchanged
 from dal_lab.companion.verdicts import COLUMNS
 
 # Of each notebook its experiments, and what its progress tells a terminal.
-EXPERIMENTS = {"01": "abcdefgh", "02": "abcdef", "03": "abcdef", "04": "abcdefgh"}
-PROGRESS = {"01": "updating study", "02": "BAIT, exact, N", "03": "BoSS (oracle)", "04": "REFINE"}
+EXPERIMENTS = {"01": "0abcdefgh", "02": "0abcdef", "03": "0abcdef", "04": "0abcdefgh"}  # 0 is the method
+PROGRESS = {"01": "updating study", "02": "bait_exact, N", "03": "BoSS (oracle)", "04": "REFINE"}
 NUMBERS = list(EXPERIMENTS)
 PARAMETERS = 'preset = "quick"\noutput_dir = None\ndevice = "auto"\nfresh = False\nresults_dir = None\n'
 
@@ -77,6 +77,20 @@ def test_text_and_notebook_have_the_same_cells(notebooks, number):
 
 
 @pytest.mark.parametrize("number", NUMBERS)
+def test_a_notebook_is_short_and_shows_its_method_before_its_experiments(notebooks, number):
+    """Up to the first experiment the reader sees parameters, the textbook's functions, and no page of settings."""
+    path = notebooks[number].path.with_suffix(".py")
+    assert len(path.read_text().splitlines()) <= 350
+    cells = [(cell.cell_type, cell.source) for cell in jupytext.read(path).cells]
+    first = next(i for i, (kind, source) in enumerate(cells) if kind == "markdown" and source.startswith("## (a)"))
+    before = [source for kind, source in cells[:first] if kind == "code"]
+    assert len(before[0].splitlines()) <= 7
+    assert max(len(source.splitlines()) for source in before[1:]) <= 25
+    assert any("session.method(textbook" in source for source in before)
+    assert any("session.figure(" in source for source in before)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
 def test_the_committed_notebook_holds_the_outputs_of_a_whole_run(notebooks, number):
     cells = [cell for cell in nbformat.read(notebooks[number].path, as_version=4).cells if cell.cell_type == "code"]
     counts = [cell.execution_count for cell in cells]
@@ -87,7 +101,7 @@ def test_the_committed_notebook_holds_the_outputs_of_a_whole_run(notebooks, numb
     assert "preset quick" in "".join(output.get("text", "") for output in outputs)
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 6
     assert sum("**Reading.**" in output.get("data", {}).get("text/markdown", "") for output in outputs) >= len(
-        EXPERIMENTS[number]
+        EXPERIMENTS[number].strip("0")
     )
 
 
@@ -153,7 +167,7 @@ def test_every_cell_runs_and_the_tables_depend_on_the_settings_alone(notebooks, 
         check_manifest(folder / "tiny")
         entries = json.loads((folder / "tiny" / "manifest.json").read_text()).items()
         assert alternatives(outcome.executed) == sorted(each["alt"] for name, each in entries if name.endswith(".png"))
-    assert len(tables[0]) >= len(EXPERIMENTS[number]) - 1  # the closer look has a figure alone
+    assert len(tables[0]) >= len(EXPERIMENTS[number]) - 2  # method and closer look have figures alone
     assert tables[0] == tables[1] == tables[2]
     assert stores["first"] == stores["redrawn"]  # drawing again computed nothing
     assert stores["first"].keys() == stores["second"].keys()
@@ -540,11 +554,11 @@ def test_the_first_cell_installs_only_when_the_package_is_missing(notebooks, num
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(importlib.util, "find_spec", lambda name, spec=spec: spec)
             patch.setattr(subprocess, "run", lambda command, check: calls.append(command))
-            patch.setenv("DAL_REPOSITORY", "https://example.org/project")
+            patch.setenv("DAL_REPOSITORY", "git+https://example.org/project")
             patch.chdir("/")
             exec(first.source, namespace)
     assert len(calls) == 1
-    assert calls[0][-1] == "dal-core[encoders] @ git+https://example.org/project"
+    assert calls[0][-1] == "git+https://example.org/project"
 
 
 def test_kernels_that_run_at_the_same_time_have_sockets_of_their_own(monkeypatch, tmp_path):

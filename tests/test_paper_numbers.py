@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from dal_core.strategies import names
-from dal_lab.companion.paper_numbers import SOURCES, bank_names, cell_by_cell, published
+from dal_lab.companion.paper_numbers import SOURCES, bank_names, beside, cell_by_cell, expected_misses, published
 from dal_lab.companion.statistics import mean_over_seeds
 from dal_lab.sources.catalogue import data_sets
 
@@ -39,24 +39,67 @@ def paper(value):
     return pd.DataFrame({"data": ["x", "y"], "strategy": ["margin", "theirs alone"], "accuracy": [value, 1.0]})
 
 
-@pytest.mark.parametrize(("value", "within"), [(51.0, "yes"), (55.1, "yes"), (55.2, "no"), (40.0, "no")])
-def test_each_cell_that_both_have_gets_its_difference_and_a_verdict(value, within):
-    table = cell_by_cell(measured([50.0, 51.0, 53.0]), paper(value), ["data", "strategy"])
+VALUES = [50.0, 51.0, 53.0, 52.0]
+MEAN = 51.5
+HALF = 3.182446305284263 * np.std(VALUES, ddof=1) / 4**0.5  # Student's t with three degrees of freedom
+
+
+@pytest.mark.parametrize("n", [10, 3])
+@pytest.mark.parametrize(("times", "within"), [(0.0, "yes"), (0.99, "yes"), (-0.99, "yes"), (1.01, "no"), (-3.0, "no")])
+def test_each_cell_that_both_have_gets_its_difference_and_a_verdict(times, within, n):
+    half = HALF * (1 + 4 / n) ** 0.5  # the published mean of n seeds scatters, too
+    value = MEAN - times * half
+    table = cell_by_cell(measured(VALUES), paper(value), ["data", "strategy"], n_published=n)
     (row,) = table.to_dict("records")
-    half = 4.302652729911275 * np.std([50, 51, 53], ddof=1) / 3**0.5  # Student's t with two degrees of freedom
-    assert row["strategy"] == "margin"
-    assert row["published (%)"] == value
-    assert row["measured (%)"] == pytest.approx(154 / 3)
-    assert row["measured (%)_ci"] == pytest.approx(half)
-    assert row["difference (points)"] == pytest.approx(154 / 3 - value)
+    expected = {
+        "data": "x", "strategy": "margin", "published (%)": value, "measured (%)": MEAN, "measured (%)_ci": HALF,
+        "difference (points)": times * half, "difference (points)_ci": half, "within ±": within, "seeds": 4,
+        "n_published": n,
+    }  # fmt: skip
+    numbers = [name for name, each in expected.items() if not isinstance(each, str)]
+    assert list(row) == list(expected)
+    assert {name: row[name] for name in numbers} == pytest.approx({name: expected[name] for name in numbers})
     assert row["within ±"] == within
-    assert row["seeds"] == 3
+    of_table = cell_by_cell(measured(VALUES), paper(value).assign(n_published=n), ["data", "strategy"])
+    pd.testing.assert_frame_equal(of_table, table)
 
 
-def test_a_single_seed_has_no_verdict():
-    table = cell_by_cell(measured([50.0]), paper(50.0), ["data", "strategy"])
+@pytest.mark.parametrize(
+    "values",
+    [[50.0], [50.0, 50.1, 50.2], [0.1, -0.1, 0.2, 0.0], [3.0, -1.0, 2.0, 1.0]],
+    ids=["one seed", "three seeds", "around 0", "0 lies within, too"],
+)
+def test_what_could_not_fail_has_no_verdict(values):
+    table = cell_by_cell(measured(values), paper(values[0]), ["data", "strategy"])
     assert table["within ±"].isna().all()
-    assert table["difference (points)"].tolist() == [0]
+    assert table["difference (points)"].notna().all()
+    assert expected_misses(table).startswith('No cell has a "within ±": it takes 4 seeds')
+
+
+def test_a_perfect_reproduction_misses_as_often_as_is_said():
+    generator = np.random.default_rng(0)
+    ours, theirs = generator.normal(50, 1, (4, 2000)), generator.normal(50, 1, (7, 2000)).mean(axis=0)
+    cells = pd.DataFrame(
+        {"data": np.tile(np.arange(2000), 4), "seed": np.repeat(np.arange(4), 2000), "accuracy": ours.ravel()}
+    )
+    both = pd.DataFrame({"data": np.arange(2000), "accuracy": theirs})
+    table = cell_by_cell(mean_over_seeds(cells, ["data"], ["accuracy"]), both, ["data"], n_published=7)
+    misses = (table["within ±"] == "no").sum()
+    assert 70 < misses < 130  # 100 are expected, with a standard deviation of 10
+    assert expected_misses(table) == (
+        f'"No" in {misses} of 2000 cells with a verdict; '
+        "if all values were reproduced, chance alone would make it 100.0."
+    )
+
+
+def test_published_rows_stand_beside_measured_ones_of_the_same_data():
+    rows, left_out = beside(pd.DataFrame({"data": ["x", "z"]}), paper(1.0))
+    assert rows["data"].tolist() == ["x"]
+    assert left_out == "The paper has y, too, which are not among the measured data."
+    assert beside(paper(1.0), paper(1.0))[1] == ""
+    rows, left_out = beside(pd.DataFrame({"data": ["z"]}), paper(1.0))
+    assert rows.empty
+    assert left_out == "The paper has x, y, which are not among the measured data."
 
 
 def test_tables_without_a_common_cell_give_an_empty_one():

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from dal_lab.companion.statistics import difference_to, in_percent, mean_over_seeds, paired, verdict
+from dal_lab.companion.statistics import difference_to, in_percent, mean_over_seeds, paired, readings, verdict
 
 
 def rows():
@@ -54,16 +54,40 @@ def apart(*differences):
                          for name, values in names.items() for seed, value in enumerate(values)])  # fmt: skip
 
 
-def test_verdict_says_who_is_ahead_and_how_sure_that_is():
-    assert verdict(apart(1.8, 2.0, 2.2), "A", "B", by="method") == (
-        "A is 2.00 ± 0.50 points ahead of B (3 seeds; more than the seeds' scatter explains)"
-    )
-    assert verdict(apart(-0.1, -0.5, -0.9), "A", "B", by="method", form="*{}*") == (
-        "*B* is 0.50 ± 0.99 points ahead of *A* (3 seeds; within the scatter of the seeds)"
-    )
-    assert verdict(apart(2.0), "A", "B", by="method") == (
-        "A is 2.00 points ahead of B (1 seed, which says nothing about scatter)"
-    )
+ALONE = "a single comparison, uncorrected"
+
+
+@pytest.mark.parametrize(
+    ("differences", "expected"),
+    [
+        ((1.8, 2.0, 2.2), f"A is 2.00 ± 0.50 points ahead of B (3 seeds; more than their scatter explains, {ALONE})"),
+        ((-0.1, -0.5, -0.9), "B is not told from A: 0.50 ± 0.99 points above it, within the scatter of 3 seeds "
+                             f"({ALONE})"),
+        ((0.0, 0.0, 0.0), "A is level with B (0.00 ± 0.00 points; 3 seeds)"),
+        ((-0.004, -0.004, -0.005), "A is level with B (0.00 ± 0.00 points; 3 seeds)"),  # below, and by nothing
+        ((-0.001, 4.0, -4.0), "A is level with B (0.00 ± 9.94 points; 3 seeds)"),
+        ((2.0,), "A is 2.00 points above B (1 seed, which says nothing about scatter)"),
+        ((0.0,), "A is level with B (0.00 points; 1 seed, which says nothing about scatter)"),
+    ],
+)  # fmt: skip
+def test_verdict_says_who_is_ahead_and_how_sure_that_is(differences, expected):
+    assert verdict(apart(*differences), "A", "B", by="method") == expected
+
+
+def test_names_in_a_verdict_are_written_as_asked():
+    assert verdict(apart(2.0), "A", "B", by="method", form="*{}*").startswith("*A* is 2.00 points above *B*")
+
+
+def test_readings_of_several_pairs_are_corrected_together():
+    """A against B has p = 0.03, which is decided alone, and not as the smaller of two."""
+    rows = pd.concat([apart(1.0, 2.0, 1.4), apart(1.4, -1.0, 0.1).query("method == 'A'").assign(method="C")])
+    p = paired(rows, "B", by="method", within=None).set_index("method")["p"]
+    assert 0.025 < p["A"] < 0.05
+    first, second = readings(rows, [("A", "B"), ("C", "B")], by="method")
+    assert first.startswith("A is not told from B: 1.47 ± 1.25 points above it")
+    assert first.endswith("(corrected for 2 comparisons)")
+    assert second.startswith("C is not told from B")
+    assert "ahead of B (3 seeds; more than their scatter explains" in readings(rows, [("A", "B")], by="method")[0]
 
 
 def test_tables_are_in_percent_with_names_for_readers():

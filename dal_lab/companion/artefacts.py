@@ -1,5 +1,6 @@
 """Figures and tables as files, each with an entry in the folder's manifest that says what it rests on."""
 
+import base64
 import dataclasses
 import hashlib
 import io
@@ -22,18 +23,29 @@ from dal_lab.runs.files import write_atomically, write_text
 from dal_lab.runs.provenance import git_commit, is_crowded
 
 MANIFEST = "manifest.json"
-PAGES = ".html"  # The site over figures and tables keeps these itself.
+COUNTS = ("seeds", "n_published")  # Columns of whole numbers, also where some are absent.
+# The site keeps its pages itself, and a PDF names the PNG that it shows; neither has an entry.
+PAGES, PAPERS = ".html", ".pdf"
 
 
 @dataclasses.dataclass(frozen=True)
 class ReadableFigure:
-    """A figure as PNG with a text for readers who do not see it, which a notebook shows."""
+    """A figure as PNG with a text for readers who do not see it; a notebook shows it with its caption below."""
 
     png: bytes = dataclasses.field(repr=False)
     alt: str
+    caption: str = ""
 
     def _repr_png_(self) -> tuple[bytes, dict[str, str]]:
         return self.png, {"alt": self.alt}
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import Markdown, display  # Its import takes long, and commands show nothing.
+
+        picture = {"image/png": base64.b64encode(self.png).decode()}
+        display(picture, raw=True, metadata={"image/png": {"alt": self.alt}})
+        if self.caption:
+            display(Markdown(f"**Figure.** {self.caption}"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,21 +79,25 @@ class Report:
         check_file_name("notebook", notebook)
         self.folder, self.notebook = expanded("folder", folder).resolve(), notebook
         self.data, self.strategies = {} if data is None else data, {} if strategies is None else strategies
-        self._earlier, self._entries = read_manifest(self.folder), dict[str, Any]()
+        read_manifest(self.folder)  # A damaged one is told before anything is computed.
+        self._entries = dict[str, Any]()
         self._origins = origins(notebook, self.folder.name)  # as it is when it begins, not as it is edited later
 
     @in_style()
-    def figure(self, figure: Figure, name: str, *, cell: str, keys: Sequence[str]) -> ReadableFigure:
+    def figure(
+        self, figure: Figure, name: str, *, cell: str, keys: Sequence[str], caption: str = ""
+    ) -> ReadableFigure:  # fmt: skip
         """Save `figure` as PNG and PDF, close it, and return it for display, with what its labels say as its text.
 
         Files are kept, with the commit that they name, as long as a later one draws the same from the same runs;
         drawing the PDF takes about as long as all the rest.
 
         Args:
-            figure: a matplotlib figure.
+            figure: a matplotlib figure; its label (`set_label`) says what bands, bars and points are.
             name: of the file, without the notebook's number and the ending.
             cell: the experiment or figure of the paper, as the notebook's heading names it.
             keys: of the runs that the figure rests on (`Grid.keys`).
+            caption: a sentence that says what is seen; the figure's label follows it.
         """
         origin = f"dal_core {git_commit()}, runs {digest_of(','.join(sorted(keys)).encode())[:16]}"
         png, pdf = self._path(name, "png"), self._path(name, "pdf")
@@ -92,23 +108,23 @@ class Report:
             if _runs_and_picture(before) == _runs_and_picture(temporary.read_bytes()):
                 temporary.write_bytes(before)
         figure.set_layout_engine("none")  # the next drawings leave all where it is, and need no layout of their own
-        kept = {path: self._earlier.get(path.name, {}).get("digest") for path in (png, pdf) if path.is_file()}
-        if len(kept) < 2 or any(digest_of(path.read_bytes()) != digest for path, digest in kept.items()):
+        shows = digest_of(png.read_bytes())
+        if not pdf.is_file() or shows.encode() not in pdf.read_bytes():
             undated = dict.fromkeys(("CreationDate", "Producer", "Creator"))
             page = io.BytesIO()  # A PDF that is written onto a full disk ends in an error that hides the reason.
-            figure.savefig(page, format="pdf", metadata={"Subject": origin, **undated})
+            figure.savefig(page, format="pdf", metadata={"Subject": origin, "Keywords": shows, **undated})
             with write_atomically(pdf) as temporary:
                 temporary.write_bytes(page.getvalue())
         shown = io.BytesIO()
         figure.savefig(shown, format="png", dpi=figure.dpi)  # smaller than the file
         alt = f"{cell}: {describe(figure)}"  # after saving, which places the names at the ticks
-        self._enter(png, cell, keys, alt=alt, shown=digest_of(shown.getvalue()))
-        self._enter(pdf, cell, keys, alt=alt)
+        caption = " ".join(filter(None, (caption.strip(), str(figure.get_label()))))
+        self._enter(png, cell, keys, alt=alt, caption=caption, shown=digest_of(shown.getvalue()))
         plt.close(figure)
-        return ReadableFigure(shown.getvalue(), alt)
+        return ReadableFigure(shown.getvalue(), alt, caption)
 
     def table(self, table: pd.DataFrame, name: str, *, cell: str, keys: Sequence[str]) -> ReadableTable:
-        """Save `table` as CSV (full precision) and Markdown (for readers), and return the latter for display.
+        """Save `table` as CSV (twelve digits) and Markdown (for readers), and return the latter for display.
 
         Raises:
             ValueError: if a table with a column of times (seconds, speed-ups) lacks `time` in its name.
@@ -117,8 +133,11 @@ class Report:
         times = [column for column in map(str, table.columns) if column.endswith("_s") or column.startswith("speedup")]
         if times and "time" not in name:
             raise ValueError(f"table {name!r} has the measured times {times}; its name has to contain 'time'")
+        counts = {name: table[name].astype("Int64") for name in COUNTS if name in table}
+        # The digits beyond the twelfth are those of the order in which a processor sums.
+        rounded = table.assign(**counts).to_csv(index=False, lineterminator="\n", float_format=_rounded)
         text = markdown(table)
-        for ending, content in {"csv": table.to_csv(index=False, lineterminator="\n"), "md": text}.items():
+        for ending, content in {"csv": rounded, "md": text}.items():
             write_text(path := self._path(name, ending), content)
             self._enter(path, cell, keys)
         return ReadableTable(text)
@@ -127,13 +146,19 @@ class Report:
         check_file_name("name", name)
         return self.folder / f"{self.notebook.split('_')[0]}_{name}.{ending}"
 
-    def _enter(self, path: Path, cell: str, keys: Sequence[str], **more: str) -> None:
+    def _enter(self, path: Path, cell: str, keys: Sequence[str], **more: Any) -> None:
         entry = {"notebook": self.notebook, "cell": cell, "keys": sorted(keys), "digest": digest_of(path.read_bytes())}
-        self._entries[path.name] = entry | more
+        place = self._entries.get(path.name, {"place": len(self._entries)})["place"]  # in the notebook's order
+        self._entries[path.name] = entry | {"place": place} | more
         sources = {**self._origins, "data": dict(self.data), "strategies": dict(self.strategies)}
         entries = {name: {**each, "origins": sources} for name, each in self._entries.items()}
         others = {file: each for file, each in read_manifest(self.folder).items() if each["notebook"] != self.notebook}
         write_text(self.folder / MANIFEST, json.dumps(others | entries, indent=1, sort_keys=True) + "\n")
+
+
+def _rounded(value: Any) -> str:
+    """Return a number with up to twelve significant digits, and a decimal point where it is no count."""
+    return repr(float(f"{value:.12g}"))
 
 
 def _runs_and_picture(png: bytes) -> tuple[bytes, bytes]:
@@ -202,7 +227,7 @@ def faults(folder: Path) -> dict[str, list[str]]:
     # Hidden files, which a system, an editor or a process that writes leaves, and pages of the site are no results.
     # Committed runs know themselves whether they were changed.
     places = [path for path in folder.glob("*") if not path.name.startswith(".")]
-    files = {path.name: path for path in places if not path.name.endswith((MANIFEST, PAGES, ENDING))}
+    files = {path.name: path for path in places if not path.name.endswith((MANIFEST, PAGES, PAPERS, ENDING))}
     changed = {name for name in files.keys() & entries.keys() if digest_of(files[name].read_bytes()) != entries[name]}
     found = {
         "files without an entry (delete them, or make a cell write them)": files.keys() - entries.keys(),

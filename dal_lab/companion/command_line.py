@@ -365,8 +365,9 @@ def notebooks(
     resolve_device(device)
     if data_dir is not None and not data_dir.is_dir():
         raise ValueError(f"--data-dir is {data_dir}; an existing folder was expected")
-    places = {"results_dir": str(root / "results"), "data_dir": None if data_dir is None else str(data_dir.resolve())}
-    given = {"device": device, "fresh": fresh, "jobs": jobs, "seeds": seeds, **places}
+    where = None if data_dir is None else str(data_dir.resolve())
+    given = {"device": device, "fresh": fresh, "jobs": jobs, "seeds": seeds, "data_dir": where}
+    given["results_dir"] = str(root / "results")
     parameters = {name: value for name, value in given.items() if value is not None}
     plugins.pass_on(plugin)
     chosen = notebooks.choose(found, only)
@@ -374,7 +375,8 @@ def notebooks(
         defaults = {name: text for each in chosen for name, text in each.parameters().items()}
         parameters |= from_texts(named(values, "--set"), defaults)
     check_values(parameters)
-    to = {"executed": root / "results" / "notebooks", "figures": root / "figures"}
+    executed = Path(str(parameters["results_dir"])) / "notebooks"
+    to = {"executed": executed, "figures": Path(str(parameters.get("output_dir") or root / "figures"))}
     if dry_run:
         print(*notebooks.planned(chosen, preset=preset, parameters=parameters, **to), sep="\n")
         return 0

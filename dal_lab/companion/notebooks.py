@@ -29,7 +29,8 @@ from dal_lab.companion.artefacts import ManifestError, check_manifest, note_load
 from dal_lab.companion.as_committed import as_committed
 from dal_lab.companion.origins import numbered
 from dal_lab.companion.parameters import check_values
-from dal_lab.companion.site.index import ABOUT, PROVENANCE, title_of, write_site
+from dal_lab.companion.presets import PRESETS
+from dal_lab.companion.site.index import PROVENANCE, title_of, write_site
 from dal_lab.companion.unchanged import FINGERPRINT, fingerprint, is_unchanged
 from dal_lab.runs.committed import ENDING, commit, committed_runs
 from dal_lab.runs.files import remove_leftovers, write_atomically
@@ -37,7 +38,6 @@ from dal_lab.runs.plan import duration_in_words
 from dal_lab.runs.provenance import git_commit, versions
 from dal_lab.runs.store import Store
 
-PRESETS: dict[str, str] = ABOUT["presets"]
 COMMITTED = ("quick", "real", "paper")  # presets whose figures have their runs beside them
 
 

@@ -3,7 +3,6 @@
 The code of the packages is not among them: its versions count, which change when numbers do.
 """
 
-import ast
 import hashlib
 import json
 import os
@@ -12,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dal_core import RESULTS_VERSION
+from dal_lab.companion import presets
 
 LOCK = "requirements.lock"
 CELLS = re.compile(r"^(?=# %%)", flags=re.MULTILINE)
-PRESETS = re.compile(r"^settings\b[^=\n]*= \{", flags=re.MULTILINE)
 
 
 def project_root() -> Path:
@@ -36,19 +35,17 @@ def numbered(folder: Path, ending: str = ".ipynb") -> tuple[list[Path], list[Pat
 
 
 def origins(notebook: str, preset: str, root: Path | None = None) -> dict[str, str]:
-    """Return digests of the notebook's cells, of the preset's settings in them, and of the lock; and the version.
+    """Return digests of the notebook's cells, of the preset's settings, and of the lock; and the version.
 
-    The settings are the cell with the dictionary `settings`, less the other presets and the comments; the text is all
-    other cells, code and Markdown. What this project does not have, such as a notebook in another place, is left out.
+    What this project does not have, such as a notebook in another place, is left out.
     """
     found = {"version": str(RESULTS_VERSION)}
     root = root or project_root()
     text, lock = root / "notebooks" / f"{notebook}.py", root / LOCK
     if text.is_file():
         _, *cells = CELLS.split(text.read_text(encoding="utf-8"))
-        settings = [cell for cell in cells if PRESETS.search(cell)]
-        found["text"] = digest(json.dumps([cell.rstrip() for cell in cells if cell not in settings]))
-        found["settings"] = digest("\n".join(_of_preset(cell, preset) for cell in settings))
+        found["text"] = digest(json.dumps([cell.rstrip() for cell in cells]))
+        found["settings"] = digest(presets.text_of(notebook, preset, text.parent))
     if lock.is_file():
         found["lock"] = digest(lock.read_text(encoding="utf-8"))
     return found
@@ -67,15 +64,3 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         old, new = before.get(part, {}), now.get(part, {})
         changed += [f"{what} {name} changed" for name in sorted(old.keys() & new) if old[name] != new[name]]
     return changed
-
-
-def _of_preset(cell: str, preset: str) -> str:
-    """Return the code of a cell without comments, and of the dictionary `settings` only the entry of the preset."""
-    tree = ast.parse(cell)
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "settings":
-            assert isinstance(node.value, ast.Dict)
-            pairs = zip(node.value.keys, node.value.values, strict=True)
-            kept = [(key, value) for key, value in pairs if key is not None and ast.literal_eval(key) == preset]
-            node.value.keys, node.value.values = [key for key, _ in kept], [value for _, value in kept]
-    return ast.unparse(tree)

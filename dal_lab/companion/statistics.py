@@ -117,18 +117,46 @@ def holm(p: np.ndarray, error: float = 1 - CONFIDENCE) -> tuple[np.ndarray, np.n
 
 
 def verdict(rows: pd.DataFrame, left: str, right: str, *, by: str = "strategy", form: str = "{}") -> str:
-    """A sentence on two entries of `by`, accuracies in percent: who is ahead, by how much, and how sure that is.
+    """Return a sentence on two entries of `by`, accuracies in percent: who is ahead, by how much, and how sure that is.
 
-    `form` is how their names are written, such as "*{}*".
+    `form` is how their names are written, such as "*{}*". Of several at a time, `readings` corrects for their number.
     """
-    table = paired(rows, right, by=by, within=None).set_index(by)
-    check_choice("left", left, table.index)
-    mean, half, seeds = table.loc[left, ["difference", "difference_ci", "seeds"]].to_numpy(dtype=float)
-    ahead, behind = (form.format(name) for name in ((left, right) if mean >= 0 else (right, left)))
-    if np.isnan(half):
-        return f"{ahead} is {abs(mean):.2f} points ahead of {behind} (1 seed, which says nothing about scatter)"
-    sure = "more than the seeds' scatter explains" if abs(mean) > half else "within the scatter of the seeds"
-    return f"{ahead} is {abs(mean):.2f} ± {half:.2f} points ahead of {behind} ({seeds:.0f} seeds; {sure})"
+    return readings(rows, [(left, right)], by=by, form=form)[0]
+
+
+def readings(
+    rows: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, by: str = "strategy", form: str = "{}"
+) -> list[str]:  # fmt: skip
+    """Return a sentence on each pair of entries of `by`, with one correction for all of them (Holm).
+
+    One is ahead if the seeds' scatter does not explain it; a difference that is printed as 0.00 is none. ± is half the
+    width of the 95 % interval of a single comparison.
+    """
+    found = []
+    for left, right in pairs:
+        table = paired(rows, right, by=by, within=None).set_index(by)
+        check_choice("left", left, table.index)
+        found.append(table.loc[left, ["difference", "difference_ci", "seeds", "p"]].to_numpy(dtype=float))
+    corrected = _holm(pd.Series([p for *_, p in found]))
+    of = f"corrected for {len(pairs)} comparisons" if len(pairs) > 1 else "a single comparison, uncorrected"
+    lines = []
+    for (left, right), (mean, half, seeds, _), p in zip(pairs, found, corrected, strict=True):
+        ahead, behind = (form.format(name) for name in ((left, right) if mean >= 0 else (right, left)))
+        size = f"{abs(mean):.2f}" + ("" if np.isnan(half) else f" ± {half:.2f}")
+        count = "1 seed, which says nothing about scatter" if np.isnan(half) else f"{seeds:.0f} seeds"
+        if f"{mean:.2f}".strip("-") == "0.00":
+            lines.append(f"{form.format(left)} is level with {form.format(right)} ({size} points; {count})")
+        elif np.isnan(half):
+            lines.append(f"{ahead} is {size} points above {behind} ({count})")
+        elif p < 1 - CONFIDENCE:
+            lines.append(
+                f"{ahead} is {size} points ahead of {behind} ({count}; more than their scatter explains, {of})"
+            )
+        else:
+            lines.append(
+                f"{ahead} is not told from {behind}: {size} points above it, within the scatter of {count} ({of})"
+            )
+    return lines
 
 
 def win_rates(rows: pd.DataFrame, y: str = "accuracy") -> pd.DataFrame:

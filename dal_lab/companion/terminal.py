@@ -108,13 +108,15 @@ class Comparison:
     def write(self, report: Report, keys: Sequence[str]) -> None:
         """Write figures and tables into the folder of `report`; `keys` are those of the runs."""
         name, about = label(self.reference), dict[str, Any](cell="comparison", keys=keys)
-        over = {"difference": f"over {name} (points)", "difference_ci": f"over {name} (points)_ci"}
+        difference = f"difference to {name} (points)"
+        over = {"difference": difference, "difference_ci": f"{difference}_ci"}
+        data = ", ".join(self.rows["data"].drop_duplicates())
         report.table(self.accuracy, "accuracy", **about)
         report.table(self.differences.rename(columns=over), "tests", **about)
         report.table(self.win_rates.rename_axis(columns=None).reset_index(), "win_rates", **about)
         report.table(self.curves, "curves", **about)
         report.figure(curves.learning_curves(self.rows), "learning_curves", **about)
-        report.figure(comparisons.win_rates({"Win rates": self.win_rates}), "win_rates", **about)
+        report.figure(comparisons.win_rates({data: self.win_rates}), "win_rates", **about)
         differences = comparisons.differences(self.differences, f"Difference to {name}\n(points)")
         report.figure(differences, "differences", **about)
 

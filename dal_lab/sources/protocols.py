@@ -1,6 +1,7 @@
 """The papers' protocols, a row a paper and data set, and the settings of experiments that follow from them."""
 
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -113,7 +114,7 @@ def printed() -> str:
 
     remarks: dict[tuple[str, str], list[str]] = {}  # paper and remark to the data sets that it is about
     for row in rows():
-        said = [f"{name} {text}" for name, text in row["sources"].items() if text.startswith("assumed")]
+        said = [f"{name} {text}" for name, text in row["sources"].items() if re.search("assumed|doubtful", text)]
         said += [f"{name} is {value} in the released code" for name, value in row["released"].items()]
         said += [f"metrics: {row['metrics_from']}", *filter(None, [row["note"]])]
         for text in said:

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import statistics
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,13 +19,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dal_core import strategies
+from dal_core import strategies as registered
 from dal_core.checks import check_choice, check_options
 from dal_core.contracts import AtLeast, Count, Size, check_fields
 from dal_core.devices import now
+from dal_core.experiment import Experiment
 from dal_core.parallel import fixed_threads, using_workers
 from dal_core.randomness import generator_for
 from dal_core.snapshot import Snapshot
+from dal_lab.runs.grid import Grid
 from dal_lab.runs.study import device_of
 
 NOISE = 1.5  # Standard deviation of features around their class's centre, whose entries have variance 1.
@@ -60,8 +62,8 @@ class ScalingStudy:
     def __post_init__(self) -> None:
         check_fields(self)
         check_options("options", self.options)
-        check_choice("strategy", self.strategy, strategies.names(oracle=False))
-        strategies.get(self.strategy, self.options)
+        check_choice("strategy", self.strategy, registered.names(oracle=False))
+        registered.get(self.strategy, self.options)
         if self.batch_size > self.num_unlabelled:
             raise ValueError(
                 f"batch_size is {self.batch_size}; at most {self.num_unlabelled}, num_unlabelled, was expected"
@@ -72,12 +74,12 @@ class ScalingStudy:
 
     def run(self, *, data_dir: str | Path | None = None) -> pd.DataFrame:  # noqa: ARG002
         """Return one row: query_s, the median time (seconds), and peak_bytes, the memory in use beyond the snapshot."""
-        device, strategy = device_of(self), strategies.get(self.strategy, self.options)
+        device, strategy = device_of(self), registered.get(self.strategy, self.options)
         with using_workers(1), fixed_threads():
             snapshot = synthetic_snapshot(self, device)
 
             def query() -> Tensor:
-                return strategies.query(strategy, snapshot, self.batch_size, generator_for(self.seed, "strategy"))
+                return registered.query(strategy, snapshot, self.batch_size, generator_for(self.seed, "strategy"))
 
             seconds = []
             for _ in range(self.repeats):
@@ -86,6 +88,46 @@ class ScalingStudy:
                 seconds.append(now(device) - start)
             held = peak_bytes(query, device)
         return pd.DataFrame([{"query_s": statistics.median(seconds), "peak_bytes": held}], columns=self.columns)
+
+
+AXES = {"N": "num_unlabelled", "D": "num_features", "K": "num_classes", "b": "batch_size"}
+
+
+def sweep(
+    grid: Grid, experiments: Mapping[str, Experiment], base: Mapping[str, int], sizes: Mapping[str, Sequence[int]], *,
+    repeats: int,
+) -> pd.DataFrame:  # fmt: skip
+    """Return the cost of one query of each experiment's strategy where one of the sizes in `base` is another.
+
+    `sizes` are those along each axis, by its letter (`AXES`). Rows have the columns strategy (as the experiments are
+    called), varied (the letter) and size.
+    """
+    parts = []
+    for name, experiment in experiments.items():
+        strategy = experiment.strategy
+        plain: Any = dict(base) | {"strategy": strategy.name, "options": dict(strategy.options), "repeats": repeats}
+        for axis, along in sizes.items():
+            studies: list[Any] = [
+                ScalingStudy(**plain | {AXES[axis]: size, "device": experiment.device}) for size in along
+            ]
+            rows = grid.rows(studies, f"{name}, {axis}")
+            parts.append(rows.assign(strategy=name, varied=axis, size=list(along)))
+    return pd.concat(parts)
+
+
+def growth(rows: pd.DataFrame, value: str, base: Mapping[str, int] | None = None) -> pd.DataFrame:
+    """Return the exponents of the growth of `value` along each axis of `sweep`, a row a strategy: "exponent of N".
+
+    With the sizes `base` of the sweep also `value` there.
+    """
+    slopes = rows.groupby(["strategy", "varied"], sort=False)[["size", value]]
+    table: Any = slopes.apply(lambda part: slope(part["size"], part[value])).unstack("varied")
+    strategies, axes = (list(rows[name].drop_duplicates()) for name in ("strategy", "varied"))
+    table = table.loc[strategies, axes].add_prefix("exponent of ")
+    if base is not None:
+        at_base = rows[(rows["varied"] == axes[0]) & (rows["size"] == base[AXES[axes[0]]])]
+        table.insert(0, value, at_base.set_index("strategy")[value])
+    return table.reset_index()
 
 
 def synthetic_snapshot(study: ScalingStudy, device: torch.device) -> Snapshot:

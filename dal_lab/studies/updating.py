@@ -267,14 +267,16 @@ def _monte_carlo_updates(setting: _Setting, new: Tensor) -> Iterator[Row]:
     steps = list(itertools.product(range(study.draws), study.new_sizes, study.monte_carlo_gammas))
     if not steps:
         return
-    known = {n_new: [setting.samples(indices[:n_new]) for indices in new] for n_new in study.new_sizes}
+    known = [setting.samples(indices) for indices in new]
     scores = judged.new_empty(study.draws, len(study.new_sizes), study.num_hypotheses)
-    seconds = torch.zeros(scores.shape[:2])
+    seconds, ends = dict.fromkeys(study.new_sizes, 0.0), torch.tensor(study.new_sizes, device=judged.device) - 1
     for block, hypotheses in setting.hypotheses():
-        for (i, n_new), draw in itertools.product(enumerate(study.new_sizes), range(study.draws)):
-            found, spent = setting.timed(laplace.log_likelihoods, hypotheses, *known[n_new][draw], bias=bias)
-            scores[draw, i, block] = found.sum(dim=1)
-            seconds[draw, i] += spent
+        for draw, samples in enumerate(known):  # Those of fewer new samples are the first of them.
+            found = laplace.log_likelihoods(hypotheses, *samples, bias=bias).cumsum(dim=1)  # [e, b]
+            scores[draw, :, block] = found[:, ends].mT
+        for n_new in study.new_sizes:
+            first = (each[:n_new] for each in known[0])
+            seconds[n_new] += setting.timed(laplace.log_likelihoods, hypotheses, *first, bias=bias)[1]
     gammas = torch.tensor(study.monte_carlo_gammas, dtype=scores.dtype, device=scores.device)
     weights = (gammas.unsqueeze(1) * scores.unsqueeze(2)).softmax(dim=-1).flatten(0, 2)  # [s, e]
     for part in blocks(len(steps), setting.base_logits.nbytes, PREDICTIONS_BYTES):
@@ -283,8 +285,7 @@ def _monte_carlo_updates(setting: _Setting, new: Tensor) -> Iterator[Row]:
             means += laplace.monte_carlo_probabilities(hypotheses, weights[part, block], judged, bias=bias)
         logs = means.clamp_min_(torch.finfo(means.dtype).tiny).log_()
         for log, (draw, n_new, gamma) in zip(logs, steps[part], strict=True):
-            spent = seconds[draw, study.new_sizes.index(n_new)].item()
-            yield setting.score(log, spent, draw=draw, n_new=n_new, method="monte_carlo", gamma=gamma)
+            yield setting.score(log, seconds[n_new], draw=draw, n_new=n_new, method="monte_carlo", gamma=gamma)
 
 
 def _gradient_updates(setting: _Setting, new: Tensor) -> Iterator[Row]:

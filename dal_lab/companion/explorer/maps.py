@@ -188,6 +188,7 @@ def legend(
         *more,
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)))
+    figure.set_label("One run with one seed; a dot is an instance of the pool.")
     return figure
 
 

@@ -9,10 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
+from dal_lab.companion.figures.curves import note
 from dal_lab.companion.figures.style import look, short_label, verbatim
 from dal_lab.companion.statistics import CONFIDENCE, friedman
 
-CELL = 0.37  # inches, the side of a square with two decimals in it
+CELL = 0.42  # inches, the side of a square with two decimals in it
+BLOCKS = 10  # Fewer blocks than these cannot tell many strategies apart: all bars would be as long as the axis.
 LETTER = 0.065  # inches, a letter of the names beside the squares
 BAR = 3  # points, the width of a bar that joins ranks
 
@@ -48,17 +50,19 @@ def win_rates(matrices: Mapping[str, pd.DataFrame]) -> Figure:
     bar = figure.colorbar(axes.collections[0], cax=place(left + 0.15, 0.15, max(sides)))
     bar.set_label("Share in which the row\nis above the column", fontsize=8)
     bar.ax.tick_params(labelsize=8)
+    figure.set_label("White is one half; grey squares have no value.")
     return figure
 
 
 def _heat_map(axes: Axes, matrix: pd.DataFrame) -> None:
-    """Draw squares with their numbers, blue above one half and red below; none on the diagonal."""
+    """Draw squares with their numbers, blue above one half, red below, grey where there is no number."""
     import seaborn as sns
 
     sns.heatmap(
         matrix, ax=axes, mask=np.eye(len(matrix), dtype=bool), vmin=0, vmax=1, center=0.5, cmap="RdBu",
-        annot=True, fmt=".2f", annot_kws={"size": 7}, linewidths=0.5, cbar=False,
+        annot=True, fmt=".2f", annot_kws={"size": 8.5}, linewidths=0.5, cbar=False,
     )  # fmt: skip
+    axes.set_facecolor("#BBBBBB")
     names, places = [short_label(strategy) for strategy in matrix], np.arange(len(matrix)) + 0.5
     axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(places, names, rotation=0)
@@ -76,11 +80,21 @@ def critical_difference(blocks: int, strategies: int) -> float:
     return float(q * np.sqrt(strategies * (strategies + 1) / (6 * blocks)))
 
 
+def enough_blocks(blocks: pd.DataFrame) -> bool:
+    """Return whether there are blocks enough for `ranks`."""
+    return len(blocks) >= BLOCKS
+
+
 def ranks(blocks: pd.DataFrame) -> Figure:
     """Draw average ranks on an axis; bars join strategies that Nemenyi's test does not tell apart (Demsar 2006).
 
     `blocks` has a row a block and a column a strategy (`statistics.blocks`).
+
+    Raises:
+        ValueError: if there are fewer than `BLOCKS` blocks; `enough_blocks` asks.
     """
+    if not enough_blocks(blocks):
+        raise ValueError(f"blocks has {len(blocks)} rows (data set and seed); at least {BLOCKS} were expected")
     import scikit_posthocs as posthoc  # Its import takes seconds.
 
     n, k = blocks.shape
@@ -105,6 +119,10 @@ def ranks(blocks: pd.DataFrame) -> Figure:
     p = friedman(blocks)
     note = f"{n} blocks of data set and seed; Friedman's p {f'= {p:.2g}' if p >= 1e-4 else '< 0.0001'}"
     figure.supxlabel(f"Average rank, 1 is best ({note}; CD = {critical_difference(n, k):.2f})", fontsize=9)
+    figure.set_label(
+        "A bar joins strategies whose ranks differ by less than the critical difference CD (Nemenyi, 5 %). Seeds of a "
+        "data set count as blocks of their own: this is about these data sets, not about others."
+    )
     return figure
 
 
@@ -125,4 +143,6 @@ def differences(table: pd.DataFrame, text: str) -> Figure:
         axes.set(title=verbatim(title), xlabel=text)
         axes.set_yticks(range(len(names)), map(short_label, names))
     panels.flat[0].set_ylim(len(names) - 0.5, -0.5)  # the first strategy on top
+    if "seeds" in table:
+        note(axes, table["seeds"], "bars: 95 % intervals of the difference, paired by seed")
     return figure

@@ -11,6 +11,7 @@ BLACK, BLUE, GREY, RED = (COLOURS[name] for name in ("black", "blue", "grey", "r
 CLASS_COLOURS = [COLOURS[name] for name in ("blue", "orange", "green", "purple")]
 CLASS_MARKERS = ["o", "s", "^", "D"]
 LOOKS = {name: (text, COLOURS[colour], marker) for name, (text, colour, marker) in TABLES["looks"].items()}
+STROKES: dict[str, str] = TABLES["strokes"]
 SPARE = [COLOURS[name] for name in ("red", "green", "sky", "purple", "orange", "yellow")]
 
 

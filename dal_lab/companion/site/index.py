@@ -1,9 +1,10 @@
 """The site over a preset's figures, tables and executed notebooks: pages that need neither a server nor a network.
 
-`<folder>/index.html` has the verdicts, of each notebook the headline figure and table, and links to everything;
+`<folder>/index.html` has the verdicts, of each notebook the headline figure and table, and all others by sections;
 `<folder>/<notebook>.html` is the executed notebook. Styles and the script that sorts tables are in the pages.
 """
 
+import os
 import re
 import tomllib
 from collections.abc import Container, Mapping, Sequence
@@ -18,14 +19,14 @@ from markupsafe import Markup
 from pygments.formatters import HtmlFormatter
 
 from dal_lab.companion.artefacts import PAGES, load_in_words, read_manifest
-from dal_lab.companion.site.notebook_page import body_of, read_notebook
+from dal_lab.companion.site.notebook_page import FILE_DPI, body_of, legible_width, read_notebook
 from dal_lab.companion.tables import cells_of, table_of
 from dal_lab.companion.verdicts import all_verdicts, counted
 from dal_lab.runs.committed import committed_runs
 from dal_lab.runs.files import write_text
 
 PROVENANCE = "dal_core"  # key of an executed notebook's metadata: device, versions, commit
-ABOUT = tomllib.loads(resources.files("dal_lab.companion").joinpath("notebooks.toml").read_text("utf-8"))
+PRESETS = Path(str(resources.files("dal_lab.companion"))) / "presets"  # a table a notebook, or none
 
 
 def write_site(
@@ -59,6 +60,8 @@ def write_site(
         (folder / page).unlink()
     front, runs = folder / f"index{PAGES}", frozenset().union(*(chapter["runs"] for chapter in chapters))
     content = {"chapters": chapters, "runs": runs, "verdicts": _verdicts(folder), "preset": preset, "about": about}
+    readme = sources[0].parent.parent / "README.md" if sources else Path()
+    content |= {"readme": _link(readme, folder), "citation": _citation(readme)}
     write_text(front, _page("front", computing=sum(seconds.get(key, 0.0) for key in runs), **content))
     return front
 
@@ -84,17 +87,18 @@ def _chapter(source: Path, executed: Path, folder: Path, manifest: Mapping[str, 
     entries = {name: each for name, each in sorted(manifest.items()) if each["notebook"] == source.stem}
     entries = {name: each for name, each in entries.items() if (folder / name).is_file()}
     drawings, tables = [], []
-    for file, entry in entries.items():
+    # Sections begin with their letter; within one, what stood first in the notebook is first.
+    for file, entry in sorted(entries.items(), key=lambda each: (each[1]["cell"], each[1].get("place", 0))):
         stem, words = file.rpartition(".")[0], Path(file).stem.split("_", 1)[-1].replace("_", " ")
-        about = {"name": words, "alt": f"{entry['cell']}: {words}", **entry}
+        about = {"name": words, "alt": f"{entry['cell']}: {words}", "caption": "", **entry}
         about["load"] = load_in_words(entry["load"]) if "load" in entry else ""
         if file.endswith(".png"):
-            files = {ending: f"{stem}.{ending}" for ending in ("png", "pdf") if f"{stem}.{ending}" in entries}
-            drawings.append(about | {"files": files})
+            files = {ending: f"{stem}.{ending}" for ending in ("png", "pdf") if (folder / f"{stem}.{ending}").is_file()}
+            drawings.append(about | {"files": files, "width": legible_width((folder / file).read_bytes(), FILE_DPI)})
         elif file.endswith(".csv"):
             headings, rows = table_of(folder / file)  # headings are (text, whether the column has numbers)
             tables.append(about | {"csv": file, "headings": headings, "rows": rows})
-    headlines = ABOUT["headlines"].get(number, {"figures": [], "tables": []})
+    wanted = _headlines(source)
     return {
         "number": number,
         "title": title_of(notebook) or source.stem,
@@ -103,13 +107,33 @@ def _chapter(source: Path, executed: Path, folder: Path, manifest: Mapping[str, 
         "page": f"{source.stem}{PAGES}" if ran else None,
         "about": _about(notebook.metadata) if ran else {},
         "finished": f"{datetime.fromisoformat(run['end_time']):%Y-%m-%d %H:%M} UTC" if run.get("end_time") else "",
-        "seconds": run.get("duration"),
         "runs": frozenset(key for entry in entries.values() for key in entry["keys"]),
         "drawings": drawings,
         "tables": tables,
-        "headline": _first(drawings, headlines["figures"]),
-        "headline_table": _first(tables, headlines["tables"]),
+        "headline": _first(drawings, wanted.get("headline_figures", [])),
+        "headline_table": _first(tables, wanted.get("headline_tables", [])),
+        "code": _link(source.with_suffix(".py"), folder),
     }, notebook  # fmt: skip
+
+
+def _headlines(source: Path) -> dict[str, Any]:
+    """Return which figures and tables stand for a notebook, as its table of presets says; empty if it does not."""
+    for path in (PRESETS / f"{source.stem}.toml", source.with_suffix(".toml")):
+        if path.is_file():
+            return dict(tomllib.loads(path.read_text(encoding="utf-8")).get("about", {}))
+    return {}
+
+
+def _link(path: Path, folder: Path) -> str:
+    """Return the address of a file as pages in `folder` link to it; empty if there is no such file."""
+    return Path(os.path.relpath(path, folder)).as_posix() if path.is_file() else ""
+
+
+def _citation(readme: Path) -> str:
+    """Return the BibTeX entries of the README; empty if there are none."""
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    found = re.search(r"^```bibtex\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    return found[1].strip() if found else ""
 
 
 def _paper(notebook: Any) -> Markup:

@@ -1,5 +1,6 @@
 """An executed notebook as HTML that needs no script: formulas are MathML, code and messages are folded away."""
 
+import base64
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 # Cells that papermill adds: the parameters of a run, among them folders of this machine, and marks where it failed.
 ADDED = {"injected-parameters", "papermill-error-cell-tag"}
+FILE_DPI, SHOWN_DPI = 160, 110  # of figures as files and in notebooks, as style.mplstyle has them
+LEGIBLE_DPI = 72  # at which their letters can still be read
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -41,6 +44,11 @@ def read_notebook(path: Path) -> Any:
     return notebook
 
 
+def legible_width(png: bytes, dpi: int) -> int:
+    """Return the pixels that a figure has to be wide on a page to be read; its first 24 bytes are enough."""
+    return int.from_bytes(png[16:20]) * LEGIBLE_DPI // dpi
+
+
 def body_of(notebook: Any) -> tuple[list[tuple[str, str]], Markup]:
     """Return headings of the sections as (anchor, text), and the cells with their outputs, as a piece of HTML.
 
@@ -61,6 +69,13 @@ def body_of(notebook: Any) -> tuple[list[tuple[str, str]], Markup]:
     about = {"class": "scroll", "tabindex": "0", "role": "group", "aria-label": "table"}
     for table in soup.select("table"):  # Wide tables scroll by themselves, not the page with them.
         table.wrap(soup.new_tag("div", attrs=about))
+    for image in soup.select("img[src^='data:image/png;base64,']"):
+        png = base64.b64decode(str(image["src"]).partition(",")[2][:32])
+        image["style"] = f"--legible: {legible_width(png, SHOWN_DPI)}px"
+        image.wrap(soup.new_tag("div", attrs=about | {"class": "paper scroll", "aria-label": "figure"}))
+    for paragraph in soup.select("p:has(> strong:first-child)"):
+        if paragraph.get_text().startswith("Figure. "):
+            paragraph["class"] = "caption"
     # A heading ends with the mark that links to it.
     headings = [(str(part["id"]), part.get_text().removesuffix("¶").strip()) for part in soup.select("h2[id]")]
     return headings, Markup(soup)

@@ -49,6 +49,16 @@ if (codes) {
   });
 }
 
+// A table, figure or formula that is wider than the window says that there is more.
+const scrolling = document.querySelectorAll(".scroll, .formula, .notebook pre");
+const watch = new ResizeObserver((entries) => {
+  for (const { target } of entries) target.classList.toggle("more", target.scrollWidth > target.clientWidth + 1);
+});
+for (const each of scrolling) {
+  watch.observe(each);
+  for (const image of each.querySelectorAll("img")) image.addEventListener("load", () => watch.observe(each));
+}
+
 // A link to a figure or section inside a folded part opens it; printing opens all.
 addEventListener("beforeprint", () => {
   for (const each of document.querySelectorAll("details.all")) each.open = true;
