@@ -94,7 +94,7 @@ def _lloyd(features: Tensor, seeds: Tensor) -> Tensor:
         if step == ITERATIONS:
             break
         sizes = np.bincount(found, minlength=count).astype(np.float32)[:, np.newaxis]
-        sums = torch.zeros(centres.shape).index_add_(0, torch.from_numpy(found), features).numpy()
+        sums = torch.zeros(centres.shape, dtype=features.dtype).index_add_(0, torch.from_numpy(found), features).numpy()
         means = np.where(sizes > 0, sums / np.maximum(sizes, 1), centres)
         moved = (means != centres).any(axis=1).nonzero()[0]
         if not len(moved):
