@@ -79,7 +79,8 @@ def _by_distances(features_u: Tensor, features_l: Tensor, batch_size: int) -> Te
     picked = []
     for _ in range(batch_size):
         picked.append(best := int(distances.argmax()))
-        torch.minimum(distances, _distances(features_u, features_u[[best]]).squeeze(1), out=distances)
+        to_picked = _distances(features_u, features_u[best].view(1, -1)).squeeze(1)
+        torch.minimum(distances, to_picked, out=distances)
         distances[best] = -1  # below all others, duplicates of centres included
     return torch.tensor(picked, device=features_u.device)
 
