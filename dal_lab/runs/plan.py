@@ -4,9 +4,14 @@ import dataclasses
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from dal_lab.runs.study import described, described_by_seed
+from dal_core.experiment import Experiment
+from dal_lab.costs import FORMULAS
+from dal_lab.estimate import estimate, usual_cores
+from dal_lab.runs.study import data_of, described, described_by_seed, device_of
+from dal_lab.sources import catalogue
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +55,33 @@ def duration_in_words(seconds: float) -> str:
         if seconds >= 1.5 * length:
             return f"{seconds / length:.2g} {unit}" if seconds < 10 * length else f"{seconds / length:.0f} {unit}"
     return f"{max(seconds, 0.1):.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def query_lines(experiments: Sequence[Experiment], data_dir: Path | None, side_by_side: int = 1) -> list[str]:
+    """Return what the last, largest query of each strategy and data set costs, a line each; their data are loaded."""
+    lines = {}
+    for each in experiments:
+        name, protocol, data = each.strategy.name, each.protocol, data_of(each)
+        bank = catalogue.load(*data, data_dir=data_dir)
+        labelled, batch = (
+            protocol.total - protocol.batches[-1] if protocol.batches else protocol.total,
+            max(protocol.batches, default=1),
+        )
+        pool = int(len(bank.train_labels) * protocol.share) - protocol.validation_size - labelled
+        what = f"a query    {name} on {data[0]}"
+        if name not in FORMULAS:
+            lines[what] = "no estimate of a strategy of one's own"
+            continue
+        try:
+            lines[what] = estimate(
+                name, pool=min(pool, protocol.subset_size or pool), labelled=labelled, batch=batch,
+                features=getattr(each.learner, "hidden", bank.num_features), classes=bank.num_classes,
+                test=len(bank.test_labels), device=device_of(each).type, options=each.strategy.options,
+                cores=max(1, usual_cores() // side_by_side),
+            ).line()  # fmt: skip
+        except ValueError as refusal:
+            lines[what] = str(refusal)
+    return [f"{what}: {cost}" for what, cost in lines.items()]
 
 
 def but_for_seed(configuration: Mapping[str, Any]) -> str:
