@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """Return the folder for downloads, features and measured rates: `DAL_CACHE`, else `dal_core` in the user's cache folder.
+    """Return the folder for what is kept: `DAL_CACHE`, else `dal_core` in the user's cache folder.
 
     Raises:
         FileNotFoundError: if the user has neither.

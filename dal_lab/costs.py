@@ -17,6 +17,8 @@ SORTED = 80  # A sort takes as long an instance as so many exponentials do.
 ROW = 40  # A reduction over a short row takes as long as so many exponentials more.
 MINIBATCH, EPOCHS = 64, 200  # of a run's training
 LLOYD_STEPS = 15
+LARGEST_SIDE = 20_000  # of BAIT's matrices
+TILE, KEPT_BYTES = 1024, 128 * 2**20  # of herding's kernel
 MEMBERS = ("random", "margin", "badge", "bait", "typiclust", "alfamix", "dropquery", "max_herding", "unc_herding")
 CANDIDATES = (
     "random", "typiclust", "dropquery", "bait", "typiclass", "dropqueryclass", "margin", "badge", "coreset", "alfamix",
@@ -77,6 +79,10 @@ class Query:
     def calls(self, count: float) -> float:
         return count / self.rates.calls
 
+    def parts(self, count: float) -> float:
+        """Return on how many cores so many pieces are computed side by side."""
+        return max(1.0, min(self.cores, count))
+
     def sized(self, **sizes: float) -> "Query":
         """Return the query of another size."""
         return dataclasses.replace(self, **{name: max(1, round(size)) for name, size in sizes.items()})  # type: ignore[arg-type]
@@ -110,9 +116,11 @@ def k_means(q: Query, n: float, clusters: float) -> Cost:
     """Greedy k-means++ seeds, then steps of Lloyd."""
     clusters = min(clusters, n)
     trials = 2 + int(math.log(max(1, clusters)))
-    a_seed = q.product(trials, q.d, n) + q.traffic(40 * trials * n) + q.calls(30)
+    a_seed = q.product(trials, q.d, n) + q.traffic(20 * trials * n) + q.calls(15)
     a_step = q.product(n, q.d, clusters) + q.traffic(8 * n * q.d + 4 * n * clusters) + q.calls(50)
-    return Cost(clusters * a_seed + LLOYD_STEPS * a_step, FLOAT * n * (q.d + 5 * trials))
+    shared = q.parts(n / 2500)
+    peak = FLOAT * max(4 * n * q.d, n * (q.d + clusters))
+    return Cost((clusters * a_seed + LLOYD_STEPS * a_step) / shared, peak)
 
 
 def heads(q: Query, count: float, m: float, epochs: float) -> Cost:
@@ -120,16 +128,18 @@ def heads(q: Query, count: float, m: float, epochs: float) -> Cost:
     steps, size = epochs * max(1, m // MINIBATCH), min(m, MINIBATCH)
     blocks = max(1, math.ceil(4 * count * q.k * q.d * FLOAT / (4 * 2**20)))
     a_step = 2 * count * (size * q.d * q.k / q.rates.products + q.rows(size / 2, q.k))
-    a_step += q.traffic(FLOAT * count * q.d * (8 * q.k + 3 * size)) + blocks * q.calls(25)
-    orders = epochs * (count * q.calls(2) + q.draws(count * m) + blocks * q.calls(10))
+    a_step += q.traffic(FLOAT * count * q.d * (8 * q.k + 3 * size)) + blocks * q.calls(45)
+    orders = epochs * (count * q.calls(2) + q.draws(count * m) + blocks * q.calls(12))
     together = count / blocks
-    peak = FLOAT * (count * q.k * q.d * 2 + together * (q.k * q.d * 2 + size * (q.d + 2 * q.k)) + m * q.d)
-    return Cost((steps * a_step + orders) / min(q.cores, blocks), peak + DOUBLE * count * m * 3)
+    peak = FLOAT * (count * q.k * q.d * 3 + together * (q.k * q.d * 2 + 2 * size * (q.d + q.k)) + m * q.d)
+    return Cost((steps * a_step + orders) / q.parts(blocks), peak + DOUBLE * count * m * 3)
 
 
-def judged(q: Query, count: float) -> float:
-    """Seconds of the test losses of so many heads."""
-    return (q.product(q.tests, q.d, count * q.k) + q.rows(count * q.tests, 2 * q.k)) / min(q.cores, max(1, count))
+def judged(q: Query, count: float) -> Cost:
+    """The losses of so many heads on the test instances."""
+    seconds = q.product(q.tests, q.d, count * q.k) + q.rows(count * q.tests, 2 * q.k)
+    size = FLOAT * count * q.tests * q.k
+    return Cost(seconds / q.parts(count), 2.2 * min(size, q.cores * 8 * 2**20))
 
 
 def held_out_temperature(q: Query) -> float:
@@ -225,11 +235,15 @@ def coreset(q: Query) -> Cost:
 
 
 def herding(q: Query) -> Cost:
-    pairs = q.n * q.n
-    first = q.product(q.n, q.d, q.n) + q.exponentials(2 * pairs) + q.traffic(FLOAT * 8 * pairs)
-    again = q.b * (q.product(64, q.d, q.n) + q.exponentials(128 * q.n) + q.traffic(FLOAT * 8 * 64 * q.n) + q.calls(60))
-    block = min(FLOAT * pairs, BLOCK_BYTES)
-    return Cost(first + again, (2 if FLOAT * pairs > block else 1) * block + FLOAT * q.n * (q.d + 8))
+    """Half of the kernel, tile by tile, and the rows of what could be best."""
+    pairs, tiles = q.n * q.n, math.ceil(q.n / TILE) ** 2 / 2
+    kept = FLOAT * pairs <= KEPT_BYTES
+    first = q.product(q.n, q.d, q.n / 2) + q.exponentials(pairs) + q.traffic(FLOAT * 8 * pairs)
+    rows = 0.0 if kept else (q.product(64, q.d, q.n) + q.exponentials(128 * q.n)) / q.parts(tiles)
+    again = q.b * (rows + q.traffic(FLOAT * 4 * 64 * q.n) + q.calls(60))
+    tile = FLOAT * min(q.n, TILE) ** 2
+    held = FLOAT * q.n * (q.d + 8) + 2.4 * tile * q.parts(tiles)
+    return Cost(first / q.parts(tiles) + again, held + (FLOAT * pairs if kept else 0))
 
 
 @formula
@@ -262,7 +276,7 @@ def typiclust(q: Query, *, num_neighbours: int = 20, max_clusters: int = 500, mi
     n, clusters = q.n + q.m, min(q.m + q.b, max_clusters)
     clustered, size = k_means(q, n, clusters), 2 * n / clusters  # The largest clusters are asked first.
     a_pick = q.product(size, q.d, size, double=True) + q.traffic(60 * size * (q.d + size)) + q.calls(50)
-    return Cost(clustered.seconds + q.b * a_pick, clustered.peak + FLOAT * n * q.d)
+    return Cost(clustered.seconds + q.b * a_pick, clustered.peak + FLOAT * n * (q.d + 2))
 
 
 @formula
@@ -283,37 +297,42 @@ def bait(
     if approximation == "diagonal":
         size = q.k * q.d
         gains = q.traffic(FLOAT * 12 * size * (q.n + 100 * picks)) + (q.n * size / 2**23 + 60 * picks) * q.calls(1)
-        peak = min(FLOAT * q.n * size, 2 * BLOCK_BYTES / 3) * 2 + FLOAT * (q.n * (q.d + 2 * q.k) + 4 * size)
+        peak = min(FLOAT * q.n * size, 2 * BLOCK_BYTES / 3) * 3 + FLOAT * (q.n * (q.d + 2 * q.k) + 4 * size)
         return Cost(softmax + q.product(q.k, q.n, q.d) + gains, peak)
     k, c = (1, 1) if approximation == "binary" else (q.k, q.k if approximation == "exact" else top_classes or 1)
     s, r = k * q.d, (q.n + q.m) * c
+    if min(s, r) > LARGEST_SIDE:
+        raise ValueError(f"bait would need matrices of side {min(s, r):,}; at most {LARGEST_SIDE:,} was expected")
     in_parameters = 10 * s**3 + 6 * q.n * s**2 + 20 * picks * s**2
     in_rows = 2 * r**2 * (k + q.d + 4 * q.m * c) + 10 * picks * r**2
-    if r < s or (r <= min(20_000, 3 * s) and in_rows < in_parameters):
+    if r < s or (r <= min(LARGEST_SIDE, 3 * s) and in_rows < in_parameters):
         side, cm = r, c * q.m
         start = q.product(r, k + q.d, r) + q.product(r, cm, r, double=True) + q.product(cm, cm, r, double=True)
         start += q.product(q.n * c, r, c) + q.traffic(20 * r * r)
         a_pick = q.traffic(FLOAT * r * r) + q.traffic(40 * q.n * c * c)
-        peak = 5 * FLOAT * r * r if q.m else 2 * FLOAT * r * r
+        setup, held = 4 * FLOAT * r * r + 2 * DOUBLE * cm * r, FLOAT * r * r
     else:
         side = s
         start = s**3 / 2 / q.rates.doubles + 2 * q.product(s, s, s) + q.m * s * s / 2 / q.rates.doubles
         start += q.product(q.n, s, s) * (1 if k == 1 else 0.5) * 3
         a_pick = q.traffic(2 * FLOAT * s * s) + q.product(q.n, s, 2 * c) + q.traffic(40 * q.n * c * (c + k))
-        peak = 4 * FLOAT * s * s + min(FLOAT * q.n * (s + 4 * k * k), 2 * BLOCK_BYTES)
+        setup = 4 * FLOAT * s * s + min(FLOAT * q.n * (s + 4 * k * k), 2 * BLOCK_BYTES)
+        held = 2 * FLOAT * s * s
     a_pick += q.product(2 * c, picks * c, side, double=True) + q.calls(60)
     backward = picks / 2 * (q.traffic(6 * DOUBLE * (picks * c) ** 2) + q.calls(40))
-    peak += DOUBLE * (4 * picks * c * side + 4 * (picks * c) ** 2)
-    return Cost(softmax + start + picks * a_pick + backward, peak + FLOAT * q.n * (2 * q.k + 4 * c))
+    held += DOUBLE * (4 * picks * c * side + 4 * (picks * c) ** 2 + 4 * q.n * c * c)
+    factors = FLOAT * q.n * (c + (0 if approximation == "binary" else q.k + 2 * c))
+    return Cost(softmax + start + picks * a_pick + backward, factors + max(setup, held, 2 * FLOAT * q.n * q.k))
 
 
 def asked(q: Query, names: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None = None) -> list[Cost]:
-    """The cost of a query of each of these strategies."""
+    """The cost of a query of each of these strategies, on a part of the pool that is copied."""
     for name in names:
         if name not in FORMULAS:
             known = ", ".join(sorted(FORMULAS))
             raise ValueError(f"strategies names {name!r}, of which there is no estimate; one of {known} was expected")
-    return [cost(name, q, (options or {}).get(name)) for name in names]
+    costs = [cost(name, q, (options or {}).get(name)) for name in names]
+    return [Cost(each.seconds, each.peak + q.n * (FLOAT * (q.d + q.k) + DOUBLE)) for each in costs]
 
 
 def side_by_side(q: Query, each: Sequence[Cost], times: float) -> Cost:
@@ -384,7 +403,7 @@ def boss(
     found = Cost(side_by_side(q, each, count / len(strategies)).seconds, largest)
     models = count * (label_draws if look_ahead == "monte_carlo" else 1)
     trained = updated(q, models) if retraining == "laplace_update" else heads(q, models, q.m + q.b, retraining_epochs)
-    return one_after_another(found, trained, Cost(judged(q, models)))
+    return one_after_another(found, trained, judged(q, models))
 
 
 def updated(q: Query, models: float) -> Cost:
@@ -400,15 +419,15 @@ def lookahead(
 ) -> Cost:  # fmt: skip
     keys = num_candidates * q.n
     drawn = Cost(q.draws(keys) + q.exponentials((2 * SORTED + 5) * keys), 24 * keys)
-    return one_after_another(drawn, k_means(q, q.n, q.b), updated(q, num_candidates), Cost(judged(q, num_candidates)))
+    return one_after_another(drawn, k_means(q, q.n, q.b), updated(q, num_candidates), judged(q, num_candidates))
 
 
 @formula
 def cdo(q: Query, *, num_candidates: int = 20, retraining_epochs: int = 50, performance_on: str = "test") -> Cost:  # noqa: ARG001
     count = min(num_candidates, q.n) + 1
-    trained = heads(q, count, q.m + q.b / 2, retraining_epochs)
-    a_pick = trained.seconds + judged(q, count) + q.product(q.n, q.d, q.k) + q.rows(q.n, 4 * q.k) + q.draws(q.n)
-    return Cost(q.b * (a_pick + q.calls(150)), max(trained.peak, FLOAT * q.n * (q.d + 3 * q.k)))
+    trained, losses = heads(q, count, q.m + q.b / 2, retraining_epochs), judged(q, count)
+    a_pick = trained.seconds + losses.seconds + q.product(q.n, q.d, q.k) + q.rows(q.n, 4 * q.k) + q.draws(q.n)
+    return Cost(q.b * (a_pick + q.calls(150)), FLOAT * q.n * q.d + max(trained.peak, losses.peak, 12 * q.n * q.k))
 
 
 @formula
@@ -417,7 +436,12 @@ def sas(
     retraining_epochs: int = 50, performance_on: str = "test",  # noqa: ARG001
 ) -> Cost:  # fmt: skip
     """Of one batch; in a run a step feels the acquisitions between two places, a third of all."""
-    count = 64 if steps + greedy_steps > 64 else 1
-    trained = heads(q, count, q.m + q.b, retraining_epochs)
-    at_once = trained.seconds + judged(q, count) + q.traffic(3 * DOUBLE * count * q.n) + q.calls(200)
-    return Cost(1.3 * (steps + greedy_steps) / count * at_once, trained.peak + 3 * DOUBLE * count * q.n)
+    steps_in_all = steps + greedy_steps
+    count, most = (
+        min(2, steps_in_all),
+        min(64, 1 + greedy_steps // 16),
+    )  # Behind one that is kept, the others are judged anew.
+    once = one_after_another(heads(q, count, q.m + q.b, retraining_epochs), judged(q, count))
+    widest = heads(q, most, q.m + q.b, retraining_epochs).peak + judged(q, most).peak
+    beside = q.traffic(3 * DOUBLE * count * q.n) + q.calls(200)
+    return Cost(steps_in_all / max(1, count) * (once.seconds + beside), widest + 3 * DOUBLE * most * q.n)

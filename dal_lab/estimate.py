@@ -165,6 +165,5 @@ def two_digits(number: float) -> str:
     """
     if number <= 0:
         return "0"
-    places = 1 - math.floor(math.log10(number))
-    rounded = round(number, places)
-    return f"{rounded:.{max(0, places)}f}"
+    rounded = float(f"{number:.1e}")
+    return f"{rounded:.{max(0, 1 - math.floor(math.log10(rounded)))}f}"

@@ -291,9 +291,8 @@ def estimated(
     if calibrate:
         rates = estimate.calibrate(device)._asdict()
         if strategy is None:
-            _print_json(rates) if json else print(
-                *(f"{name:13} {rate:.3g} a second" for name, rate in rates.items()), sep="\n"
-            )
+            lines = (f"{name:13} {rate:.3g} a second" for name, rate in rates.items())
+            _print_json(rates) if json else print(*lines, sep="\n")
             return
     if strategy is None:
         raise ValueError("a STRATEGY is missing, whose query is to be estimated")

@@ -63,10 +63,8 @@ def query_lines(experiments: Sequence[Experiment], data_dir: Path | None, side_b
     for each in experiments:
         name, protocol, data = each.strategy.name, each.protocol, data_of(each)
         bank = catalogue.load(*data, data_dir=data_dir)
-        labelled, batch = (
-            protocol.total - protocol.batches[-1] if protocol.batches else protocol.total,
-            max(protocol.batches, default=1),
-        )
+        batches = protocol.batches or (1,)
+        labelled = protocol.total - batches[-1] if protocol.batches else protocol.total
         pool = int(len(bank.train_labels) * protocol.share) - protocol.validation_size - labelled
         what = f"a query    {name} on {data[0]}"
         if name not in FORMULAS:
@@ -74,7 +72,7 @@ def query_lines(experiments: Sequence[Experiment], data_dir: Path | None, side_b
             continue
         try:
             lines[what] = estimate(
-                name, pool=min(pool, protocol.subset_size or pool), labelled=labelled, batch=batch,
+                name, pool=min(pool, protocol.subset_size or pool), labelled=labelled, batch=max(batches),
                 features=getattr(each.learner, "hidden", bank.num_features), classes=bank.num_classes,
                 test=len(bank.test_labels), device=device_of(each).type, options=each.strategy.options,
                 cores=max(1, usual_cores() // side_by_side),
