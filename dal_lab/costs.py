@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 FLOAT, DOUBLE = 4, 8  # bytes
 BLOCK_BYTES = 64 * 2**20  # of intermediate results, as in `dal_core.blocks`
+CACHE_BYTES = 4 * 2**20  # of a core
 SORTED = 80  # A sort takes as long an instance as so many exponentials do.
 ROW = 40  # A reduction over a short row takes as long as so many exponentials more.
 MINIBATCH, EPOCHS = 64, 200  # of a run's training
@@ -65,6 +66,10 @@ class Query:
 
     def traffic(self, size: float) -> float:
         return size / self.rates.traffic
+
+    def again(self, size: float) -> float:
+        """Return the seconds of reading what was read before, faster where it is still in the cache."""
+        return self.traffic(size / 3 if size < CACHE_BYTES else size)
 
     def exponentials(self, numbers: float) -> float:
         return numbers / self.rates.exponentials
@@ -139,7 +144,7 @@ def judged(q: Query, count: float) -> Cost:
     """The losses of so many heads on the test instances."""
     seconds = q.product(q.tests, q.d, count * q.k) + q.rows(count * q.tests, 2 * q.k)
     size = FLOAT * count * q.tests * q.k
-    return Cost(seconds / q.parts(count), 2.2 * min(size, q.cores * 8 * 2**20))
+    return Cost(seconds / q.parts(count), 2.2 * min(size, q.cores * 8 * 2**20 * q.k / max(q.k, q.d)))
 
 
 def held_out_temperature(q: Query) -> float:
@@ -183,7 +188,7 @@ def falcun(q: Query, *, gamma: float = 10.0) -> Cost:  # noqa: ARG001
 
 @formula
 def badge(q: Query) -> Cost:
-    a_pick = q.traffic(FLOAT * q.n * (q.d + q.k) + 60 * q.n) + q.calls(25)
+    a_pick = q.again(FLOAT * q.n * (q.d + q.k)) + q.traffic(40 * q.n) + q.calls(25)
     return Cost(q.rows(q.n, 3 * q.k) + q.traffic(12 * q.n * q.d) + q.b * a_pick, FLOAT * q.n * (q.d + q.k + 2))
 
 
@@ -230,8 +235,9 @@ def dropqueryclass(q: Query, *, num_passes: int = 3, dropout: float = 0.75) -> C
 
 @formula
 def coreset(q: Query) -> Cost:
-    a_pick = q.traffic(FLOAT * q.n * q.d + 40 * q.n) + q.calls(25)
-    return Cost(q.product(q.n, q.d, q.m) + q.traffic(8 * q.n * q.d) + q.b * a_pick, FLOAT * q.n * (q.d + 8))
+    a_pick = q.again(FLOAT * q.n * q.d) + q.traffic(40 * q.n) + q.calls(25)
+    peak = max(FLOAT * q.n * q.d, min(FLOAT * q.n * q.m, BLOCK_BYTES)) + 40 * q.n
+    return Cost(q.product(q.n, q.d, q.m) + q.traffic(8 * q.n * q.d) + q.b * a_pick, peak)
 
 
 def herding(q: Query) -> Cost:
@@ -322,24 +328,30 @@ def bait(
     backward = picks / 2 * (q.traffic(6 * DOUBLE * (picks * c) ** 2) + q.calls(40))
     held += DOUBLE * (4 * picks * c * side + 4 * (picks * c) ** 2 + 4 * q.n * c * c)
     factors = FLOAT * q.n * (c + (0 if approximation == "binary" else q.k + 2 * c))
-    return Cost(softmax + start + picks * a_pick + backward, factors + max(setup, held, 2 * FLOAT * q.n * q.k))
+    seconds = start + picks * a_pick + backward
+    slower = 1.0 if c == 1 else 1.6  # Products of many small matrices are.
+    return Cost(softmax + slower * seconds, factors + max(setup, held, 2 * FLOAT * q.n * q.k))
 
 
 def asked(q: Query, names: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None = None) -> list[Cost]:
-    """The cost of a query of each of these strategies, on a part of the pool that is copied."""
+    """The cost of a query of each of these strategies."""
     for name in names:
         if name not in FORMULAS:
             known = ", ".join(sorted(FORMULAS))
             raise ValueError(f"strategies names {name!r}, of which there is no estimate; one of {known} was expected")
-    costs = [cost(name, q, (options or {}).get(name)) for name in names]
-    return [Cost(each.seconds, each.peak + q.n * (FLOAT * (q.d + q.k) + DOUBLE)) for each in costs]
+    return [cost(name, q, (options or {}).get(name)) for name in names]
 
 
-def side_by_side(q: Query, each: Sequence[Cost], times: float) -> Cost:
-    """The cost of `times` queries of each, on all cores."""
+def side_by_side(
+    q: Query, size: float, names: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None, times: float
+) -> Cost:
+    """The cost of `times` queries of each strategy, on parts of the pool; each runs on one core."""
+    part = q.sized(n=size, cores=1)
+    each = asked(part, names, options)
     largest = sorted((one.peak for one in each), reverse=True)[: q.cores]
+    copies = len(largest) * part.n * (FLOAT * (q.d + q.k) + DOUBLE)
     longest = max(one.seconds for one in each)
-    return Cost(max(longest, times * sum(one.seconds for one in each) / q.cores), sum(largest))
+    return Cost(max(longest, times * sum(one.seconds for one in each) / q.cores), sum(largest) + copies)
 
 
 @formula
@@ -381,7 +393,7 @@ def refine(
     options = shared | {name: shared.get(name, {}) | dict(own) for name, own in (strategy_options or {}).items()}
     for round_ in range(depth):
         size = min(pool, max(q.b, alpha * pool if round_ else initial_size))
-        parts.append(side_by_side(q, asked(q.sized(n=size), strategies, options), times))
+        parts.append(side_by_side(q, size, strategies, options, times))
         pool = max(q.b, min(largest_pool, pool * (1 - math.exp(-0.6 * times * len(strategies) * q.b / pool))))
     scales = Cost(held_out_temperature(q) + q.product(q.m, q.d, q.m, double=True))
     return one_after_another(*parts, scales, *asked(q.sized(n=pool), [final_strategy], options))
@@ -398,9 +410,8 @@ def boss(
     highest = min(max(5000, q.b), q.n)
     lowest = min(4 * q.b, highest)
     usual = math.sqrt((highest**2 + highest * lowest + lowest**2) / 3)  # root of the mean square: most are O(n^2)
-    each = asked(q.sized(n=usual), strategies, strategy_options)
-    largest = side_by_side(q, asked(q.sized(n=highest), strategies, strategy_options), 1).peak
-    found = Cost(side_by_side(q, each, count / len(strategies)).seconds, largest)
+    seconds = side_by_side(q, usual, strategies, strategy_options, count / len(strategies)).seconds
+    found = Cost(seconds, side_by_side(q, highest, strategies, strategy_options, 1).peak)
     models = count * (label_draws if look_ahead == "monte_carlo" else 1)
     trained = updated(q, models) if retraining == "laplace_update" else heads(q, models, q.m + q.b, retraining_epochs)
     return one_after_another(found, trained, judged(q, models))

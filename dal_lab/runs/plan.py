@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dal_core.experiment import Experiment
-from dal_lab.costs import FORMULAS
-from dal_lab.estimate import estimate, usual_cores
-from dal_lab.runs.study import data_of, described, described_by_seed, device_of
+from dal_lab.estimate import Estimate, estimate, usual_cores
+from dal_lab.runs.study import described, described_by_seed, device_of
 from dal_lab.sources import catalogue
 
 
@@ -58,28 +57,28 @@ def duration_in_words(seconds: float) -> str:
 
 
 def query_lines(experiments: Sequence[Experiment], data_dir: Path | None, side_by_side: int = 1) -> list[str]:
-    """Return what the last, largest query of each strategy and data set costs, a line each; their data are loaded."""
+    """Return what the last, largest query of each strategy and data set costs, a line each; the data are read."""
     lines = {}
     for each in experiments:
-        name, protocol, data = each.strategy.name, each.protocol, data_of(each)
-        bank = catalogue.load(*data, data_dir=data_dir)
-        batches = protocol.batches or (1,)
-        labelled = protocol.total - batches[-1] if protocol.batches else protocol.total
-        pool = int(len(bank.train_labels) * protocol.share) - protocol.validation_size - labelled
-        what = f"a query    {name} on {data[0]}"
-        if name not in FORMULAS:
-            lines[what] = "no estimate of a strategy of one's own"
-            continue
+        what = f"a query    {each.strategy.name} on {catalogue.short_name(each.data)}"
         try:
-            lines[what] = estimate(
-                name, pool=min(pool, protocol.subset_size or pool), labelled=labelled, batch=max(batches),
-                features=getattr(each.learner, "hidden", bank.num_features), classes=bank.num_classes,
-                test=len(bank.test_labels), device=device_of(each).type, options=each.strategy.options,
-                cores=max(1, usual_cores() // side_by_side),
-            ).line()  # fmt: skip
-        except ValueError as refusal:
+            lines[what] = _last_query(each, data_dir, max(1, usual_cores() // side_by_side)).line()
+        except ValueError as refusal:  # what does not fit into memory, or an own strategy, of which there is no formula
             lines[what] = str(refusal)
     return [f"{what}: {cost}" for what, cost in lines.items()]
+
+
+def _last_query(experiment: Experiment, data_dir: Path | None, cores: int) -> Estimate:
+    protocol, bank = experiment.protocol, catalogue.load(experiment.data, experiment.encoder, data_dir)
+    batches = protocol.batches or (1,)
+    labelled = protocol.total - protocol.batches[-1] if protocol.batches else protocol.total
+    pool = int(len(bank.train_labels) * protocol.share) - protocol.validation_size - labelled
+    return estimate(
+        experiment.strategy.name, pool=min(pool, protocol.subset_size or pool), labelled=labelled, batch=max(batches),
+        features=getattr(experiment.learner, "hidden", bank.num_features), classes=bank.num_classes,
+        test=len(bank.test_labels), device="cuda" if device_of(experiment).type == "cuda" else "cpu", cores=cores,
+        options=experiment.strategy.options,
+    )  # fmt: skip
 
 
 def but_for_seed(configuration: Mapping[str, Any]) -> str:
