@@ -41,9 +41,7 @@
 # %%
 import importlib.util, os, subprocess, sys
 
-if (
-    importlib.util.find_spec("dal_core") is None
-):  # as on Colab: install this clone, or else the project from its address
+if importlib.util.find_spec("dal_core") is None:  # As on Colab: this clone is installed, or else the project's address.
     source = ["-e", ".."] if os.path.exists("../pyproject.toml") else [os.environ.get("DAL_REPOSITORY", "git+https://github.com/OWNER/REPOSITORY")]  # fmt: skip
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", *source], check=True)
     sys.path.append("..")

@@ -16,14 +16,16 @@
 # %% [markdown]
 # # BoSS: how far are today's strategies from what is possible?
 #
-# Companion to *BoSS: A Best-of-Strategies Selector as an Oracle for Deep Active Learning*
-# (Huseljic, Herde, Rauch, Hahn, Sick and colleagues, University of Kassel; [arXiv 2603.13109](https://arxiv.org/abs/2603.13109)).
+# Companion to *BoSS: A Best-of-Strategies Selector as an Oracle for Deep Active Learning* (Huseljic, Hahn, Herde, Sandrock and Sick, University of
+# Kassel; [arXiv 2603.13109](https://arxiv.org/abs/2603.13109)).
 #
-# An oracle knows the labels that a strategy would have to pay for. It is no strategy, but it tells how much better a
-# strategy could be. BoSS, in each cycle: $T$ candidate batches are drawn, each by a strategy chosen at random, on a
-# random part of the pool; for each of them a head is trained on the labelled instances and the batch, with the true
-# labels; the batch after which the head makes the fewest errors on the test split is bought. All $T$ heads are trained
-# at once, as one batched computation.
+# An oracle knows the labels that a strategy would have to pay for. It is no strategy, but it tells how much better a strategy could be. In each cycle
+# BoSS has $T$ candidate batches $\mathcal{B}_1, \dots, \mathcal{B}_T$, each from a strategy chosen at random, asked on a random part of the pool. For
+# each a head $f_t$ is trained on the labelled instances $\mathcal{L}$ and the batch, with its **true** labels, and the batch is bought after which
+# the head makes the fewest errors on the **test** split $\mathcal{T}$:
+#
+# $$t^* = \arg\min_{t}\ \frac{1}{|\mathcal{T}|} \sum_{(x, y) \in \mathcal{T}} \mathbb{1}\big[\arg\max_k f_t(x)_k \neq y\big], \qquad
+# f_t \text{ trained on } \mathcal{L} \cup \{(x, y_x) : x \in \mathcal{B}_t\}.$$
 #
 # **Every curve marked "(oracle)" has seen labels that were not bought, and the test split.**
 #
@@ -37,20 +39,12 @@
 # | (f) | which of the paper's claims hold on these data? | verdicts |
 
 # %%
-# Colab and Binder: get the package when it is not there. REPOSITORY is the address of the project.
-import importlib.util
-import os
-import subprocess
-import sys
+import importlib.util, os, subprocess, sys
 
-if importlib.util.find_spec("dal_core") is None:
-    REPOSITORY = os.environ.get("DAL_REPOSITORY", "https://github.com/OWNER/REPOSITORY")
-    clone = os.path.exists("../pyproject.toml")
-    source = ["-e", "..[encoders]"] if clone else [f"dal-core[encoders] @ git+{REPOSITORY}"]
+if importlib.util.find_spec("dal_core") is None:  # As on Colab: this clone is installed, or else the project's address.
+    source = ["-e", ".."] if os.path.exists("../pyproject.toml") else [os.environ.get("DAL_REPOSITORY", "git+https://github.com/OWNER/REPOSITORY")]  # fmt: skip
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", *source], check=True)
-    importlib.invalidate_caches()
-    if clone:
-        sys.path.insert(0, os.path.abspath(".."))  # an editable installation is seen by new processes only
+    sys.path.append("..")
 
 # %% [markdown]
 # Parameters: change them here, or from the command line (`./run_all.sh --help`). `None` leaves the choice to the preset.
@@ -59,7 +53,7 @@ if importlib.util.find_spec("dal_core") is None:
 preset = "quick"  # quick: minutes on a laptop; real, paper: the published protocols; tiny: a test of the cells
 seeds = None  # number of seeds
 datasets = None  # names out of the preset's data sets
-encoders = ["dinov2", "dinov3", "clip", "swinv2"]  # of images: also models of the hub, or local folders
+encoders = ["dinov2", "swinv2"]  # of images: also models of the hub, or local folders
 num_candidates = None  # candidate batches of BoSS
 strategies = ["random", "margin", "coreset", "badge", "typiclust", "alfamix", "dropquery", "bait"]  # of the benchmark
 oracles = ["sas", "cdo"]  # beside BoSS in (a); CDO trains 20 heads for each instance that it picks, and takes its time
@@ -71,464 +65,252 @@ results_dir = None  # finished runs are kept here; None: results/ of the project
 fresh = False  # compute every run anew
 
 # %%
-from pathlib import Path
-
 import pandas as pd
-from IPython.display import Markdown, display
+import torch
 
-from dal_core.checks import check_choice
-from dal_lab.runs.settings import experiment_of
-from dal_core.oracles.boss import STRATEGIES
-from dal_core.strategies import names as known_strategies
-from dal_core.strategies import needs_oracle
-from dal_lab.companion.artefacts import Report
-from dal_lab.companion.budgets import BUDGETS, leads, records, with_budget
+import dal_core as dal
+from dal_core import textbook
+from dal_core.oracles.boss import CLASS_AWARE, STRATEGIES, boss, draw_candidates
+from dal_core.randomness import integer_seed
+from dal_lab import companion
+from dal_lab.companion.budgets import BUDGETS, leads, records, side_by_side, standing, with_budget
 from dal_lab.companion.explorer import candidates as candidate_batches
 from dal_lab.companion.explorer.page import show
 from dal_lab.companion.figures import curves as draw
-from dal_lab.companion.figures.style import label, use_style
-from dal_lab.companion.paper_numbers import SOURCES, bank_names, cell_by_cell, published
-from dal_lab.companion.parameters import check_values
-from dal_lab.companion.statistics import curve_means, in_percent, mean_over_seeds, verdict
-from dal_lab.companion.verdicts import MARGIN, Claim, judged, lead_over
-from dal_lab.runs.grid import Grid
-from dal_lab.sources.catalogue import data_sets
+from dal_lab.companion.figures.plane import few_heads
+from dal_lab.companion.figures.style import label
+from dal_lab.companion.paper_numbers import bank_names, beside, published
+from dal_lab.companion.statistics import curve_means, in_percent, mean_over_seeds
+from dal_lab.companion.verdicts import MARGIN, Claim, lead_over
 
 # %%
-check_values(globals())  # of the parameters above; what exists is checked below
-# `judging`: options of the oracles that train heads to look ahead. `ablations`: whether (d) runs on the data set.
-digits = {"dataset": "digits", "subset_size": 1000, "judging": {"retraining_epochs": 200}, "ablations": True}
-letter = {"dataset": "letter", "batch_size": 30}
-banking = {"dataset": "banking77", "encoder": "minilm", "initial_size": 77, "batch_size": 77, "cycles": 10}
-clinc = {"dataset": "clinc150", "encoder": "minilm", "initial_size": 150, "batch_size": 150, "cycles": 10}
-image_sets = (
-    "cifar10", "stl10", "snacks", "flowers102", "dopanim", "dtd", "food101", "cifar100", "tinyimagenet", "imagenet",
-)  # fmt: skip
-images = [
-    {"dataset": name, "encoder": encoder, "ablations": encoder == encoders[0] and name in ("cifar10", "dtd")}
-    | data_sets()[name].protocol()
-    for encoder in encoders
-    for name in image_sets
-]
-settings = {
-    "quick": {
-        "data": [digits], "seeds": 3, "fewer": 10, "candidates": (5, 10, 25, 50, 100), "sas": (50, 10), "shorter": 10,
-    },
-    "real": {
-        "data": [banking | {"ablations": True}, clinc, letter], "seeds": 5, "fewer": 10, "shorter": 5, "candidates": (5, 10, 25, 50, 100),
-        "sas": (200, 50),
-    },
-    "paper": {"data": images, "seeds": 10, "fewer": 100, "sas": (25_000, 5000)},
-    "tiny": {
-        "data": [digits | {"subset_size": 60, "cycles": 2, "judging": {"retraining_epochs": 5}}],
-        "seeds": 2, "candidates": (2, 4), "fewer": 2, "sas": (3, 2), "options": {"epochs": 5}, "growth": 2,
-    },
-}  # fmt: skip
-check_choice("preset", preset, settings)
-setting = {
-    "candidates": (5, 10, 25, 50, 100, 200),
-    "fewer": 25,
-    "shorter": 20,
-    "options": {},
-    "growth": len(STRATEGIES),
-}
-setting |= settings[preset] | ({} if seeds is None else {"seeds": seeds})
-candidates = num_candidates or min(100, max(setting["candidates"]))
-for name in datasets or []:
-    check_choice("datasets", name, [data["dataset"] for data in setting["data"]])
-for name in strategies:
-    check_choice("strategies", name, known_strategies())
-for name in oracles:
-    check_choice("oracles", name, ["sas", "cdo"])
-data = [each for each in setting["data"] if datasets is None or each["dataset"] in datasets]
-
-home = Path("..") if Path("../pyproject.toml").exists() else Path()
-grid = Grid(results_dir or home / "results", jobs=jobs, data_dir=data_dir, fresh=fresh)
-data, absent = grid.available(data)  # extracts features, once
-for reason, names in absent.items():
-    print(f"left out: {', '.join(names)}: {reason}", file=sys.stderr)
-
-use_style()
-report = Report(Path(output_dir or home / "figures") / preset, "03_boss", grid.digests, grid.strategies)
-print(f"preset {preset}: {', '.join(each['dataset'] for each in data)}; seeds: {setting['seeds']}, T = {candidates}")
+session = companion.start("03_boss", globals())
+setting = session.setting
+candidates = {"num_candidates": num_candidates or min(100, max(setting.candidates))}
 
 # %% [markdown]
-# All runs follow the paper's protocol: SGD with Nesterov momentum, 200 epochs, the head retrained from its initial weights in each
-# cycle; batch and initial size belong to the data set. Judging trains for 50 epochs, as in the paper. On digits, whose
-# features are short, a head is far from trained after 50 epochs, and is no good guess of what 200 will make of it; so the
-# oracles judge after 200 epochs there, and (d) shows what 50 do.
+# ## The method, on a dozen points
+#
+# `dal_core.textbook` judges one candidate batch after another: a head is trained anew with its true labels, and tested. Below, twelve unlabelled
+# instances in the plane, of which strategies propose seven batches of three, and 60 of a test split. `boss`, which the experiments run, proposes the
+# same batches and trains all $T$ heads at once, as one batched computation.
 
 # %%
-JUDGING = ("boss", "cdo", "sas")  # train heads to look ahead
-NOT_OURS = ("judging", "ablations")  # entries of a data set that are no settings of a run
-
-
-def curves(names, options=None, only=None, **changes):
-    """Rows of runs for every strategy, data set and seed; `options` are those of the strategies."""
-    parts = []
-    for name in names:
-        runs = [
-            experiment_of(
-                **{"subset_size": None} | {key: value for key, value in each.items() if key not in NOT_OURS} | changes,
-                strategy=name, seed=seed, device=device, allow_oracle=needs_oracle(name),
-                options=setting["options"] | (each.get("judging", {}) if name in JUDGING else {}) | (options or {}),
-            )
-            for each in (data if only is None else only)
-            for seed in range(setting["seeds"])
-        ]  # fmt: skip
-        parts.append(grid.rows(runs, label(name)))
-    return pd.concat(parts)
-
-
-def keys(rows):
-    """The runs that rows come from."""
-    return list(rows["run"].unique())
-
-
-boss = curves(["boss"], {"num_candidates": candidates})
+session.method(textbook.judge, textbook.retrain)
+centres, drawn = torch.tensor([[-2.0, -0.6], [2.0, -0.6], [0.0, 1.6]]).double(), torch.Generator().manual_seed(20)
+classes, of_test = torch.arange(15) % 3, torch.arange(60) % 3
+points, test = (centres[k] + torch.randn(len(k), 2, generator=drawn, dtype=torch.float64) for k in (classes, of_test))
+few = {"labelled": [0, 1, 2], "labels": classes[:3], "hidden_labels": classes[3:], "test": (test, of_test)}
+few["learner"] = dal.Linear(dal.Training("sgd", drop_last=False))
+head = textbook.retrain(dal.Snapshot.of(points, **few), bought=[], epochs=200, seed=0)
+snapshot = dal.Snapshot.of(points, weight=head[0], bias=head[1], **few)
+offers, judging = draw_candidates(snapshot, 3, torch.Generator().manual_seed(20), num_candidates=7)
+seed = integer_seed(judging)
+errors = textbook.judge(snapshot, offers.batches, epochs=50, seed=seed)
+heads = {"Before": (*head, [])}
+for t, name in enumerate(offers.strategies):
+    after = textbook.retrain(snapshot, offers.batches[t], epochs=50, seed=seed)
+    heads[f"{t + 1} {label(name)}: error {errors[t]:.0%}"] = *after, offers.batches[t].tolist()
+session.section("(0) method")
+caption = "What the head decides before, and after each batch. Dots are the test split; picks have a red rim, the best a frame."
+session.figure(few_heads(heads, snapshot, marked=1 + int(errors.argmin())), "method", caption=caption)
+context = dal.Context()
+batch = boss(snapshot, 3, torch.Generator().manual_seed(20), num_candidates=7, context=context)
+apart = (torch.tensor(context.record["losses"]) - errors).abs().max()
+print(f"textbook: {offers.batches[errors.argmin()].tolist()}, boss: {batch.tolist()}; errors differ by {apart:.0e}")
 
 # %% [markdown]
 # ## (a) BoSS beside other oracles
 #
-# **Question.** How good is BoSS, and what does a query cost? **Protocol.** *CDO* (Werner et al. 2024) builds a batch greedily: for each
-# place in it 20 random instances are tried, and the best is taken if it lowers the cross-entropy on the test split, else
-# the margin strategy's choice. That is 20 trained heads for each instance of a batch, where BoSS has $T$ for the whole batch: the larger
-# the batch, the more CDO may try. *SAS* (Zhou et al. 2021) anneals the order of all acquisitions by the mean accuracy over the
-# curve, once before the first acquisition; the published search takes 25 000 steps and 5000 greedy ones, the smaller
-# presets take far fewer, at a temperature that falls as much in total. Times are those of one core; SAS's is that of
-# the whole search, divided by the number of acquisitions.
+# **Question.** How good is BoSS, and what does a query cost? **Protocol.** That of the paper, in all experiments: SGD with Nesterov momentum, 200
+# epochs, the head retrained from its initial weights in each cycle; batch and initial size belong to the data set. Judging trains for 50 epochs.
+# *CDO* (Werner et al. 2024) builds a batch greedily: for each place in it 20 random instances are tried, and the best is taken if it lowers the
+# cross-entropy on the test split, else the margin strategy's choice. That is 20 trained heads for each instance of a batch, where BoSS has $T$ for
+# the whole batch: the larger the batch, the more CDO may try. *SAS* (Zhou et al. 2021) anneals the order of all acquisitions by the mean accuracy
+# over the curve, once before the first acquisition; the published search takes 25 000 steps and 5000 greedy ones, the smaller presets take far fewer,
+# at a temperature that falls as much in total. Times are those of one core; SAS's is that of the whole search, divided by the number of acquisitions.
 
 # %%
-steps, greedy_steps = setting["sas"]
-annealing = {"steps": steps, "greedy_steps": greedy_steps, "annealing_factor": 0.1 * 25_000 / steps}
-beside = [curves([name], annealing if name == "sas" else {}) for name in oracles]
-compared = pd.concat([curves(["random"]), *beside, boss])
-report.figure(draw.learning_curves(compared), "oracles", cell="(a) oracles", keys=keys(compared))
+session.section("(a) oracles")
+compared = pd.concat([session.curves(["random", *oracles]), of_boss := session.curves("boss", candidates)])
+session.figure(draw.learning_curves(compared), "oracles", compared, "Three oracles, and random selection.")
 
 # %%
-as_published = [each | {"judging": {}} for each in data if each.get("judging")]  # where (a) judges by other epochs
-if as_published:
-    with_50 = [curves([name], only=as_published) for name in oracles if name == "cdo"]
-    with_50 = pd.concat([*with_50, curves(["boss"], {"num_candidates": candidates}, as_published)])
-    parts = {"as in the figure": compared, "after 50 epochs": with_50}
-    both = pd.concat([part.assign(judged=how) for how, part in parts.items()])
-else:
-    both = compared.assign(judged="as in the figure")
-table = mean_over_seeds(in_percent(both), ["data", "judged", "strategy"], ["accuracy", "nll"])
-report.table(table.sort_values("data", kind="stable"), "oracles", cell="(a) oracles", keys=keys(both))
-
-# %%
-times = in_percent(compared.dropna(subset="query_s")).groupby(["data", "strategy"], sort=False)["query_s"]
-times = times.agg(query_s="mean", longest_s="max").reset_index().sort_values("data", kind="stable")
-report.table(times, "oracles_time", cell="(a) oracles", keys=keys(compared))
-
-# %%
-lines = []
-for each, part in in_percent(compared).groupby("data", sort=False):
-    for other in (*oracles, "random"):
-        lines.append(f"- {each}: {verdict(part, label('boss'), label(other))}.")
-display(Markdown(f"**Reading.** Mean accuracy over the learning curve; SAS with {steps:,} steps and {greedy_steps:,} greedy ones:\n\n"
-                 + "\n".join(lines)))  # fmt: skip
+session.table(session.means(compared), "oracles", compared)
+session.table(session.times(compared), "oracles_time", compared)
+steps, greedy = (setting.variants["sas"][name] for name in ("steps", "greedy_steps"))
+about = f"Mean accuracy over the learning curve; SAS with {steps:,} steps and {greedy:,} greedy ones:"
+session.reading(session.leads(compared, "boss", [*oracles, "random"]), standing(compared, "boss"), about)
 
 # %% [markdown]
 # ## (b) How far are the strategies from it?
 #
-# **Question.** How much could a strategy still gain, and when? **Protocol.** Every strategy against BoSS; low, mid and high
-# budget are thirds of the learning curve. The lead is that over the strategy with the best mean in that third, paired by seed.
-# The published tables are of image data sets with DINOv2 features: where ours are others, the shape can be compared,
-# not the numbers.
+# **Question.** How much could a strategy still gain, and when? **Protocol.** Every strategy against BoSS; low, mid and high budget are thirds of the
+# learning curve. The lead is that over the strategy with the best mean in that third, paired by seed.
 
 # %%
-benchmark = with_budget(pd.concat([curves(dict.fromkeys(["random", *strategies])), boss]))
-report.figure(draw.learning_curves(benchmark), "benchmark", cell="(b) benchmark", keys=keys(benchmark))
-
-
-# %%
-def by_budget(rows):
-    """Accuracies with a column a budget."""
-    means = in_percent(rows).groupby(["data", "strategy", "budget"], sort=False)["accuracy"].mean().unstack("budget")
-    return means[list(BUDGETS)].assign(all=means.mean(axis=1)).reset_index()
-
-
-paper = published("boss_dinov2")
+session.section("(b) benchmark")
+benchmark = with_budget(pd.concat([session.curves(dict.fromkeys(["random", *strategies])), of_boss]))
+session.figure(draw.learning_curves(benchmark), "benchmark", benchmark, "What strategies reach, and what BoSS does.")
+paper = published("boss_dinov2").assign(data=lambda table: bank_names(table["data"]), seed=0)
 paper = paper[paper["strategy"].isin([*strategies, "random", "boss"])]
-table = pd.concat([by_budget(benchmark).assign(source="measured"), by_budget(paper).assign(source="published")])
-print(f"published: {SOURCES['boss_dinov2']}")
-table = table[["source", "data", "strategy", *BUDGETS, "all"]]
-report.table(table, "benchmark", cell="(b) benchmark", keys=keys(benchmark))
-
-# %% [markdown]
-# Cell by cell: "within ±" says whether the published accuracy lies in the 95 % interval of the measured one.
-
+measured = session.means(benchmark, ["budget", "strategy"], ["accuracy"])
+table = side_by_side(measured, {"accuracy": "{} (%)", "accuracy_ci": "{}_ci"})
+table["all (%)"] = table[[f"{budget} (%)" for budget in BUDGETS]].mean(axis=1)
+session.table(table.assign(seeds=setting.seeds), "benchmark", benchmark)
+session.cells(measured, in_percent(paper), ["data", "budget", "strategy"], "benchmark", benchmark)
 
 # %%
-def show_cells(measured, paper, by, name, **about):
-    """A table of published and measured accuracies, cell by cell, where the paper has cells of these data."""
-    paper = in_percent(paper.assign(data=bank_names(paper["data"])))
-    cells = cell_by_cell(measured, paper, by).sort_values("data", kind="stable")
-    if len(cells):
-        display(report.table(cells, f"{name}_cells", **about))
-    else:
-        print(f"the paper has {', '.join(paper['data'].unique())}: none of this preset's data")
-
-
-of_budgets = mean_over_seeds(in_percent(benchmark), ["data", "budget", "strategy"], ["accuracy"])
-show_cells(of_budgets, paper, ["data", "budget", "strategy"], "benchmark", cell="(b) benchmark", keys=keys(benchmark))
-
-# %%
-lead = pd.concat([
-    leads(benchmark, "boss").assign(source="measured"),
-    leads(paper.assign(seed=0), "boss").assign(source="published"),
-])  # fmt: skip
-drawn = lead.assign(line=lead["data"].where(lead["source"] == "measured", "published, mean of its data sets"))
-figure, (panel,) = draw.panels(1, panel=(5.2, 3.4))
-for name, part in drawn.groupby("line", sort=False):
-    means = 100 * part.groupby("budget")["difference"].mean()[list(BUDGETS)]
-    panel.plot(BUDGETS, means, "--" if name.startswith("published") else "-", marker="o", label=name)
-panel.set(xlabel="Budget", ylabel="Lead over the best strategy (points)", ylim=(min(0, panel.get_ylim()[0]), None))
-draw.shared_legend(figure, [panel])
-report.figure(figure, "leads", cell="(b) benchmark", keys=keys(benchmark))
-
-# %%
-table = mean_over_seeds(in_percent(lead), ["source", "data", "budget", "strategy"], ["difference"])
-wide = {}
-for budget in BUDGETS:
-    part = table[table["budget"] == budget].set_index(["source", "data"])
-    wide |= {
-        f"{budget} (points)": part["difference"],
-        f"{budget}_ci": part["difference_ci"],
-        f"best at {budget}": part["strategy"],
-    }
-table = pd.DataFrame(
-    wide | {"seeds": part["seeds"].where(part.index.get_level_values("source") == "measured")}
-).reset_index()
-report.table(table, "leads", cell="(b) benchmark", keys=keys(benchmark))
-
-# %%
+lead, of_paper = leads(benchmark, "boss"), leads(paper, "boss")
+sources = pd.concat([lead.assign(source="measured"), of_paper.assign(source="published")])
+session.figure(draw.leads(sources), "leads", benchmark, "The lead of BoSS over the best strategy of each budget.")
+table = mean_over_seeds(in_percent(lead), ["data", "budget", "strategy"], ["difference"])
+columns = {"difference": "{} (points)", "difference_ci": "{}_ci", "strategy": "best at {}"}
+session.table(side_by_side(table, columns).assign(seeds=setting.seeds), "leads", benchmark)
 lines = []
-per_seed = benchmark.groupby(["data", "seed", "strategy"], sort=False)["accuracy"].mean().unstack("strategy")
-for each, part in per_seed.groupby(level="data", sort=False):
-    ahead = (part["boss"] > part.drop(columns="boss").max(axis=1)).sum()
-    lines.append(f"- {each}: BoSS is above every strategy for {ahead} of {len(part)} seeds.")
-    measured = 100 * lead[lead["data"] == each].groupby("budget")["difference"].mean()
-    lines.append(
-        f"- {each}: its lead over the best strategy is "
-        + ", ".join(f"{measured[b]:.1f} points at {b}" for b in BUDGETS)
-        + " budget."
-    )
-printed = lead[lead["source"] == "published"].reset_index(drop=True)
-largest = printed.loc[printed.groupby("data", sort=False)["difference"].idxmax(), "budget"].value_counts()
-shape = ", ".join(f"{name} budget {count}" for name, count in largest.items())
-display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n".join(lines)
-                 + f"\n- Published: the lead is largest at {shape} of {printed['data'].nunique()} times."))  # fmt: skip
+for data, part in (100 * curve_means(benchmark)).groupby(level="data", sort=False):
+    above = (part["boss"] > part.drop(columns="boss").max(axis=1)).sum()
+    lines.append(f"{data}: BoSS is above every strategy for {above} of {len(part)} seeds.")
+means, sets = 100 * of_paper.groupby("budget")["difference"].mean(), of_paper["data"].nunique()
+shape = ", ".join(f"{means[budget]:.1f} points at {budget}" for budget in BUDGETS)
+lines.append(f"For context, the paper's mean lead over {sets} sets of images: {shape} budget.")
+session.reading(lines, standing(benchmark, "boss"))
 
 # %% [markdown]
 # ## (c) Which strategy supplies the batches?
 #
-# **Question.** If BoSS were one strategy in disguise, that one would be enough. **Protocol.** Every strategy proposes about a tenth
-# of the candidates (the dashed line); counted is what was bought. TypiClass and DropQueryClass see true labels themselves.
+# **Question.** If BoSS were one strategy in disguise, that one would be enough. **Protocol.** Every strategy proposes about a tenth of the candidates
+# (the dashed line); counted is what was bought. TypiClass and DropQueryClass see true labels themselves.
 
 # %%
-bought = with_budget(records(boss))
-shares = bought.groupby(["data", "budget"], sort=False)["supplier"].value_counts(normalize=True).mul(100)
-shares = shares.unstack("supplier", fill_value=0.0).reindex(columns=list(STRATEGIES), fill_value=0.0)
-figure = draw.shares(shares, expected=100 / len(STRATEGIES))
-report.figure(figure, "suppliers", cell="(c) suppliers", keys=keys(boss))
-
-# %%
-table = shares.rename(columns=label).reset_index()
-report.table(table, "suppliers", cell="(c) suppliers", keys=keys(boss))
-
-# %%
-lines = []
-for each, part in bought.groupby("data", sort=False):
-    counts = part["supplier"].value_counts(normalize=True)
-    order = ", ".join(f"{label(name)} {100 * share:.0f} %" for name, share in counts.items())
-    lines.append(f"- {each}: {len(counts)} of {len(STRATEGIES)} strategies supplied a batch that was bought: {order}.")
-    favourites = part.groupby("budget", sort=False)["supplier"].agg(lambda names: label(names.mode().iloc[0]))
-    lines.append(
-        f"- {each}: most often " + ", ".join(f"{name} at {budget} budget" for budget, name in favourites.items()) + "."
-    )
-display(Markdown("**Reading.**\n\n" + "\n".join(lines)))
+session.section("(c) suppliers")
+bought = with_budget(records(of_boss))
+counts = bought.groupby(["data", "budget"], sort=False)["supplier"].value_counts().unstack("supplier", fill_value=0)
+counts = counts.reindex(columns=list(STRATEGIES), fill_value=0)
+figure = draw.shares(counts, expected=100 / len(STRATEGIES))
+session.figure(figure, "suppliers", of_boss, "Who proposed the batches that BoSS (oracle) has bought.")
+shares = 100 * counts.div(counts.sum(axis=1), axis=0).rename(columns=lambda name: f"{label(name)} (%)")
+session.table(shares.assign(batches=counts.sum(axis=1)).reset_index(), "suppliers", of_boss)
+lines, homes = [], []
+for data, part in counts.groupby(level="data", sort=False):
+    each, aware = part.sum().sort_values(ascending=False), part[list(CLASS_AWARE)].to_numpy().sum()
+    lines.append(f"{data}: " + ", ".join(f"{label(name)} {count}" for name, count in each.items()) + ".")
+    first = f"{label(each.index[0])}, {each.iloc[0]} of {each.sum()} batches; the two that see true labels have {aware}"
+    homes.append(f"on {data} of {first}, where {each.sum() / len(each):.1f} were an equal share")
+session.reading(lines, f"The largest share is {'. It is '.join(homes)}.", "Batches that were bought, over all seeds:")
 
 # %% [markdown]
 # ## (d) What is it sensitive to?
 #
-# **Question.** How many candidates, which loss, how long a training, which batch, which strategies, and does it need the ground
-# truth at all? **Protocol.** As in (b); one setting is changed at a time.
+# **Question.** How many candidates, which loss, how long a training, which batch, which strategies, and does it need the ground truth at all?
+# **Protocol.** As in (b); one setting is changed at a time.
 #
 # **Number of candidates.** The candidates of a smaller $T$ are among those of a larger one, as long as both have bought the same.
 
-# %%
-chosen = [each for each in data if each.get("ablations")] or data[:1]
-counts = {count: curves(["boss"], {"num_candidates": count}, chosen) for count in setting["candidates"]}
-rows = pd.concat([part.assign(variant=count) for count, part in counts.items()])
-paper = published("boss_ablations")
-paper["accuracy"] /= 100
-more = paper[paper["ablation"] == "candidates"].astype({"variant": int}).assign(seed=0)
-figure = draw.ablation({"measured": rows, "published": more}, x="variant", label="Candidate batches T")
-report.figure(figure, "candidates", cell="(d) ablations", keys=keys(rows))
 
 # %%
-table = pd.concat([
-    mean_over_seeds(in_percent(rows), ["data", "variant"], ["accuracy"]).assign(source="measured"),
-    in_percent(more).drop(columns=["seed", "ablation"]).assign(source="published"),
-]).rename(columns={"variant": "candidates"})  # fmt: skip
-table = table[["source", "data", "candidates", "accuracy", "accuracy_ci", "seeds"]]
-print(f"published: {SOURCES['boss_ablations']}")
-report.table(table, "candidates", cell="(d) ablations", keys=keys(rows))
+def varied(name, options):
+    """Runs of BoSS with each of these options; the column `name` has their keys."""
+    return pd.concat([session.curves("boss", each, chosen).assign(**{name: key}) for key, each in options.items()])
 
-# %%
-of_counts = mean_over_seeds(in_percent(rows), ["data", "variant"], ["accuracy"])
-show_cells(of_counts, more, ["data", "variant"], "candidates", cell="(d) ablations", keys=keys(rows))
+
+session.section("(d) ablations")
+chosen = session.chosen("ablations")
+of_counts = varied("candidates", {count: {"num_candidates": count} for count in setting.candidates})
+paper = published("boss_ablations").assign(data=lambda table: bank_names(table["data"]), seed=0)
+more = paper[paper["ablation"] == "candidates"].astype({"variant": int}).rename(columns={"variant": "candidates"})
+panels = {"measured": of_counts, "published": beside(of_counts, more)[0].eval("accuracy = accuracy / 100")}
+figure = draw.ablation(panels, x="candidates", label="Candidate batches T")
+session.figure(figure, "candidates", of_counts, "BoSS (oracle) with more candidates.")
+session.table(table := session.means(of_counts, ["candidates"], ["accuracy"]), "candidates", of_counts)
+session.cells(table, more, ["data", "candidates"], "candidates", of_counts)
 
 # %% [markdown]
-# **Loss, retraining, batch size, and what a look-ahead costs without ground truth.** All with fewer candidates, to save time.
-# With *pseudo* labels a batch gets the labels that the head predicts, with *Monte-Carlo* labels those drawn from its
-# probabilities; performance on the unlabelled instances is what the new head itself expects. The last two see no ground truth: they are
-# strategies, made of the ordinary ones alone. One batch a strategy: $T$ is the number of strategies. The quick and the real
-# preset stop after half of the acquisitions here.
+# **Loss, retraining, and what a look-ahead costs without ground truth.** All with fewer candidates, to save time. With *pseudo* labels a batch gets
+# the labels that the head predicts, with *Monte-Carlo* labels those drawn from its probabilities; performance on the unlabelled instances is what the
+# new head itself expects. These two see no ground truth: they are strategies, made of the ordinary ones alone. One batch a strategy: $T$ is the
+# number of strategies. The quick and the real preset stop after half of the acquisitions here.
 
 # %%
-few = setting["fewer"]
-chosen = [each | {"cycles": min(each.get("cycles", 20), setting["shorter"])} for each in chosen]
-ordinary = {"strategies": [name for name in STRATEGIES if not needs_oracle(name)], "performance_on": "unlabelled"}
-VARIANTS = {
-    "as in (b), fewer candidates": {},
-    "loss: cross-entropy": {"loss": "cross_entropy"},
-    "loss: Brier": {"loss": "brier"},
-    "judged after 50 epochs": {"retraining_epochs": 50},
-    "judged after 200 epochs": {"retraining_epochs": 200},
-    "judged by Laplace update": {"retraining": "laplace_update"},
-    "one batch a strategy": {"num_candidates": None},
-    "no ground truth, pseudo labels": ordinary | {"look_ahead": "pseudo", "loss": "cross_entropy"},
-    "no ground truth, Monte-Carlo labels": ordinary
-    | {"look_ahead": "monte_carlo", "label_draws": 5, "loss": "cross_entropy"},
-}
-variants = pd.concat(
-    [
-        curves(["boss"], {"num_candidates": few} | options, chosen).assign(variant=name)
-        for name, options in VARIANTS.items()
-    ]
-)
-table = mean_over_seeds(in_percent(variants), ["data", "variant"], ["accuracy", "nll"])
-table = table.sort_values("data", kind="stable")
-report.table(table, "variants", cell="(d) ablations", keys=keys(variants))
-
-# %%
-losses = {"zero_one": "as in (b), fewer candidates", "cross_entropy": "loss: cross-entropy", "brier": "loss: Brier"}
-of_losses = paper[paper["ablation"] == "loss"].assign(variant=lambda part: part["variant"].map(losses))
-of_variants = table.drop(columns=["nll", "nll_ci"])
-show_cells(of_variants, of_losses, ["data", "variant"], "losses", cell="(d) ablations", keys=keys(variants))
-
-# %%
-times = variants.dropna(subset="query_s").groupby(["data", "variant"], sort=False)["query_s"].mean().reset_index()
-report.table(times, "variants_time", cell="(d) ablations", keys=keys(variants))
+fewer = {"num_candidates": setting.fewer}
+chosen = [each | {"cycles": min(each.get("cycles", 20), setting.shorter)} for each in chosen]
+options = setting.ablations | {"one batch a strategy": {"num_candidates": None}}
+variants, plain = varied("variant", {name: fewer | each for name, each in options.items()}), next(iter(options))
+session.table(session.means(variants, ["variant"]), "variants", variants)
+session.table(session.times(variants, "variant").drop(columns="longest_s"), "variants_time", variants)
+losses = dict(zip(["zero_one", "cross_entropy", "brier"], options, strict=False))
+of_losses = paper[paper["ablation"] == "loss"].assign(variant=lambda table: table["variant"].map(losses))
+session.cells(session.means(variants, ["variant"], ["accuracy"]), of_losses, ["data", "variant"], "losses", variants)
 
 # %% [markdown]
-# Batch size, up to the same number of labels: half and twice the batch, in twice and half as many acquisitions. The curves have other
-# points then, so that a batch size is to be compared with the margin strategy beside it, not with another batch size.
+# **Batch size**, up to the same number of labels: half and twice the batch, in twice and half as many acquisitions. The curves have other points
+# then, so that a batch size is to be compared with the margin strategy beside it, not with another batch size. **Growing ensemble.** The strategies
+# join one after another, in the order of the paper; the number of candidates stays the same.
 
 # %%
-sizes = []
-for each in chosen:
-    batch, cycles = each.get("batch_size", 10), each.get("cycles", 20)
-    for factor in (0.5, 1, 2):
-        changes = {"batch_size": int(batch * factor), "cycles": int(cycles / factor)}
-        for name, options in (("boss", {"num_candidates": few}), ("margin", {})):
-            sizes.append(curves([name], options, [each], **changes).assign(batch=int(batch * factor)))
-sizes = pd.concat(sizes)
-table = mean_over_seeds(in_percent(sizes), ["data", "strategy", "batch"], ["accuracy"])
-report.table(table.sort_values("data", kind="stable"), "batch_size", cell="(d) ablations", keys=keys(sizes))
-
-# %% [markdown]
-# **Growing ensemble.** The strategies join one after another, in the order in which the paper lists them; the number of candidates
-# stays the same.
-
-# %%
-grown = pd.concat([
-    curves(["boss"], {"num_candidates": few, "strategies": list(STRATEGIES[:size])}, chosen).assign(size=size)
-    for size in range(1, setting["growth"] + 1)
-])  # fmt: skip
+sizes = [
+    session.curves(name, options, [each], batch_size=size, cycles=each["cycles"] * batch // size).assign(batch=size)
+    for each in chosen
+    for batch in [each.get("batch_size", 10)]
+    for size in (batch // 2, batch, 2 * batch)
+    for name, options in (("boss", fewer), ("margin", {}))
+]
+session.table(session.means(pd.concat(sizes), ["strategy", "batch"], ["accuracy"]), "batch_size", pd.concat(sizes))
+ensembles = {size: fewer | {"strategies": list(STRATEGIES[:size])} for size in range(1, setting.growth + 1)}
+grown = varied("size", ensembles)
 figure = draw.ablation({"measured": grown}, x="size", label="Strategies in the ensemble", log=False)
-report.figure(figure, "growing_ensemble", cell="(d) ablations", keys=keys(grown))
-
-# %%
-table = mean_over_seeds(in_percent(grown), ["data", "size"], ["accuracy"])
+session.figure(figure, "growing_ensemble", grown, "BoSS (oracle) whose candidates come from ever more strategies.")
+table = session.means(grown, ["size"], ["accuracy"])
 table.insert(2, "joins", table["size"].map(lambda size: label(STRATEGIES[size - 1])))
-report.table(table, "growing_ensemble", cell="(d) ablations", keys=keys(grown))
-
-# %%
-lines = []
-percent = in_percent(variants)
-reference = next(iter(VARIANTS))
-for each, part in percent.groupby("data", sort=False):
-    means = 100 * rows[rows["data"] == each].groupby("variant")["accuracy"].mean()
-    lines.append(
-        f"- {each}: accuracy with "
-        + ", ".join(f"{count} candidates {value:.2f} %" for count, value in means.items())
-        + "."
-    )
-    for name in list(VARIANTS)[1:]:
-        lines.append(f"- {each}: {verdict(part, name, reference, by='variant', form='*{}*')}.")
-    growth = 100 * grown[grown["data"] == each].groupby("size")["accuracy"].mean()
-    lines.append(
-        f"- {each}: growing from 1 to {growth.index[-1]} strategies takes it from {growth.iloc[0]:.2f} to {growth.iloc[-1]:.2f} %."
-    )
-display(Markdown("**Reading.** Mean accuracy over the learning curve:\n\n" + "\n".join(lines)))
+session.table(table, "growing_ensemble", grown)
+lines = session.leads(variants, plain, options, by="variant", form="*{}*")
+for part, by in ((of_counts, "candidates"), (grown, "size")):
+    for data, means in (100 * curve_means(part, by=by)).groupby(level="data", sort=False).mean().iterrows():
+        lines.append(f"{data}, {by}: " + ", ".join(f"{entry} → {value:.1f} %" for entry, value in means.items()) + ".")
+session.reading(lines, standing(variants, plain, by="variant"))
 
 # %% [markdown]
 # ## (e) A closer look: the candidates of an acquisition
 #
-# **Question.** What does BoSS choose among? **Protocol.** Four clusters in the plane, 5 labels at random, batches of 5, a hidden layer of 128 units, 40
-# candidate batches. On the maps dots are the pool, dark where many candidates hold them; rings are the batch that was bought, crosses the
-# worst candidate. Below, the test error after each candidate, a line a strategy; all are judged with true labels, which TypiClass and
-# DropQueryClass have seen before, when they propose.
+# **Question.** What does BoSS choose among? **Protocol.** Four clusters in the plane, 5 labels at random, batches of 5, a hidden layer of 128 units,
+# 40 candidate batches. On the maps dots are the pool, dark where many candidates hold them; rings are the bought batch, crosses the worst candidate.
+# Below, a line a strategy; all are judged with true labels, which TypiClass and DropQueryClass have seen before, when they propose.
 
 
 # %%
 def closer(data="blobs"):
-    """A run in the plane, small enough to look at every candidate."""
-    return experiment_of(
-        dataset=data, strategy="boss", head="mlp", device="cpu", initial_size=5, batch_size=5, subset_size=None,
-        cycles=5, allow_oracle=True, options={"num_candidates": 40, "retraining_epochs": 200} | setting["options"],
-    )  # fmt: skip
+    """The candidates of a run in the plane, small enough to look at every one."""
+    options = {"num_candidates": 40, "retraining_epochs": 200}
+    return candidate_batches.views(session.experiment("boss", options, dataset=data, **setting.closer))
 
 
-offers = candidate_batches.views(closer())
-figure = candidate_batches.figure(offers, (0, 1, 2, 4))
-report.figure(figure, "candidate_batches", cell="(e) a closer look", keys=[])
-
-# %%
-display(Markdown(f"**Reading.** Acquisition by acquisition:\n\n{candidate_batches.summary(offers)}"))
+session.section("(e) a closer look")
+figure = candidate_batches.figure(offers := closer(), (0, 1, 2, 4))
+session.figure(figure, "candidate_batches", caption="Candidates in the plane, and the test error after each of them.")
+lowered = ", ".join(str(int((each.losses < each.loss_before).sum())) for each in offers)
+home = f"In this one run {lowered} of 40 candidates lower the test error, acquisition by acquisition."
+session.reading(candidate_batches.summary(offers), home, "What was bought:")
 
 # %% [markdown]
-# In a notebook that is open in Jupyter the next cell shows a page to step through: a slider over the acquisitions, with the data to choose. It takes
-# the keyboard: Tab reaches a control, arrow keys move it.
+# In Jupyter the next cell shows a page with a slider over the acquisitions and the data to choose: Tab reaches a control, arrow keys move it.
 
 # %%
-show({"data": ["blobs", "moons"]}, lambda **chosen: candidate_batches.views(closer(**chosen)))
+show({"data": ["blobs", "moons"]}, closer)
 
 # %% [markdown]
 # ## (f) Verdicts
 #
-# **Question.** Which of the paper's claims hold on these data? **Protocol.** Each claim says where a mean lies, in the column *measure*: pairs that share
-# their seed, a value a seed, averaged over the learning curve unless it says otherwise; over the data sets' means where there are several. The
-# claim *holds* if the 95 % interval lies wholly there, is *contradicted* if it lies wholly outside, and else *open*: few seeds leave much open, whatever
-# the means are. Intervals are corrected for the number of claims (Holm). "No worse" and "as good" allow for half a point of accuracy.
-# The best strategy is the one with the highest mean over the seeds of a data set.
+# **Question.** Which of the paper's claims hold on these data?
 
 # %%
-of_oracles, of_benchmark, by_loss = (
-    100 * curve_means(part) for part in (compared, benchmark, variants.assign(strategy=variants["variant"]))
-)
-of_candidates = 100 * curve_means(rows, by="variant")
-half, whole = sorted(setting["candidates"])[-2:]
-of_leads = lead[lead["source"] == "measured"].pivot(index=["data", "seed"], columns="budget", values="difference")
+of_oracles, of_benchmark = (100 * curve_means(part) for part in (compared, benchmark))
+of_candidates, by_loss = 100 * curve_means(of_counts, by="candidates"), 100 * curve_means(variants, by="variant")
+half, whole = sorted(setting.candidates)[-2:]
+of_leads = lead.pivot(index=["data", "seed"], columns="budget", values="difference")
 suppliers = bought.groupby(["data", "seed"])["supplier"].agg(lambda names: names.value_counts(normalize=True).max())
-seconds = compared.groupby(["data", "seed", "strategy"])["query_s"].mean().unstack("strategy")
-seconds = seconds.reindex(columns=["boss", "cdo"])
-claims = [
+seconds = compared.pivot_table("query_s", ["data", "seed"], "strategy").reindex(columns=["boss", "cdo"])
+session.section("(f) verdicts")
+session.verdicts([
     Claim("BoSS is better than the oracle CDO", "comparison of oracles",
           "BoSS − CDO (points)", lead_over(of_oracles, "boss", ["cdo"]), above=0),
     Claim("BoSS is better than the oracle SAS", "comparison of oracles",
@@ -536,27 +318,22 @@ claims = [
     Claim("No strategy comes up to BoSS", "benchmark, tables of accuracies",
           "BoSS − the best strategy (points)", lead_over(of_benchmark, "boss", ["random", *strategies]), above=0),
     Claim("The lead of BoSS shrinks as the budget grows", "benchmark, tables of accuracies",
-          "lead over the best strategy at low − at high budget (points)",
-          100 * (of_leads["low"] - of_leads["high"]), above=0),
+          "lead over the best strategy at low − at high budget (points)", 100 * (of_leads["low"] - of_leads["high"]), above=0),
     Claim("No strategy supplies most of the batches that BoSS buys", "suppliers of the batches",
           "share of the batches that the most frequent supplier of a seed has (%)", 100 * suppliers, below=50),
     Claim("More candidate batches make BoSS better", "ablations, candidate batches",
-          f"T = {whole} − T = {min(of_candidates)} (points)",
-          lead_over(of_candidates, whole, [min(of_candidates)]), above=0),
+          f"T = {whole} − T = {min(of_candidates)} (points)", lead_over(of_candidates, whole, [min(of_candidates)]), above=0),
     Claim("The gain of BoSS levels off as candidate batches are added", "ablations, candidate batches",
           f"T = {whole} − T = {half} (points)", lead_over(of_candidates, whole, [half]), above=-MARGIN, below=MARGIN),
     Claim("Judging batches by the zero-one loss is no worse than by the cross-entropy", "ablations, loss",
-          "zero-one loss − cross-entropy (points)",
-          lead_over(by_loss, losses["zero_one"], [losses["cross_entropy"]]), above=-MARGIN),
+          "zero-one loss − cross-entropy (points)", lead_over(by_loss, losses["zero_one"], [losses["cross_entropy"]]), above=-MARGIN),
     Claim("BoSS takes less time than CDO", "comparison of oracles, times",
           "time of an acquisition, CDO ÷ BoSS", seconds["cdo"] / seconds["boss"], above=1, time=True),
-]  # fmt: skip
-for shown in judged(report, claims, cell="(f) verdicts", keys=grid.keys):
-    display(shown)
+])  # fmt: skip
 
 # %% [markdown]
 # ## How to cite
 #
-# Huseljic, D., Herde, M., Rauch, L., Hahn, P., Sick, B. and colleagues: *BoSS: A Best-of-Strategies Selector as an Oracle for Deep Active
-# Learning*. arXiv 2603.13109. CDO: Werner, T. et al.: *A Cross-Domain Benchmark for Active Learning*, 2024. SAS: Zhou, Y. et al.: *Towards
-# Understanding the Behaviors of Optimal Deep Active Learning Algorithms*. AISTATS 2021.
+# Huseljic, D., Hahn, P., Herde, M., Sandrock, C., Sick, B.: *BoSS: A Best-of-Strategies Selector as an Oracle for Deep Active Learning*. arXiv
+# 2603.13109. CDO: Werner, T. et al.: *A Cross-Domain Benchmark for Active Learning*, 2024. SAS: Zhou, Y. et al.: *Towards Understanding the
+# Behaviors of Optimal Deep Active Learning Algorithms*. AISTATS 2021.

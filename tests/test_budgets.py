@@ -8,7 +8,7 @@ import pytest
 
 from dal_core import strategies
 from dal_core.ensembles import filtering
-from dal_lab.companion.budgets import leads, records, with_budget
+from dal_lab.companion.budgets import leads, records, side_by_side, standing, with_budget
 from dal_lab.companion.figures.style import LOOKS, label
 from dal_lab.companion.paper_numbers import SOURCES, published
 
@@ -114,3 +114,25 @@ def test_the_label_of_every_oracle_says_so(name):
 @pytest.mark.parametrize("name", strategies.names(oracle=False))
 def test_no_other_label_does(name):
     assert "oracle" not in label(name)
+
+
+def test_budgets_stand_side_by_side_in_their_order():
+    table = pd.DataFrame(
+        {"data": "a", "strategy": ["x", "x", "y"], "budget": ["high", "low", "low"], "accuracy": [3, 1, 2]}
+    )
+    found = side_by_side(table, {"accuracy": "{} (%)"}).set_index("strategy")
+    assert [*found] == ["data", "low (%)", "high (%)"]
+    assert found["low (%)"].to_dict() == {"x": 1, "y": 2}
+    assert found["high (%)"].dropna().to_dict() == {"x": 3}
+
+
+def test_standing_says_what_is_above_below_and_not_told_apart():
+    level = {"boss": [0.9, 0.9, 0.9], "margin": [0.5, 0.51, 0.49], "cdo": [0.7, 1.0, 0.9], "sas": [0.99, 0.98, 1.0]}
+    rows = pd.concat(
+        [curve(name, seed, [value]) for name, values in level.items() for seed, value in enumerate(values)]
+    )
+    assert standing(rows, "boss") == (
+        "On letters *BoSS (oracle)* is above *Margin*; below *SAS (oracle)*; not told apart from *CDO (oracle)* "
+        "(3 seeds, 3 comparisons)."
+    )
+    assert "not told apart from *BoSS (oracle)*" in standing(rows[rows["strategy"].isin(["boss", "cdo"])], "cdo")

@@ -53,15 +53,16 @@ def scratch(tmp_path, monkeypatch):
     registry.forget_own()
 
 
-def write_plugins(text):
+def write_files(text):
     """Write the blocks that begin with the name of a file into it."""
-    for block in blocks(text, "python"):
-        if named := re.match(r"# (\w+\.py)\n", block):
+    for block in (*blocks(text, "python"), *blocks(text, "toml")):
+        if named := re.match(r"# (\w+\.(?:py|toml))\n", block):
             Path(named[1]).write_text(block)
 
 
 @pytest.mark.parametrize("page", pages(blocks, "python"))
 def test_the_python_of_a_page_runs(page, scratch, monkeypatch):
+    write_files(TEXTS[page])
     path = scratch / "page_of_docs.py"
     path.write_text("\n".join(blocks(TEXTS[page], "python")))
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -82,7 +83,7 @@ def test_the_commands_of_a_page_are_understood(page):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", pages(commands))
 def test_the_commands_of_a_page_do_what_they_say(page, scratch):
-    write_plugins(TEXTS[page])
+    write_files(TEXTS[page])
     for arguments in commands(TEXTS[page]):
         if not set(arguments) & set(ELSEWHERE):
             assert main([*arguments, *SHORTER.get(arguments[0], [])]) == 0, shlex.join(arguments)
@@ -130,7 +131,7 @@ def test_an_extension_is_shown_in_fewer_than_thirty_lines():
 
 
 def test_the_rows_of_tables_that_are_shown_have_fields_that_exist():
-    data, encoder = (tomllib.loads(block) for block in blocks(TEXTS["docs/extending.md"], "toml"))
+    data, encoder, _ = (tomllib.loads(block) for block in blocks(TEXTS["docs/extending.md"], "toml"))
     for source in data["beans"]["sources"]:
         assert READERS[source.pop("reader")](**source).where() == "Hugging Face AI-Lab-Makerere/beans"
     assert Encoder(**encoder["dinov2_base"]).pooling == "cls"

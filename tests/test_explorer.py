@@ -188,6 +188,8 @@ def test_rounds_shrink_to_what_the_batch_is_picked_from():
         f"whole pool: {len(found[0].pools[0])} left", f"after round 2: {len(found[0].pools[2])} left"
     ]  # fmt: skip
     assert "the pool shrinks from 60 to" in rounds.summary(found)
+    left = len(found[0].pools[-1])
+    assert f"The filter leaves {left} of 60 instances at the first acquisition" in rounds.taken_home(found)
     with pytest.raises(ValueError, match="'refine' was expected"):
         rounds.views(experiment("margin"))
 

@@ -15,6 +15,7 @@ from dal_lab.companion.artefacts import Report
 from dal_lab.companion.command_line import main
 from dal_lab.companion.explorer.page import picture
 from dal_lab.companion.figures import curves
+from dal_lab.companion.figures.plane import points_left
 from dal_lab.companion.figures.style import use_style
 
 
@@ -244,3 +245,15 @@ def test_a_users_backend_reaches_neither_a_command_nor_a_notebook(monkeypatch, c
     assert os.environ["MPLBACKEND"] == "TkAgg"
     assert main(["datasets"]) == 0
     assert os.environ["MPLBACKEND"] == "agg"
+
+
+def test_points_that_a_round_leaves_are_large_and_as_dark_as_before():
+    positions, values = np.arange(8.0).reshape(4, 2), [0.0, 0.5, 0.8, 1.0]
+    figure = points_left([[1, 2, 3], [1, 2]], values, [2], positions, positions[:1], [0])
+    panels = figure.axes
+    assert [panel.get_title() for panel in panels] == ["all 4", "after round 1: 3 left", "after round 2: 2 left"]
+    pool = [panel.collections[0] for panel in panels]
+    large = [(each.get_sizes() == max(each.get_sizes())).tolist() for each in pool]
+    assert large == [[True] * 4, [False, True, True, True], [False, True, True, False]]
+    assert [each.get_array()[1] for each in pool] == [pool[0].get_array()[1]] * 3  # not relative to what is left
+    assert [text.get_text() for panel in panels for text in panel.texts] == ["1"]

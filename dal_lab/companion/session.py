@@ -26,6 +26,7 @@ from dal_lab.companion.verdicts import Claim, judged
 from dal_lab.runs.grid import Grid
 from dal_lab.runs.settings import experiment_of
 
+NOT_SETTINGS = ("about", "options")  # Of a data set: what the notebook knows of it, and options of its runs.
 Rows = pd.DataFrame | Sequence[pd.DataFrame] | None
 RULE = """\
 Each claim says where a mean lies, in the column *measure*: pairs that share their seed, a value a seed, averaged over
@@ -69,7 +70,10 @@ class Session:
         setting = presets.settings(notebook, preset, beside) | {"preset": preset}
         setting |= {} if given["seeds"] is None else {"seeds": given["seeds"]}
         wanted = presets.data_of(setting, parameters.get("encoders", []))
-        choices = {"strategies": known_strategies(), "datasets": [each["dataset"] for each in wanted]}
+        choices = {
+            "strategies": [*known_strategies(), *setting.get("variants", {})],
+            "datasets": [each["dataset"] for each in wanted],
+        }
         choices |= presets.table(notebook, beside).get("choices", {})
         for name, known in choices.items():
             for each in parameters.get(name) or []:
@@ -125,12 +129,11 @@ class Session:
         runs: dict[str, list[Experiment]] = {}
         for each in self.data if data is None else data:
             about, protocol = each["about"], getattr(self.setting, "protocol", {})
-            settings = (
-                protocol | {key: value for key, value in each.items() if key not in ("about", "options")} | changes
-            )
+            settings = {name: value for name, value in (protocol | each | changes).items() if name not in NOT_SETTINGS}
             names = strategies(about) if callable(strategies) else strategies
             for name in [names] if isinstance(names, str) else names:
-                own = each.get("options", {}) | about.get("options", {}).get(name, {}) | (options or {})
+                own = protocol.get("options", {}) | each.get("options", {})
+                own = own | about.get("options", {}).get(name, {}) | (options or {})
                 runs.setdefault(name, [])
                 runs[name] += [self.experiment(name, own, seed=seed, **settings) for seed in range(self.setting.seeds)]
         # One call computes all of them side by side; those after it read.
@@ -170,7 +173,8 @@ class Session:
         if len(cells):
             self.table(cells, f"{name}_cells", rows)
         else:
-            of_paper = ", ".join(map(str, paper[by[0]].unique()))
+            found = list(map(str, paper[by[0]].unique()))
+            of_paper = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
             display(Markdown(f"Published are numbers of {of_paper}, which this preset has not measured."))
 
     def leads(
@@ -181,7 +185,8 @@ class Session:
         for data, part in statistics.in_percent(rows).groupby("data", sort=False):
             known = [each for each in map(label, others) if each in set(part[by]) and each != label(name)]
             known = known if label(name) in set(part[by]) else []
-            lines += [f"{data}: {statistics.verdict(part, label(name), each, by=by, form=form)}." for each in known]
+            pairs = [(label(name), each) for each in known]
+            lines += [f"{data}: {line}." for line in statistics.readings(part, pairs, by=by, form=form)]
         return lines
 
     def ranking(self, rows: pd.DataFrame, by: str = "strategy") -> list[str]:

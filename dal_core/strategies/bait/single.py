@@ -17,25 +17,21 @@ def forward(space: Space, count: int) -> tuple[Int[Tensor, " p"], Float[Tensor, 
     candidates = space.rows()
     starts, changes = gained.new_empty(2, count, 2, s)  # x M_0 and x N_0 of each pick; its t and w
     weights = gained.new_zeros(2, count, 2)  # of t and w of earlier picks in what has changed of x M and x M F M
-    picked: list[int] = []
+    positions = torch.empty(count, dtype=torch.int64, device=gained.device)
     for step in range(count):
-        best = int(torch.div(gained, inner).argmax())
-        own = slice(best, best + 1)
-        x, now = space.rows(own), space.columns(own).view(2, s)
+        best = positions[step : step + 1].copy_(torch.div(gained, inner).argmax())
+        x, now = space.rows(best), space.columns(best).view(2, s)
         starts[step] = now
         if step:
             earlier = changes[:step].view(-1, s)
             by_rows = x(earlier).view(step, 2)
             weights[0, :step, 0], weights[1, :step] = by_rows[:, 0], by_rows.flip(1)
             now = torch.addmm(now, weights.view(2, -1)[:, : 2 * step], earlier, alpha=-1)
-        own_covered, own_gained = x(now).flatten().tolist()
-        change = torch.mul(now, (1 + own_covered) ** -0.5, out=changes[step])
-        change[1].add_(change[0], alpha=-0.5 * own_gained / (1 + own_covered))
+        own_covered, own_gained = x(now).view(2, 1).unbind()
+        change = _change(1 + own_covered, now, own_gained, out=changes[step])
         a, b = candidates(change).view(-1, 2).unbind(1)
         inner.addcmul_(a, a, value=-1)
-        gained.addcmul_(a, b, value=-2)[best] = -torch.inf  # which stays so
-        picked.append(best)
-    positions = torch.tensor(picked, device=gained.device)
+        gained.addcmul_(a, b, value=-2).index_fill_(0, best, -torch.inf)  # which stays so
     X = space.rows(positions)
     (XM, XN), (XT, XW) = (X(each.view(-1, s)).view(count, count, 2).unbind(2) for each in (starts, changes))
     mixed = XT @ XW.mT
@@ -48,18 +44,26 @@ def backward(
     """Remove picks until `batch_size` remain, each by a change of I - X M X^T and X M F M X^T of all picks."""
     count = len(positions)
     both = torch.stack((covered.neg(), gained))  # [2, p, p]
-    uncovered, gained = diagonals = both.diagonal(dim1=1, dim2=2)
+    uncovered, gained = both.diagonal(dim1=1, dim2=2)
     uncovered += 1
     kept = torch.ones(count, dtype=torch.bool, device=positions.device)
     left = both.new_zeros(2, 2, count)  # The change is left^T (t; w).
     for _ in range(count - batch_size):
-        worst = int(torch.div(gained, uncovered).argmin())
-        kept[worst] = False
-        own_uncovered, own_gained = diagonals[:, worst].tolist()
-        change = both[:, worst] * own_uncovered**-0.5
-        t, w = change.unbind()
-        w.add_(t, alpha=-0.5 * own_gained / own_uncovered)
-        left[0], left[1, 1] = change, t
+        worst = torch.div(gained, uncovered).argmin().view(1)
+        kept.index_fill_(0, worst, False)
+        rows = both.index_select(1, worst).squeeze(1)
+        own_uncovered, own_gained = rows.index_select(1, worst).unbind()
+        change = _change(own_uncovered, rows, own_gained, out=left[0])
+        left[1, 1] = change[0]
         both.view(2 * count, count).addmm_(left.view(2, -1).mT, change, alpha=-1)
-        uncovered[worst], gained[worst] = 1.0, torch.inf  # What is removed is no candidate any more.
+        uncovered.index_fill_(0, worst, 1.0)  # What is removed is no candidate any more.
+        gained.index_fill_(0, worst, torch.inf)
     return positions[kept]
+
+
+def _change(inner: Tensor, both: Float[Tensor, "2 s"], own_gained: Tensor, out: Tensor) -> Float[Tensor, "2 s"]:
+    """Return t and w (`select._change`)."""
+    root = inner.rsqrt()
+    t, w = torch.mul(both, root, out=out)
+    w.addcmul_(t, own_gained * root * root, value=-0.5)
+    return out

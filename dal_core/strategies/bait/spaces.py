@@ -69,12 +69,12 @@ class ParameterSpace:
     def curvatures(self) -> tuple[Float[Tensor, "n c c"], Float[Tensor, "n c c"]]:
         return self.candidates.quadratic(self.matrices[0]), self.candidates.quadratic(self.matrices[1])
 
-    def columns(self, candidate: Which) -> Float[Tensor, "2 c s"]:
+    def columns(self, candidate: Int[Tensor, " 1"]) -> Float[Tensor, "2 c s"]:
         x = self.candidates[candidate]
         partial = self.matrices.view(-1, x.features.shape[1]) @ x.features[0]  # Features first: s^2 operations.
         return x.class_products(partial.view(2, self.side, -1).mT).double()
 
-    def rows(self, candidates: Which | None = None) -> Callable[[Tensor], Tensor]:
+    def rows(self, candidates: Int[Tensor, " p"] | None = None) -> Callable[[Tensor], Tensor]:
         return (self.candidates if candidates is None else self.candidates[candidates].double()).products
 
 
@@ -112,7 +112,7 @@ class GramSpace:
         own = rows[:, :, : n * c].view(n, c, n, c).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         return own.double() * scale, (self._weighted(rows) @ rows.mT).double().mul_(scale * self.weights.everything)
 
-    def columns(self, candidate: Which) -> Float[Tensor, "2 c s"]:
+    def columns(self, candidate: Int[Tensor, " 1"]) -> Float[Tensor, "2 c s"]:
         column = self.kernel.view(-1, self.c, self.side)[candidate][0] * self.weights.candidate
         gained = (self._weighted(column) @ self.kernel).mul_(self.weights.everything)
         return torch.stack((column, gained)).double()
@@ -122,7 +122,7 @@ class GramSpace:
         each = self.weights.of_everything
         return rows if each is None else rows * each.repeat_interleave(self.c)
 
-    def rows(self, candidates: Which | None = None) -> Callable[[Tensor], Tensor]:
+    def rows(self, candidates: Int[Tensor, " p"] | None = None) -> Callable[[Tensor], Tensor]:
         some = slice(self.n) if candidates is None else candidates  # A product with a vector is one of its entries.
         return lambda vectors: (vectors.unflatten(1, (-1, self.c))[:, some] * self.weights.candidate).permute(1, 2, 0)
 

@@ -121,6 +121,16 @@ def summary(found: Sequence[Round]) -> str:
     )
 
 
+def taken_home(found: Sequence[Round]) -> str:
+    """Return a sentence on how much the filter leaves first, and how often that is more uncertain than the pool."""
+    final = [each for each in found if each.is_final]
+    higher = sum(bool(each.uncertainty[each.left].median() > each.uncertainty.median()) for each in final)
+    return (
+        f"The filter leaves {len(final[0].left)} of {len(final[0].pools[0])} instances at the first acquisition; what "
+        f"is left has a higher median uncertainty than the pool in {higher} of {len(final)} acquisitions."
+    )
+
+
 def _legend(figure: Figure, plane: maps.Plane) -> Figure:
     pool, gone = "left in the pool; darker: higher margin uncertainty", maps.mark("o", maps.GONE, 2, "filtered out")
     return maps.legend(figure, plane, gone, picked="the batch", pool=pool, columns=3)

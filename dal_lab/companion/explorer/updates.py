@@ -14,9 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from dal_core import posterior
+from dal_core.data import FeatureBank
 from dal_core.experiment import Experiment
 from dal_core.models.heads import Head
 from dal_core.models.learners import fit
+from dal_core.models.training import Training, train_head
 from dal_core.parallel import fixed_threads
 from dal_core.randomness import generator_for
 from dal_core.strategies.registry import query
@@ -24,6 +27,7 @@ from dal_lab.companion.explorer import maps
 from dal_lab.companion.explorer.reasons import Reason, reason
 from dal_lab.companion.figures.style import BLACK
 from dal_lab.runs.study import walk
+from dal_lab.sources.catalogue import load
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,6 +95,21 @@ class Update(maps.View):
         title = title or f"{self.new_labels}, {self.plane.correct(self.retrained)}"
         maps.surface(axes, self.plane, self.retrained, self.labelled, title)
         maps.ring(axes, self.plane, self.batch[:-1], size=45)
+
+
+def half_moons(gamma: float = 10.0, seed: int = 1) -> tuple[FeatureBank, Tensor, dict[str, tuple[Head, int]]]:
+    """Return the half moons, the places of twenty, and heads with the number of these that they know."""
+    bank = load("moons")
+    order = torch.randperm(len(bank.train_labels), generator=generator_for(seed, "moons"))[:20]
+    start = Head.initial("mlp", bank.num_features, bank.num_classes, generator_for(seed, "initial weights"))
+    data, radam = (bank.train_features, bank.train_labels), Training("radam")
+    with fixed_threads():
+        before, after = (train_head(start, *data, order[:n], radam, generator_for(seed, "shuffle")) for n in (12, 20))
+        phi, targets = before.embed(bank.train_features[order]), bank.train_labels[order]
+        state = posterior.fit(phi[:12], before.weight)  # N(W, Σ) of the last layer
+        state = posterior.update(state, phi[12:], targets[12:], gamma=gamma)  # a Newton step on each new sample
+    updated = Head(state.weight, None, before.hidden_weight, before.hidden_bias)
+    return bank, order, {"Before": (before, 12), "Second-order update": (updated, 20), "Retraining": (after, 20)}
 
 
 def views(experiment: Experiment) -> list[Update]:

@@ -38,9 +38,9 @@ VALUES: dict[str, tuple[str, float]] = {name: tuple(each) for name, each in TABL
 
 
 def panels(count: int, *, columns: int = 3, panel: tuple[float, float] = PANEL) -> tuple[Figure, list[Axes]]:
-    """Return a figure with `count` panels, `columns` in a row."""
-    columns = min(columns, count)
+    """Return a figure with `count` panels, at most `columns` in a row, in as few rows as possible, evenly filled."""
     rows = -(-count // columns)
+    columns = -(-count // rows)
     figure, grid = plt.subplots(rows, columns, figsize=(panel[0] * columns, panel[1] * rows), squeeze=False)
     axes = list(grid.flat)
     for spare in axes[count:]:
@@ -344,6 +344,7 @@ def step_sizes(rows: pd.DataFrame, *, base: pd.DataFrame, retraining: pd.DataFra
                 ha="center", va="center", arrowprops={"arrowstyle": "-|>", "color": BLUE},
             )  # fmt: skip
         axes.set_xticks(ticks, [f"{gamma:g}" for gamma in table["gamma"]])
+        axes.set_xlim(-0.5, len(table) - 0.5)
         axes.set(title=verbatim("{}, {} initial labels".format(*place)), xlabel="Step size γ", ylabel=VALUES["gain"][0])
         note(axes, table["seeds"], "bars: 95 % intervals")
     figure.set_label(f"{figure.get_label()} An arrow with a number: far outside the panel.")
@@ -384,3 +385,19 @@ def points(axes: Axes, positions: np.ndarray, labels: np.ndarray, *, new: bool =
             chosen[:, 0], chosen[:, 1], s=55 if new else 20, color=CLASS_COLOURS[k], marker=CLASS_MARKERS[k],
             edgecolor=RED if new else "black", linewidth=1.8 if new else 0.6, zorder=3 + new,
         )  # fmt: skip
+
+
+def gradient_steps(rows: pd.DataFrame, levels: pd.DataFrame) -> Figure:
+    """Draw the gain by the number of gradient steps, a line a method, and the mean gain of `levels` as dashed lines."""
+    figure, parts = _split(rows, ["data", "initial_size"])
+    for axes, entry, part in parts:
+        curves(axes, part, x="steps", y="gain", by="method")
+        beside = levels[(levels["data"] == entry[0]) & (levels["initial_size"] == entry[1])]
+        for method, gain in beside.groupby("method", sort=False)["gain"].mean().items():
+            text, colour, _ = look(str(method))
+            axes.axhline(100 * gain, color=colour, linestyle="--", label=text)
+        ticks = sorted(part["steps"].unique())
+        axes.set(title=verbatim("{}, {} initial labels".format(*entry)), xlabel="Gradient steps", xscale="log")
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+    return shared_legend(figure, figure.axes, columns=3)
