@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from dal_core.blocks import blocks
 from dal_core.contracts import BatchSize, Positive, checked
-from dal_core.parallel import in_parallel
+from dal_core.parallel import fixed_threads, in_parallel
 from dal_core.snapshot import Predictions, Snapshot
 from dal_core.strategies.registry import register
 from dal_core.strategies.shared.greedy import TIE, lazy_argmax
@@ -81,13 +81,15 @@ def herding_select(
     u = torch.ones_like(features_u[:, 0]) if uncertainty is None else uncertainty
     if float(u.min()) < 0:
         raise ValueError(f"uncertainty holds values down to {float(u.min())}; none below 0 was expected")
-    covered = _coverage(features_u, features_l, gamma)  # c; it changes in place, so that gains are always today's
     pick = _picks_of_few if features_u.element_size() * len(u) ** 2 <= CACHE_BYTES else _picks_of_many
-    return torch.tensor(pick(features_u, covered, u, gamma, form, batch_size), device=features_u.device)
+    with fixed_threads():
+        covered = _coverage(features_u, features_l, gamma)  # c; it changes in place, so that gains are always today's
+        picked = pick(features_u, covered, u, gamma, form, batch_size)
+    return torch.tensor(picked, device=features_u.device)
 
 
 def _picks_of_few(features: Tensor, covered: Tensor, u: Tensor, gamma: float, form: Form, batch_size: int) -> list[int]:
-    """Positions of the largest gains, all anew in every step: of few instances, that is less work than to tell which."""
+    """Positions of the largest gains, all anew in every step: among few, that is less work than to tell which."""
     kernel, everyone, picked = _kernel(features, features, gamma), slice(None), list[int]()
     threshold = 1 - TIE * torch.finfo(u.dtype).eps
     gone = torch.zeros_like(u)

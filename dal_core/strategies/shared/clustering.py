@@ -52,9 +52,9 @@ def _seeds(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
     In NumPy, whose calls cost a third of torch's: most of the time of a small pool.
     """
-    # A product of a row of each is a squared distance, 0 or less where float32 cannot tell the two instances apart.
+    # A product of a row of each is a squared distance.
     norms = torch.linalg.vecdot(features, features).unsqueeze(1)
-    norms, ones = norms * (1 - RESOLUTION), torch.ones_like(norms)
+    ones, rounding = torch.ones_like(norms), (2 * RESOLUTION * norms).squeeze(1).numpy()
     centres = torch.cat((-2 * features, ones, norms), dim=1).numpy()
     instances = torch.cat((features, norms, ones), dim=1).split(SEEDED_AT_ONCE)
     parts = [each.mT.contiguous().numpy() for each in instances]  # [d + 2, r]
@@ -71,8 +71,8 @@ def _seeds(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
             # Strictly below the total, so that the position found always has a positive weight.
             drawn = sums.searchsorted(uniforms * (sums[-1] * (1 - 1e-12)), side="right")
         products = _side_by_side(functools.partial(np.matmul, centres[drawn]), parts)
-        candidates = np.maximum(products[0] if len(parts) == 1 else np.concatenate(products, axis=1), 0)  # [trials, n]
-        np.minimum(candidates, distances, out=candidates)
+        squared = products[0] if len(parts) == 1 else np.concatenate(products, axis=1)  # [trials, n]
+        candidates = np.minimum(np.where(squared > rounding, squared, np.float32(0)), distances)
         best = candidates.sum(axis=1).argmin()
         seeds.append(int(drawn[best]))
         distances = candidates[best]
@@ -85,7 +85,7 @@ def _lloyd(features: Tensor, seeds: Tensor) -> Tensor:
     Only products with centres that have moved are computed anew: after a few steps, these are few.
     """
     count, x = len(seeds), features.numpy()
-    centres, moved = x[seeds], np.arange(count)
+    centres, moved = x[seeds.numpy()], np.arange(count)
     scores = np.empty((len(x), count), dtype=np.float32)
     parts = list(blocks(len(x), 1, CLUSTERED_AT_ONCE))
     for step in range(ITERATIONS + 1):
