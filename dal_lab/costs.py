@@ -133,7 +133,7 @@ def heads(q: Query, count: float, m: float, epochs: float) -> Cost:
     steps, size = epochs * max(1, m // MINIBATCH), min(m, MINIBATCH)
     blocks = max(1, math.ceil(4 * count * q.k * q.d * FLOAT / (4 * 2**20)))
     a_step = 2 * count * (size * q.d * q.k / q.rates.products + q.rows(size / 2, q.k))
-    a_step += q.traffic(FLOAT * count * q.d * (8 * q.k + 3 * size)) + blocks * q.calls(45)
+    a_step += q.traffic(FLOAT * count * q.d * (8 * q.k + 3 * size)) + blocks * q.calls(25)
     orders = epochs * (count * q.calls(2) + q.draws(count * m) + blocks * q.calls(12))
     together = count / blocks
     peak = FLOAT * (count * q.k * q.d * 3 + together * (q.k * q.d * 2 + 2 * size * (q.d + q.k)) + m * q.d)
@@ -164,7 +164,7 @@ def margin(q: Query) -> Cost:
 
 @formula
 def entropy(q: Query) -> Cost:
-    return Cost(q.rows(q.n, q.k) + q.exponentials(SORTED * q.n) + q.calls(80), q.n * max(8 * q.k + 4, 4 * q.k + 16))
+    return Cost(q.rows(q.n, 2 * q.k) + q.exponentials(SORTED * q.n) + q.calls(80), q.n * max(8 * q.k + 4, 4 * q.k + 16))
 
 
 @formula
@@ -188,7 +188,8 @@ def falcun(q: Query, *, gamma: float = 10.0) -> Cost:  # noqa: ARG001
 
 @formula
 def badge(q: Query) -> Cost:
-    a_pick = q.again(FLOAT * q.n * (q.d + q.k)) + q.traffic(40 * q.n) + q.calls(25)
+    near = 1.0 if q.n * q.d <= 2**20 else 0.5  # Features are read where an instance may have come nearer.
+    a_pick = q.again(FLOAT * q.n * (near * q.d + q.k)) + q.traffic(60 * q.n) + q.calls(30)
     return Cost(q.rows(q.n, 3 * q.k) + q.traffic(12 * q.n * q.d) + q.b * a_pick, FLOAT * q.n * (q.d + q.k + 2))
 
 
