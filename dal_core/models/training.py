@@ -251,8 +251,8 @@ def _minibatches(
                 batch = slice(start * num_samples + each.start, start * num_samples + each.stop)
                 rows = _rows(inputs, shuffled[:, batch], buffer) if gathered is None else gathered[:, batch]
                 yield epoch, rows, shuffled_targets[..., batch]
-    for each in others if alike else ():
-        each.set_state(first.get_state())
+    for other in others if alike else ():
+        other.set_state(first.get_state())
 
 
 def _rows(inputs: Tensor, rows: Int[Tensor, "e b"], buffer: Tensor | None = None) -> Float[Tensor, "e b w"]:
