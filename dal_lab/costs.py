@@ -17,6 +17,7 @@ CACHE_BYTES = 4 * 2**20  # of a core
 SORTED = 80  # A sort takes as long an instance as so many exponentials do.
 ROW = 40  # A reduction over a short row takes as long as so many exponentials more.
 MINIBATCH, EPOCHS = 64, 200  # of a run's training
+GATHERED_BYTES = 2**20  # of its shuffled inputs
 LLOYD_STEPS = 15
 LARGEST_SIDE = 20_000  # of BAIT's matrices
 TILE, KEPT_BYTES = 1024, 128 * 2**20  # of herding's kernel
@@ -136,7 +137,8 @@ def heads(q: Query, count: float, m: float, epochs: float) -> Cost:
     a_step += q.traffic(FLOAT * count * q.d * (8 * q.k + 3 * size)) + blocks * q.calls(25)
     orders = epochs * (count * q.calls(2) + q.draws(count * m) + blocks * q.calls(12))
     together = count / blocks
-    peak = FLOAT * (count * q.k * q.d * 3 + together * (q.k * q.d * 2 + 2 * size * (q.d + q.k)) + m * q.d)
+    gathered = max(FLOAT * together * size * q.d, GATHERED_BYTES if FLOAT * together * m * q.d < GATHERED_BYTES else 0)
+    peak = 2 * gathered + FLOAT * (count * q.k * q.d * 3 + together * q.k * 2 * (q.d + size) + m * q.d)
     return Cost((steps * a_step + orders) / q.parts(blocks), peak + DOUBLE * count * m * 3)
 
 
@@ -330,7 +332,7 @@ def bait(
     held += DOUBLE * (4 * picks * c * side + 4 * (picks * c) ** 2 + 4 * q.n * c * c)
     factors = FLOAT * q.n * (c + (0 if approximation == "binary" else q.k + 2 * c))
     seconds = start + picks * a_pick + backward
-    slower = 1.0 if c == 1 else 1.6  # Products of many small matrices are.
+    slower = 1.0 if c == 1 else 1.3  # Products of many small matrices are.
     return Cost(softmax + slower * seconds, factors + max(setup, held, 2 * FLOAT * q.n * q.k))
 
 

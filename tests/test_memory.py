@@ -1,6 +1,8 @@
 """What cannot fit is refused before it is allocated, with the number of bytes and the way out (rule 7)."""
 
+import gc
 import re
+import weakref
 from types import SimpleNamespace
 
 import psutil
@@ -81,3 +83,18 @@ def test_exact_bait(free, what, monkeypatch, generator):
     with pytest.raises(ValueError, match=f"{what} of shape .* use approximation='binary'"):
         query(get("bait", {"approximation": "exact"}), snapshot, 8, generator)
     assert len(query(get("bait"), snapshot, 8, generator)) == 8
+
+
+@pytest.mark.parametrize("name", ["random", "margin", "badge", "bait", "typiclust", "max_herding"])
+def test_what_a_query_was_asked_on_is_free_afterwards(name, generator):
+    """Without waiting for the garbage collector: BoSS and REFINE ask hundreds of queries, each on a copy."""
+    features, logits = torch.randn(40, 4, generator=generator), torch.randn(40, 3, generator=generator)
+    snapshot = Snapshot.of(features, logits, labelled=[0, 1], labels=[0, 1])
+    gc.disable()
+    try:
+        query(get(name), part := snapshot.at(torch.arange(20)), 3, generator)
+        still_there = weakref.ref(part)
+        del part
+        assert still_there() is None
+    finally:
+        gc.enable()
