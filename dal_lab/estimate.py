@@ -36,7 +36,8 @@ class Estimate:
     def line(self) -> str:
         """Return it for people, as in "1.3 s, 210 MB: ..."."""
         where = f"{self.cores} core{'s' * (self.cores > 1)}" if self.device == "cpu" else "one card"
-        whose = "measured on this machine" if self.measured else "shipped (--calibrate measures this machine's)"
+        card = "" if self.device == "cpu" else ", an NVIDIA H100's by its data sheet"
+        whose = "measured on this machine" if self.measured else f"shipped{card} (--calibrate measures this machine's)"
         unknown = "" if self.free_bytes is not None else "; how much memory is free is not known without torch"
         return f"{self.short()}: on {where}, by rates {whose}{unknown}"
 

@@ -11,11 +11,14 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from dal_core.experiment import Experiment
 from dal_core.strategies import registry
 from dal_lab import calibration
 from dal_lab.companion.command_line import main
 from dal_lab.costs import FORMULAS, Query, Rates, cost
 from dal_lab.estimate import calibrate, estimate, machine, shipped, two_digits
+from dal_lab.runs.plan import query_lines
+from dal_lab.sources.raw import DatasetUnavailableError
 
 ONES = Rates(1, 1, 1, 1, 1, 1)
 SIZES = {"pool": 4000, "features": 100, "classes": 10, "batch": 20}
@@ -192,6 +195,21 @@ def test_dry_runs_say_what_a_query_costs(tmp_path, capsys):
     expected = estimate("badge", pool=1347 - 200, labelled=200, features=64, classes=10, batch=10)
     assert one.startswith("a query    margin on digits: ")
     assert two.startswith(f"a query    badge on digits: {expected.short()}")
+
+
+def test_a_dry_run_without_data_or_formula_says_so(monkeypatch):
+    def absent(*_):
+        raise DatasetUnavailableError("neither here nor there")
+
+    experiment = Experiment(strategy="margin")
+    monkeypatch.setattr("dal_lab.sources.catalogue.load", absent)
+    assert query_lines([experiment], None) == [
+        "a query    margin on digits: no estimate, because the data are not here"
+    ]
+    monkeypatch.undo()
+    monkeypatch.setitem(registry._STRATEGIES, "mine", registry.get("margin"))
+    (line,) = query_lines([Experiment(strategy="mine")], None)
+    assert line.startswith("a query    mine on digits: strategy is 'mine'; it has to be one of 'alfamix', ")
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,8 @@ def query_lines(experiments: Sequence[Experiment], data_dir: Path | None, side_b
             lines[what] = _last_query(each, data_dir, max(1, usual_cores() // side_by_side)).line()
         except ValueError as refusal:  # what does not fit into memory, or an own strategy, of which there is no formula
             lines[what] = str(refusal)
+        except OSError:  # Committed runs are read without their data, and without the encoder's.
+            lines[what] = "no estimate, because the data are not here"
     return [f"{what}: {cost}" for what, cost in lines.items()]
 
 
