@@ -94,22 +94,27 @@ def _lloyd(features: Tensor, seeds: Tensor) -> Tensor:
         there = centres[columns]
         halves = np.square(there).sum(axis=1) / 2
 
-        def assigned(part: slice, columns=columns, there=there, halves=halves) -> np.ndarray:
-            products = x[part] @ there.T
-            scores[part, columns] = np.subtract(halves, products, out=products)
-            return scores[part].argmin(axis=1)
-
+        assigned = functools.partial(_assigned, x, scores, there, halves, columns)
         found = np.concatenate(_side_by_side(assigned, parts))
         if step == ITERATIONS:
             break
         sizes = np.bincount(found, minlength=count).astype(np.float32)[:, np.newaxis]
-        sums = torch.zeros(centres.shape).index_add_(0, torch.from_numpy(found), features).numpy()
+        sums = torch.zeros(centres.shape, dtype=features.dtype).index_add_(0, torch.from_numpy(found), features).numpy()
         means = np.where(sizes > 0, sums / np.maximum(sizes, 1), centres)
         moved = (means != centres).any(axis=1).nonzero()[0]
         if not len(moved):
             break
         centres = means
     return torch.from_numpy(found)
+
+
+def _assigned(
+    x: np.ndarray, scores: np.ndarray, centres: np.ndarray, halves: np.ndarray, columns: slice | np.ndarray, part: slice
+) -> np.ndarray:
+    """Write the scores of `part` of the instances for some centres, and return the lowest of all: the nearest centre."""
+    products = x[part] @ centres.T
+    scores[part, columns] = np.subtract(halves, products, out=products)
+    return scores[part].argmin(axis=1)
 
 
 def _side_by_side(function: Callable[[T], np.ndarray], parts: Sequence[T]) -> list[np.ndarray]:
