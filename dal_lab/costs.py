@@ -166,7 +166,7 @@ def margin(q: Query) -> Cost:
 
 @formula
 def entropy(q: Query) -> Cost:
-    return Cost(q.rows(q.n, 2 * q.k) + q.exponentials(SORTED * q.n) + q.calls(80), q.n * max(8 * q.k + 4, 4 * q.k + 16))
+    return Cost(q.rows(q.n, 3 * q.k) + q.exponentials(SORTED * q.n) + q.calls(80), q.n * max(8 * q.k + 4, 4 * q.k + 16))
 
 
 @formula
@@ -190,8 +190,9 @@ def falcun(q: Query, *, gamma: float = 10.0) -> Cost:  # noqa: ARG001
 
 @formula
 def badge(q: Query) -> Cost:
-    near = 1.0 if q.n * q.d <= 2**20 else 0.5  # Features are read where an instance may have come nearer.
-    a_pick = q.again(FLOAT * q.n * (near * q.d + q.k)) + q.traffic(60 * q.n) + q.calls(30)
+    a_pick = q.again(FLOAT * q.n * (q.d + q.k)) + q.traffic(60 * q.n) + q.calls(30)
+    if q.n * q.d > 2**20:  # Of many, those are chosen that may have come nearer.
+        a_pick = q.traffic(FLOAT * q.n * (q.d / 4 + q.k)) + q.exponentials(40 * q.n) + q.calls(40)
     return Cost(q.rows(q.n, 3 * q.k) + q.traffic(12 * q.n * q.d) + q.b * a_pick, FLOAT * q.n * (q.d + q.k + 2))
 
 
