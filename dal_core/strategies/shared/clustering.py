@@ -111,7 +111,7 @@ def _lloyd(features: Tensor, seeds: Tensor) -> Tensor:
 def _assigned(
     x: np.ndarray, scores: np.ndarray, centres: np.ndarray, halves: np.ndarray, columns: slice | np.ndarray, part: slice
 ) -> np.ndarray:
-    """Write the scores of `part` of the instances for some centres, and return the lowest of all: the nearest centre."""
+    """Write the scores of some centres for a part of the instances, and return the nearest of all centres."""
     products = x[part] @ centres.T
     scores[part, columns] = np.subtract(halves, products, out=products)
     return scores[part].argmin(axis=1)
