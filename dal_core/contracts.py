@@ -118,7 +118,8 @@ class _Seen:
             first, *others = self.floats.values()
             if any(each.dtype != first.dtype or each.device != first.device for each in others):
                 check_alike(**self.floats)
-        for check in self.later:
+        later, self.later = self.later, []  # The checks know this object: in a cycle, it would keep all arguments.
+        for check in later:
             check()
 
     def size(self, axis: str) -> int | None:

@@ -72,8 +72,10 @@ def test_dry_run_tells_and_computes_nothing(command, tmp_path, capsys):
     strategies = strategies if command == "compare" else ["--strategy", *strategies]
     asked += [] if command == "grid" else ["--output-dir", str(tmp_path / "report")]
     assert main([command, *strategies, "--seeds", "3", "--dry-run", *asked]) == 0
-    *lines, last = capsys.readouterr().out.splitlines()
+    *lines, last, of_random, of_margin = capsys.readouterr().out.splitlines()
     assert [line[:10].strip() for line in lines] == ["stored", "stored", "would run", "would run"]
+    assert of_random.startswith("a query    random on digits: ")
+    assert of_margin.startswith("a query    margin on digits: ")
     assert lines[1].endswith("margin, cycles=2, subset_size=50, epochs=3, seeds 0, 1")
     assert "epochs=3, seed 2: about " in lines[3]
     assert last.startswith("4 runs are stored, 2 would run: about ")

@@ -50,7 +50,9 @@ def candidate_batches(
     random instances fill it up.
     """
     size, third, single = len(snapshot.features), num_candidates // 3, torch.float32
-    check_memory("the draw of candidates", (num_candidates, size), torch.empty(0, dtype=single), "use fewer candidates")
+    check_memory(
+        "the draw of candidates", (6, num_candidates, size), torch.empty(0, dtype=single), "use fewer candidates"
+    )
     # The smallest keys of a row are its batch.
     keys = torch.rand(num_candidates, size, generator=generator, dtype=single)
 

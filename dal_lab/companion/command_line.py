@@ -146,6 +146,7 @@ def run(
     strategy: Annotated[str, about("what chooses the instances")] = "margin",
     seed: Annotated[Whole, about("of all that is drawn")] = 0,
     output: Annotated[Path | None, about("also write the rows to this CSV or Parquet file")] = None,
+    dry_run: Annotated[bool, about("say what would run and what its last query costs, and stop")] = False,
     setup: Setup = SETUP,
 ) -> None:
     """Compute one active learning run, printed as a table."""
@@ -161,7 +162,13 @@ def run(
             raise ValueError(f"--output is {output}, which is a folder; a file was expected")
     if len(several := [*setup.dataset, *map(str, setup.features)]) > 1:
         raise ValueError(f"--dataset and --features name {', '.join(several)}; one was expected, `dal grid` takes more")
-    rows = study.run(*setup.experiments([strategy], [seed]), data_dir=setup.data_dir)
+    (experiment,) = setup.experiments([strategy], [seed])
+    if dry_run:
+        from dal_lab.runs.plan import query_lines
+
+        print(f"would run  {study.described(experiment)}", *query_lines([experiment], setup.data_dir), sep="\n")
+        return
+    rows = study.run(experiment, data_dir=setup.data_dir)
     untold = ["record"] if (rows["record"] == "{}").all() else []
     print(rows.drop(columns=["acquired", *untold]).to_string(index=False, float_format="{:.4f}".format))
     if output is not None:
@@ -256,6 +263,43 @@ def plan_study(
     experiments_of = functools.partial(setup.experiments, (reference, other))
     grid = Runs(results_dir=results_dir).grid(setup.data_dir)
     print(*plan_lines(grid, experiments_of, effect, power), sep="\n")
+
+
+@app.command(name="estimate")
+def estimated(
+    strategy: Annotated[str | None, about("what chooses the instances")] = None,
+    /,
+    *,
+    pool: Annotated[Whole | None, about("unlabelled instances", metavar="N")] = None,
+    features: Annotated[Whole | None, about("number of features", metavar="D")] = None,
+    classes: Annotated[Whole | None, about("number of classes", metavar="K")] = None,
+    batch: Annotated[Whole | None, about("instances to choose", metavar="B")] = None,
+    labelled: Annotated[Whole, about("labelled instances", metavar="M")] = 100,
+    test: Annotated[Whole, about("instances that an oracle judges by")] = 1000,
+    device: Annotated[str, about("cpu or cuda")] = "cpu",
+    option: Annotated[tuple[str, ...], about("of the strategy; repeatable", metavar="NAME=VALUE")] = (),
+    calibrate: Annotated[bool, about("measure this machine first, about 20 s, and keep the rates")] = False,
+    json: Annotated[bool, about("as JSON")] = False,
+) -> None:
+    """Say how many seconds and bytes one query takes, before it runs; exit code 2 if its memory is not there."""
+    from dal_lab import estimate
+
+    sizes = {"pool": pool, "features": features, "classes": classes, "batch": batch}
+    given = {name: size for name, size in sizes.items() if size is not None}
+    if (strategy is not None or not calibrate) and (missing := [name for name in sizes if name not in given]):
+        raise ValueError(f"--{missing[0]} is missing; STRATEGY --pool N --features D --classes K --batch B is expected")
+    if calibrate:
+        rates = estimate.calibrate(device)._asdict()
+        if strategy is None:
+            lines = (f"{name:13} {rate:.3g} a second" for name, rate in rates.items())
+            _print_json(rates) if json else print(*lines, sep="\n")
+            return
+    if strategy is None:
+        raise ValueError("a STRATEGY is missing, whose query is to be estimated")
+    found = estimate.estimate(
+        strategy, labelled=labelled, test=test, device=device, options=named(option, "--option"), **given
+    )
+    _print_json(dataclasses.asdict(found)) if json else print(found.line())
 
 
 @app.command
@@ -478,7 +522,10 @@ def _learning_curves(setup: Setup, strategies: Sequence[str], runs: Runs, output
     experiments = setup.experiments(strategies, range(runs.seeds))
     grid = runs.grid(setup.data_dir, [] if output_dir is None else [output_dir])  # A report's runs lie beside it.
     if runs.dry_run:
-        print(*grid.plan(experiments).lines(), sep="\n")
+        from dal_lab.runs.plan import query_lines
+
+        plan = grid.plan(experiments)
+        print(*plan.lines(), *query_lines(experiments, setup.data_dir, plan.side_by_side), sep="\n")
         return grid, None
     return grid, grid.rows(experiments, "learning curves")
 

@@ -4,9 +4,13 @@ import dataclasses
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from dal_lab.runs.study import described, described_by_seed
+from dal_core.experiment import Experiment
+from dal_lab.estimate import Estimate, estimate, usual_cores
+from dal_lab.runs.study import described, described_by_seed, device_of
+from dal_lab.sources import catalogue
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,33 @@ def duration_in_words(seconds: float) -> str:
         if seconds >= 1.5 * length:
             return f"{seconds / length:.2g} {unit}" if seconds < 10 * length else f"{seconds / length:.0f} {unit}"
     return f"{max(seconds, 0.1):.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def query_lines(experiments: Sequence[Experiment], data_dir: Path | None, side_by_side: int = 1) -> list[str]:
+    """Return what the last, largest query of each strategy and data set costs, a line each; the data are read."""
+    lines = {}
+    for each in experiments:
+        what = f"a query    {each.strategy.name} on {catalogue.short_name(each.data)}"
+        try:
+            lines[what] = _last_query(each, data_dir, max(1, usual_cores() // side_by_side)).line()
+        except ValueError as refusal:  # what does not fit into memory, or an own strategy, of which there is no formula
+            lines[what] = str(refusal)
+        except OSError:  # Committed runs are read without their data, and without the encoder's.
+            lines[what] = "no estimate, because the data are not here"
+    return [f"{what}: {cost}" for what, cost in lines.items()]
+
+
+def _last_query(experiment: Experiment, data_dir: Path | None, cores: int) -> Estimate:
+    protocol, bank = experiment.protocol, catalogue.load(experiment.data, experiment.encoder, data_dir)
+    batches = protocol.batches or (1,)
+    labelled = protocol.total - protocol.batches[-1] if protocol.batches else protocol.total
+    pool = int(len(bank.train_labels) * protocol.share) - protocol.validation_size - labelled
+    return estimate(
+        experiment.strategy.name, pool=min(pool, protocol.subset_size or pool), labelled=labelled, batch=max(batches),
+        features=getattr(experiment.learner, "hidden", bank.num_features), classes=bank.num_classes,
+        test=len(bank.test_labels), device="cuda" if device_of(experiment).type == "cuda" else "cpu", cores=cores,
+        options=experiment.strategy.options,
+    )  # fmt: skip
 
 
 def but_for_seed(configuration: Mapping[str, Any]) -> str:

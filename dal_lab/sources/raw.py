@@ -4,7 +4,6 @@ import abc
 import contextlib
 import dataclasses
 import importlib
-import os
 import tomllib
 import urllib.error
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 
 from dal_core.checks import one_line
 from dal_core.data import FeatureBank
+from dal_lab import cache
 
 KINDS = {"image": "images", "text": "texts", "audio": "sounds"}  # The kinds that encoders read, and their plurals.
 
@@ -146,14 +146,10 @@ def cache_dir() -> Path:
     Raises:
         DatasetUnavailableError: if the user has neither.
     """
-    if named := os.environ.get("DAL_CACHE"):
-        return Path(named)
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dal_core"
-    except RuntimeError as error:
-        raise DatasetUnavailableError(
-            "downloads and features need a folder, and this user has no home folder; name one with DAL_CACHE"
-        ) from error
+        return cache.cache_dir()
+    except FileNotFoundError as error:
+        raise DatasetUnavailableError(*error.args) from None
 
 
 def numbered(splits: Sequence[Sequence[str]], names: Sequence[str], what: str) -> list[np.ndarray]:

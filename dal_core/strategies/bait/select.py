@@ -16,12 +16,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dal_core.checks import check_memory
 from dal_core.contracts import BatchSize, Count, Positive, checked
 from dal_core.snapshot import Predictions
 from dal_core.strategies.bait import single
 from dal_core.strategies.bait.diagonal import DiagonalProblem
 from dal_core.strategies.bait.factors import factors
-from dal_core.strategies.bait.spaces import Space, Weights, cheaper_space
+from dal_core.strategies.bait.spaces import WAY_OUT, Space, Weights, cheaper_space
 from dal_core.strategies.registry import register
 from dal_core.strategies.uncertainty import highest
 
@@ -155,6 +156,7 @@ def _forward(space: Space, count: int) -> tuple[Int[Tensor, " p"], Float[Tensor,
     """Pick `count` candidates greedily, all if there are fewer; return them, and X M X^T and X M F M X^T afterwards."""
     inner, gained = space.curvatures()  # I + x M x^T and x M F M x^T of each candidate
     count, c, s = min(count, len(inner)), inner.shape[1], space.side
+    check_memory("what all picks change", (4, count * c, s + count * c), inner, WAY_OUT)
     identity = inner.new_ones(c).diag()
     inner += identity
     positions = torch.empty(count, dtype=torch.int64, device=inner.device)

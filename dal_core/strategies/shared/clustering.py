@@ -11,12 +11,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dal_core.blocks import blocks
+from dal_core.checks import check_memory
 from dal_core.contracts import Count, Fewest, checked, unchecked
 from dal_core.parallel import fixed_threads, in_parallel
 
 ITERATIONS = 25  # Steps of Lloyd at most; MiniLM features of 5000 texts in 427 clusters come to rest after 12.
 RESOLUTION = 1e-6  # Up to this squared distance, relative to the squared norms, float32 cannot tell points apart.
 SEEDED_AT_ONCE, CLUSTERED_AT_ONCE = 2500, 1000  # Instances of a block; smaller ones cost more than they give.
+WAY_OUT = "use a smaller subset of the pool"
 TIE = 1e-7  # Distances in float64 that differ by no more, relative to the largest norm, count as equal.
 T = TypeVar("T")
 Instances = Annotated[Float[Tensor, "n d"], Fewest("n", 1, "instances")]
@@ -35,6 +37,9 @@ def k_means(features: Instances, num_clusters: Count, generator: torch.Generator
     >>> k_means(torch.tensor([[0.0], [9.0], [0.1]]), 2, torch.Generator().manual_seed(0)).unique(return_counts=True)[1]
     tensor([2, 1])
     """
+    n, d = features.shape
+    single = torch.empty(0, dtype=torch.float32)
+    check_memory("k-means on the instances", (n, max(4 * d, d + min(num_clusters, n))), single, WAY_OUT)
     with fixed_threads():
         there = features.cpu()
         centred = (there - there.mean(dim=0)).float()
@@ -127,6 +132,8 @@ def nearest_to_means(features: Float[Tensor, "n d"], assignment: Int[Tensor, " n
     >>> nearest_to_means(torch.tensor([[0.0], [7.0], [1.0], [2.0]]), torch.tensor([0, 1, 0, 0]))
     tensor([2, 1])
     """
+    double = torch.empty(0, dtype=torch.float64, device=features.device)
+    check_memory("what is nearest to the means", (3, *features.shape), double, WAY_OUT)
     features = features.double()
     count = int(assignment.max()) + 1
     sizes = torch.bincount(assignment, minlength=count).unsqueeze(1)
