@@ -22,9 +22,9 @@ from dal_lab.sources.encoders import (
     known_encoders,
     load_encoder,
     pooled,
-    resampled,
     resolved_revision,
 )
+from dal_lab.sources.preparation import resampled
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 pytest.importorskip("transformers")
