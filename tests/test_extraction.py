@@ -192,7 +192,7 @@ def test_whatever_features_depend_on_is_part_of_the_name(tmp_path, change):
 def test_the_name_shows_the_image_size_and_stays_without_one(tmp_path):
     sized = request_for(tmp_path, encoder=Encoder("org/model", image_size=160))
     assert sized.path.name.startswith("pets_model-160_")
-    assert request_for(tmp_path).path.name == "pets_model_abec2de90d2cc174.safetensors"
+    assert request_for(tmp_path).path.name == "pets_model_5e853d07b59297a7.safetensors"
 
 
 def test_fresh_extracts_anew(model, tmp_path):
