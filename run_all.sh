@@ -12,8 +12,8 @@ for each in "$@"; do # Help, the list and a misspelt option are answered before 
       echo "notebooks (--only)"
       (cd "$root/notebooks" && grep -Hm 1 "^# # " [0-9][0-9]_*.py && ls [0-9][0-9]_*.ipynb) | # A number is listed once.
         sed "s/^\(..\)[^:]*:# # /  \1  /;s/^\(..\)_\(.*\)\.ipynb$/  \1  \2/" | awk '!seen[$1]++'
-      sed -n '/^\[presets\]/,/^$/{s/^\[presets\].*/presets (--preset)/p;s/^\([a-z]*\) = "\(.*\)"/  \1      \2/;s/^\(  [a-z ]\{6\}\) */\1 /p;}' \
-        "$root/dal_lab/companion/notebooks.toml"
+      echo "presets (--preset)"
+      sed -n 's/^\([a-z]*\) = "\(.*\)"/  \1      \2/;s/^\(  [a-z ]\{6\}\) */\1 /p' "$root/dal_lab/companion/presets/presets.toml"
       exit ;;
     -*)
       grep -qFe "  ${each%%=*} " "$usage" && continue

@@ -256,8 +256,8 @@ sizes = [
     for name, options in (("boss", fewer), ("margin", {}))
 ]
 session.table(session.means(pd.concat(sizes), ["strategy", "batch"], ["accuracy"]), "batch_size", pd.concat(sizes))
-ensembles = {size: fewer | {"strategies": list(STRATEGIES[:size])} for size in range(1, setting.growth + 1)}
-grown = varied("size", ensembles)
+growing = {size: fewer | {"strategies": list(STRATEGIES[:size])} for size in range(1, setting.growth + 1)}
+grown = varied("size", growing)
 figure = draw.ablation({"measured": grown}, x="size", label="Strategies in the ensemble", log=False)
 session.figure(figure, "growing_ensemble", grown, "BoSS (oracle) whose candidates come from ever more strategies.")
 table = session.means(grown, ["size"], ["accuracy"])

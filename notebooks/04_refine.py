@@ -271,19 +271,20 @@ session.reading(lines, f"{session.place(long_tail, 'refine')} {home}")
 #
 # **Question.** Herding weighs, with the kernel $K$, the coverage $c$ and the uncertainty $u$, every covered instance in its definition,
 # $\frac{1}{n} \sum_j u_j \max(K_{ij} - c_j, 0)$; the papers' results rest on $u_i \frac{1}{n} \sum_j \max(K_{ij} - c_i, 0)$. BAIT sums the
-# Fisher information over the pool; the released code of this paper sums means over batches of 32. Does it matter? **Protocol.** As in (a), in the
-# other form: herding's definition, and BAIT's batch means, alone and within REFINE (in the paper preset the sum).
+# Fisher information over the pool; the released code of this paper sums means over batches of 32. Does it matter? **Protocol.** As in (a), REFINE as
+# in (d), in the other form: herding's definition, and BAIT's batch means, alone and within REFINE (in the paper preset the sum).
 
 # %%
 session.section("(f) forms")
-names = [name for name in setting.forms if name in [*members, "refine"]]
-usual = pd.concat([alone, refined]).query("strategy in @names").assign(form="as in (a)")
-options = {name: (setting.refining if name == "refine" else {}) | setting.forms[name] for name in names}
-forms = pd.concat([usual, *(session.curves(name, options[name]).assign(form="other form") for name in names)])
+names = [name for name in setting.forms if name in members]
+usual = [alone[alone["strategy"].isin(names)], session.curves("refine", cheaper, **shorter)]
+others = [session.curves(name, setting.forms[name]) for name in names]
+others.append(session.curves("refine", cheaper | setting.forms["refine"], **shorter))
+forms = pd.concat([pd.concat(usual).assign(form="as above"), pd.concat(others).assign(form="other form")])
 by_form = session.means(forms, ["strategy", "form"]).sort_values(["data", "strategy"], kind="stable")
 session.table(by_form, "forms", forms)
-form_gains = summary.by_strategy(forms, "other form", "as in (a)", "form")
-session.reading(*summary.changes(form_gains, "*the other form*", "*the form of (a)*"))
+form_gains = summary.by_strategy(forms, "other form", "as above", "form")
+session.reading(*summary.changes(form_gains, "*the other form*", "*the form above*"))
 
 # %% [markdown]
 # ## (g) A closer look: the pool, round after round

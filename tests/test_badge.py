@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dal_core import textbook
+from dal_core.strategies import badge
 from dal_core.strategies.badge import badge_embedding_norm, badge_select
 
 
@@ -25,8 +26,10 @@ def test_golden_norms_and_first_pick(golden, generator):
     assert badge_select(features, logits, 1, generator).item() == golden["badge_first_center"].item()
 
 
+@pytest.mark.parametrize("cached", [badge.CACHED, 0], ids=["all features", "those that matter"])
 @pytest.mark.parametrize("seed", range(5))
-def test_picks_are_those_of_k_means_plus_plus_on_the_embeddings(seed):
+def test_picks_are_those_of_k_means_plus_plus_on_the_embeddings(seed, cached, monkeypatch):
+    monkeypatch.setattr(badge, "CACHED", cached)
     features, logits = pool()
     generators = [torch.Generator().manual_seed(seed) for _ in range(2)]
     picked = badge_select(features, logits, 9, generators[0])

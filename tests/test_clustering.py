@@ -7,6 +7,7 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from dal_core import textbook
+from dal_core.parallel import using_workers
 from dal_core.strategies.shared import clustering
 from dal_core.strategies.shared.clustering import (
     first_of_smallest,
@@ -130,20 +131,48 @@ def test_clusters_do_not_depend_on_the_number_of_threads():
     assert torch.equal(found[0], found[2])
 
 
-def test_k_means_runs_on_one_thread(monkeypatch):
-    seen, before, original = [], torch.get_num_threads(), clustering._seeds
+@pytest.mark.parametrize("kind", ["plain", "duplicates", "float64"])
+def test_clusters_have_the_same_bits_on_any_number_of_workers(kind, monkeypatch):
+    monkeypatch.setattr(clustering, "SEEDED_AT_ONCE", 100)
+    monkeypatch.setattr(clustering, "CLUSTERED_AT_ONCE", 70)
+    features, found = points(511, 20, dtype=torch.float64 if kind == "float64" else torch.float32), []
+    features = features[torch.arange(511) % 90] if kind == "duplicates" else features
+    for count in (1, 2, 4):
+        with using_workers(count):
+            found.append(k_means(features, 40, seeded()))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
-    def spying(*arguments):
-        seen.append(torch.get_num_threads())
-        return original(*arguments)
 
-    monkeypatch.setattr(clustering, "_seeds", spying)
-    try:
-        torch.set_num_threads(2)
-        k_means(points(), C, seeded())
-    finally:
-        torch.set_num_threads(before)
-    assert seen == [1]
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", ["plain", "duplicates", "constant columns", "far away"])
+def test_seeds_in_parts_are_those_of_the_textbook_loop(kind, seed, monkeypatch):
+    monkeypatch.setattr(clustering, "SEEDED_AT_ONCE", 9)
+    features = points(41, seed=seed, dtype=torch.float32)
+    if kind == "duplicates":
+        features = features[torch.arange(41) // 2]
+    elif kind == "constant columns":
+        features[:, 2:] = 0
+    elif kind == "far away":
+        features[:3] += 50
+    expected = textbook.k_means_seeds(features.double(), 9, seeded(seed))
+    assert torch.equal(features[clustering._seeds(features, 9, seeded(seed))], features[expected])
+
+
+@pytest.mark.parametrize("clusters", [7, 60])
+@pytest.mark.parametrize("at_once", [10, 1000])
+def test_lloyd_moves_centres_as_the_textbook_does(clusters, at_once, monkeypatch):
+    monkeypatch.setattr(clustering, "CLUSTERED_AT_ONCE", at_once)
+    features = points(600, dtype=torch.float32)
+    seeds = clustering._seeds(features, clusters, seeded())
+    expected = textbook.lloyd(features.double(), features[seeds].double(), clustering.ITERATIONS)
+    assert torch.equal(clustering._lloyd(features, seeds), expected)
+
+
+def test_a_cluster_that_loses_all_its_instances_is_gone():
+    places = [(-8.0, -4.0), (-6.0, 1.0), (-5.0, -1.0), (1.0, 7.0), (2.0, 6.0), (3.0, 4.0), (4.0, 0.0)]
+    found = clustering._lloyd(torch.tensor(places), torch.tensor([4, 6, 3]))
+    assert found.tolist() == [1, 1, 1, 0, 0, 0, 0]
 
 
 def test_features_are_left_alone():

@@ -221,8 +221,8 @@ def test_the_load_beside_measured_times_is_kept_with_the_run_and_told(tmp_path, 
     }  # fmt: skip
     nbformat.write(nbformat.v4.new_notebook(), tmp_path / "01_it.ipynb")
     page = write_site(path.parent, tmp_path / "executed", [tmp_path / "01_it.ipynb"], preset="quick").read_text()
-    assert page.count(f"measured at {words}<") == 1
-    assert "Computing them took" in page
+    assert page.count(f"measured at {words}<") == 2  # in the list, and at the table that stands for the notebook
+    assert "Time of computing" in page
 
 
 def test_a_long_run_counts_the_load_of_a_longer_while(monkeypatch):

@@ -225,7 +225,7 @@ def test_heads_are_those_of_the_cpu(device, kind, optimiser):
     device.log.clear()
     trained(*there)
     orders = [event for event in device.log if event.kind == TO_DEVICE and "_train_block" in event.place]
-    assert len(orders) == training.epochs, device.report()
+    assert len(orders) == 1, device.report()  # of all epochs, because they are small
     assert device.count(WAIT) < 10, device.report()  # of checks, before the first epoch
     assert device.count(TO_CPU) == 0
 

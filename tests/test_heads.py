@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from dal_core.models import training
 from dal_core.models.heads import Head
 from dal_core.models.training import PROTOCOLS, Training, train_head, train_heads
 
@@ -376,3 +377,21 @@ def test_a_stack_is_made_of_its_heads(kind):
         for name, part in vars(stack.unstacked(i)).items():
             expected = getattr(head, name)
             assert part is expected is None or torch.equal(part, expected), name
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+def test_how_many_epochs_are_gathered_at_once_does_not_matter(optimiser, data, monkeypatch):
+    found = []
+    for size in (0, 4 * M * HEADS * 8 * 8, 2**20):  # one epoch, then four, then all
+        monkeypatch.setattr(training, "GATHERED_BYTES", size)
+        found.append(train_heads(initial("linear"), *data, index_sets(), brief(optimiser), seeded(HEADS)))
+    assert all(torch.equal(found[0].weight, each.weight) for each in found)
+
+
+def test_heads_with_one_order_equal_each_alone_and_leave_their_generators_alike(data):
+    alone, together = ([torch.Generator().manual_seed(3) for _ in range(HEADS)] for _ in range(2))
+    heads = train_heads(initial("linear"), *data, index_sets(), brief("sgd"), together)
+    for i, own in enumerate(alone):
+        expected = train_head(initial("linear"), *data, index_sets()[i], brief("sgd"), own)
+        assert_heads_close(heads.unstacked(i), expected, 1e-12)
+        assert torch.equal(own.get_state(), together[i].get_state())

@@ -3,6 +3,7 @@ import torch
 from samples import points, seeded, snapshot_of, unit_points, work_in_blocks
 
 from dal_core import strategies, textbook
+from dal_core.parallel import using_workers
 from dal_core.strategies import coreset, herding
 from dal_core.strategies.coreset import k_center_greedy
 from dal_core.strategies.herding import herding_select, nearest_pair_gamma
@@ -106,6 +107,38 @@ def test_herding_does_not_depend_on_block_sizes(form, monkeypatch):
     work_in_blocks(monkeypatch, herding, 400)
     monkeypatch.setattr(greedy, "CHECKED_AT_ONCE", 1)
     assert herding_select(unlabelled, labelled, 9, gamma=1.0, form=form).tolist() == whole.tolist()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["plain", "duplicates", "constant", "float32"])
+@pytest.mark.parametrize("kept", [0, 2**20])
+def test_herding_by_tiles_gives_the_picks_of_small_pools_on_any_number_of_workers(form, kind, kept, monkeypatch):
+    unlabelled, labelled = unit_points(n=61)
+    if kind == "duplicates":
+        unlabelled = unlabelled[torch.arange(61) // 2]
+    elif kind == "constant":
+        unlabelled = unlabelled[:1].expand(61, -1)
+    elif kind == "float32":
+        unlabelled, labelled = unlabelled.float(), labelled.float()
+    options = {"gamma": 3.0, "uncertainty": uncertainties(61).to(unlabelled.dtype), "form": form}
+    expected = herding_select(unlabelled, labelled, 9, **options)
+    monkeypatch.setattr(herding, "CACHE_BYTES", 0)
+    monkeypatch.setattr(herding, "KEPT_BYTES", kept)
+    monkeypatch.setattr(herding, "TILE", 16)
+    for count in (1, 2, 4):
+        with using_workers(count):
+            assert herding_select(unlabelled, labelled, 9, **options).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("gamma", [0.5, 20.0])
+def test_herding_by_tiles_gives_the_picks_of_the_textbook(form, gamma, monkeypatch):
+    monkeypatch.setattr(herding, "CACHE_BYTES", 0)
+    monkeypatch.setattr(herding, "TILE", 7)
+    unlabelled, labelled = unit_points()
+    options = {"gamma": gamma, "uncertainty": uncertainties(), "form": form}
+    expected = textbook.herding_select(unlabelled, labelled, 9, **options)
+    assert herding_select(unlabelled, labelled, 9, **options).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("form", FORMS)

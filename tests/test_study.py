@@ -156,12 +156,12 @@ def changed(tmp_path, monkeypatch):
 def test_a_raised_version_of_a_strategy_voids_its_runs_and_those_of_ensembles_that_ask_it(
     changed, monkeypatch, raised, expected
 ):
-    monkeypatch.setitem(registry._VERSIONS, raised, 2)
+    monkeypatch.setitem(registry._VERSIONS, raised, 9)
     assert changed() == expected
 
 
 def test_a_raised_version_of_a_study_voids_its_runs_alone(changed, monkeypatch):
-    monkeypatch.setattr(UpdateStudy, "version", 2)
+    monkeypatch.setattr(UpdateStudy, "version", 9)
     assert changed() == {"updating"}
 
 
@@ -171,7 +171,7 @@ def test_a_raised_results_version_voids_all_runs(changed, monkeypatch):
 
 
 def test_runs_from_before_there_were_versions_are_still_found(tmp_path):
-    study = STUDIES["refine with bait"]
+    study = STUDIES["bait"]
     identity = "\n".join((canonical(study), "data", str(RESULTS_VERSION)))
     assert Grid(tmp_path).store.key(study, "data") == hashlib.sha256(identity.encode()).hexdigest()[:32]
 

@@ -83,6 +83,16 @@ def max_herding(*, small: bool) -> Case:
     )
 
 
+def herding_large(*, small: bool) -> Case:
+    """`max_herding` on a pool whose kernel does not fit into the memory; `max_herding` above checks the picks."""
+    size = Size(50_000, 100, 100).fitted(small=small)
+    at = size.snapshot()
+    goal = Goal(seconds=60, memory=1e9)
+    return Case(
+        size_of(at, size.b), lambda: pick("max_herding", at, size.b), goal=goal, note="none", reads=read(at, "X", "L")
+    )
+
+
 def probcover(*, small: bool) -> Case:
     """`probcover` with a given radius, against the whole graph of neighbours and all counts anew in every step."""
     size, steps = Size(5000, 100, NUM_CLASSES).fitted(small=small), 5
@@ -108,9 +118,9 @@ def probcover(*, small: bool) -> Case:
     )
 
 
-def typiclust(*, small: bool) -> Case:
+def typiclust(num_pool: int, num_labelled: int, batch_size: int, seconds: float | None, *, small: bool) -> Case:
     """`typiclust`, against a plain search through all clusters; the k-means is ours in both, and most of the time."""
-    size = Size(5000, 300, 100).fitted(small=small)
+    size = Size(num_pool, num_labelled, batch_size).fitted(small=small)
     at = size.snapshot()
 
     def plain(at: Snapshot, batch_size: int) -> Tensor:
@@ -124,6 +134,7 @@ def typiclust(*, small: bool) -> Case:
         size_of(at, size.b),
         lambda: pick("typiclust", at, size.b),
         lambda: plain(at, size.b),
+        Goal(seconds=seconds),
         note="the same k-means, then all clusters anew for each pick",
         reads=read(at, "X", "L"),
     )
@@ -172,7 +183,7 @@ def core_set(*, small: bool) -> Case:
 
 
 def clustering(num_samples: int, num_clusters: int, *, small: bool) -> Case:
-    """`k_means`, which runs on one thread whatever the setting, against scikit-learn's with its own seeds."""
+    """`k_means` against scikit-learn's with its own seeds."""
     size = Size(num_samples, 0, num_clusters).fitted(small=small)
     num_samples, num_clusters = size.n, size.b
     features = clustered(
@@ -204,8 +215,10 @@ def _sum_of_squares(features: Tensor, assignment: Tensor) -> float:
 CASES = {
     "coreset": core_set,
     "badge": badge,
-    "typiclust": typiclust,
+    "typiclust": functools.partial(typiclust, 5000, 300, 100, None),
+    "typiclust-banking77": functools.partial(typiclust, 9249, 377, 77, 0.7),
     "max_herding": max_herding,
+    "max_herding-50,000": herding_large,
     "unc_herding": unc_herding,
     "probcover": probcover,
     "k-means-many": functools.partial(clustering, 5000, 427),

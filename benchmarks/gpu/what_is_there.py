@@ -14,7 +14,7 @@ import torch
 from benchmarks.gpu import machine
 from benchmarks.gpu.settings import Item, Result, Settings, Skipped
 from dal_core.models.heads import Head
-from dal_core.models.training import PROTOCOLS, Training, train_head
+from dal_core.models.training import OPTIMISERS, Training, train_head
 from dal_core.randomness import generator_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,7 +79,7 @@ def determinism(settings: Settings) -> Result:
 def repeated_training(settings: Settings) -> Result:
     """Return whether a head that is trained three times from one start has the same bits, and how far it differs."""
     found: Result = {}
-    for name in PROTOCOLS:
+    for name in OPTIMISERS:
         weights = [_trained(settings.where, name).weight for _ in range(3)]
         found[name] = {
             "same_bits": all(torch.equal(weights[0], each) for each in weights[1:]),

@@ -5,7 +5,7 @@ Axes: e heads trained together, n pool, m labelled, b minibatch, k classes, d fe
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -22,6 +22,7 @@ LARGEST_RATE = 1e30  # float32 ends at 3e38, and nothing is learnt at rates far 
 # Parameters, gradients and optimiser state of the heads of one block. On a CPU they should stay in the cache, and leave
 # work for all cores.
 BLOCK_BYTES = {"cpu": 4 * 2**20, "cuda": 2 * 2**30}
+GATHERED_BYTES = 2**20  # Shuffled inputs of several epochs are held at a time where they stay in the cache.
 
 
 # What belongs to an optimiser unless it is set: SGD as in BoSS and REFINE, RAdam as in Fast Fishing.
@@ -215,41 +216,69 @@ def _train_block(
     generators: Sequence[torch.Generator],
 ) -> None:
     """Train the heads of one block in place."""
-    slices = training.minibatches(index_sets.shape[1])
     gradients = [torch.empty_like(tensor) for tensor in parameters]
     step = OPTIMISERS[training.optimiser](parameters, gradients)
-    for epoch in range(training.epochs):
-        # Each head has an order of its own, drawn on the CPU so that it is the same on every device.
-        orders = [torch.randperm(index_sets.shape[1], generator=each) for each in generators]
-        order = torch.stack(orders).to(index_sets.device)  # [e, m]
-        rate = training.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / training.epochs_to_zero))
-        shuffled, shuffled_targets = index_sets.gather(1, order), targets.gather(1, order)  # [e, m]
-        for batch in slices:
-            rows = shuffled[:, batch]  # [e, b]
-            # index_select copies whole rows, several times faster than inputs[rows] does.
-            batch_inputs = inputs.index_select(0, rows.flatten()).view(*rows.shape, -1)  # [e, b, w]
-            batch_targets = shuffled_targets[:, batch]
-            _cross_entropy_gradient(parameters, gradients, batch_inputs, batch_targets, training.weight_decay)
-            step(rate)
+    minus_one = inputs.new_full((len(index_sets), 1, training.batch_size), -1.0)
+    for epoch, batch_inputs, batch_targets in _minibatches(inputs, targets, index_sets, training, generators):
+        _cross_entropy_gradient(
+            parameters, gradients, batch_inputs, batch_targets, minus_one[..., : batch_targets.shape[2]],
+            training.weight_decay,
+        )  # fmt: skip
+        step(training.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / training.epochs_to_zero)))
+
+
+def _minibatches(
+    inputs: Tensor, targets: Tensor, index_sets: Tensor, training: Training, generators: Sequence[torch.Generator]
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield epoch, inputs [e, b, w] and targets [e, 1, b] of each minibatch; small epochs are gathered several at once.
+
+    Each head has an order of its own, drawn on the CPU so that it is the same on every device.
+    """
+    num_heads, num_samples = index_sets.shape
+    first, *others = generators
+    alike = all(torch.equal(first.get_state(), each.get_state()) for each in others)  # One order is drawn for all.
+    buffer = inputs.new_empty(num_heads * training.batch_size, inputs.shape[1])
+    together = max(1, GATHERED_BYTES // (num_heads * num_samples * inputs[0].nbytes))
+    for begin in range(0, training.epochs, together):
+        epochs = range(begin, min(begin + together, training.epochs))
+        drawing = [first] if alike else generators
+        orders = [torch.cat([torch.randperm(num_samples, generator=each) for _ in epochs]) for each in drawing]
+        order = torch.stack(orders).to(index_sets.device).expand(num_heads, -1)  # [e, epochs m]
+        shuffled, shuffled_targets = index_sets.gather(1, order), targets.gather(1, order).unsqueeze(1)
+        gathered = _rows(inputs, shuffled) if together > 1 else None
+        for start, epoch in enumerate(epochs):
+            for each in training.minibatches(num_samples):
+                batch = slice(start * num_samples + each.start, start * num_samples + each.stop)
+                rows = _rows(inputs, shuffled[:, batch], buffer) if gathered is None else gathered[:, batch]
+                yield epoch, rows, shuffled_targets[..., batch]
+    for other in others if alike else ():
+        other.set_state(first.get_state())
+
+
+def _rows(inputs: Tensor, rows: Int[Tensor, "e b"], buffer: Tensor | None = None) -> Float[Tensor, "e b w"]:
+    # index_select copies whole rows, several times faster than inputs[rows]; a buffer, since new memory is slow.
+    out = None if buffer is None else buffer[: rows.numel()]
+    return torch.index_select(inputs, 0, rows.flatten(), out=out).view(*rows.shape, -1)
 
 
 def _cross_entropy_gradient(
-    parameters: list[Tensor], gradients: list[Tensor], inputs: Tensor, targets: Tensor, weight_decay: float
-) -> None:
+    parameters: list[Tensor], gradients: list[Tensor], inputs: Tensor, targets: Tensor, minus_one: Tensor,
+    weight_decay: float,
+) -> None:  # fmt: skip
     """Gradient of the mean cross-entropy plus `weight_decay` times the parameters, written into `gradients`.
 
-    inputs [e, b, w], targets [e, b]. With p = softmax(logits), the gradient of the logits is (p - onehot) / b.
+    inputs [e, b, w], targets and minus_one [e, 1, b]. The gradient of the logits is (softmax - onehot) / b.
     """
-    mean = 1 / targets.shape[1]
+    mean = 1 / targets.shape[2]
     # Samples go last: products with a class or unit a row are faster than those with a sample a row.
     hidden, last_inputs = None, inputs.mT
     if len(parameters) == 2:
-        hidden = last_inputs = torch.relu(parameters[0] @ inputs.mT)  # [e, h, b]
-    errors = (parameters[-1] @ last_inputs).softmax(dim=-2)  # [e, k, b]
-    errors.scatter_add_(-2, targets.unsqueeze(-2), errors.new_full((), -1.0).expand(len(targets), 1, targets.shape[1]))
+        hidden = last_inputs = torch.bmm(parameters[0], inputs.mT).relu_()  # [e, h, b]
+    errors = torch.bmm(parameters[-1], last_inputs).softmax(dim=1)  # [e, k, b]
+    errors.scatter_add_(1, targets, minus_one)
     torch.baddbmm(parameters[-1], errors, last_inputs.mT, beta=weight_decay, alpha=mean, out=gradients[-1])
     if hidden is not None:
-        hidden_errors = (parameters[-1].mT @ errors).mul_(hidden > 0)  # [e, h, b]
+        hidden_errors = torch.bmm(parameters[-1].mT, errors).mul_(hidden > 0)  # [e, h, b]
         torch.baddbmm(parameters[0], hidden_errors, inputs, beta=weight_decay, alpha=mean, out=gradients[0])
 
 
@@ -261,9 +290,10 @@ def _sgd(parameters: list[Tensor], gradients: list[Tensor], momentum: float = 0.
     velocities = [torch.zeros_like(tensor) for tensor in parameters]
 
     def step(rate: float) -> None:
-        for parameter, gradient, velocity in zip(parameters, gradients, velocities, strict=True):
-            velocity.mul_(momentum).add_(gradient)
-            parameter.add_(gradient.add_(velocity, alpha=momentum), alpha=-rate)
+        torch._fused_sgd_(  # one pass over the parameters
+            parameters, gradients, velocities, momentum=momentum, nesterov=True, lr=rate, weight_decay=0.0,
+            dampening=0.0, maximize=False, is_first_step=False,
+        )  # fmt: skip
 
     return step
 

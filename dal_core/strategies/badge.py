@@ -10,6 +10,8 @@ from dal_core.strategies.registry import register
 from dal_core.strategies.shared.drawing import drawn_in_proportion
 from dal_core.strategies.uncertainty import ClassScores
 
+CACHED = 2**20  # Up to so many numbers, reading all features is faster than choosing those that matter.
+
 
 @register("badge")
 @checked
@@ -37,8 +39,8 @@ def badge_select(
     """Pick k-means++ seeds of g = e (x) phi: the longest first, then in proportion to the squared distance.
 
     The vectors of length k d are never formed, since <g, g'> = <e, e'> <phi, phi'>: O(b n (k + d)) time and O(n k)
-    memory. Ties of the longest go to the lower position; where all that is left coincides with what was
-    picked, the next one is drawn uniformly.
+    memory; of a large pool, features are read only where an instance may have come nearer. Ties of the longest go to
+    the lower position; where all that is left coincides with what was picked, the next one is drawn uniformly.
 
     >>> features = torch.tensor([[1.0], [2.0], [1.0]])
     >>> badge_select(features, torch.zeros(3, 2), 1, torch.Generator())
@@ -48,15 +50,21 @@ def badge_select(
     squared_norms = _squared_norms(features, errors)
     left = torch.ones(len(features), dtype=torch.bool, device=features.device)
     distances = torch.full_like(squared_norms, torch.inf)  # to the nearest picked instance, squared
+    lengths = torch.linalg.vector_norm(features, dim=1)
+    near: slice | Tensor
     draws = torch.rand(batch_size, generator=generator, dtype=torch.float64).to(features.device)
     last = int(squared_norms.argmax())
     picked = [last]
-    for uniform in draws[1:]:
-        products = (errors @ errors[last]) * (features @ features[last])  # <g, g'>
-        to_last = (squared_norms + squared_norms[last] - 2 * products).clamp_min_(0)  # rounding may leave less
-        torch.minimum(distances, to_last, out=distances)
-        left[last] = False
-        last = int(drawn_in_proportion(distances * left, uniform, otherwise=left))
+    for uniform in draws[1:].unbind():
+        by_errors, near = torch.mv(errors, errors[last]), slice(None)  # <e, e'>
+        if features.numel() > CACHED:  # <g, g'> is at most |<e, e'>| |phi| |phi'|, which keeps most of them away.
+            nearest = squared_norms + squared_norms[last] - 2 * lengths[last] * lengths * by_errors.abs()
+            near = (nearest < distances).nonzero().squeeze(1)
+        product = by_errors[near] * (features[near] @ features[last])  # <g, g'>
+        to_last = squared_norms[near] + squared_norms[last] - 2 * product
+        distances[near] = torch.minimum(distances[near], to_last.clamp_min_(0))  # Rounding may leave less than 0.
+        distances[last], left[last] = 0, False
+        last = int(drawn_in_proportion(distances, uniform, otherwise=left))
         picked.append(last)
     return torch.tensor(picked, device=features.device)
 

@@ -35,12 +35,14 @@ def k_center_greedy(
     """Pick, one after another, the instance farthest from all centres; what is picked becomes a centre (algorithm 1).
 
     The first centres are `features_l`. O(n (m + b) d) time; O(n) memory beside a block of distances. Ties go to the
-    lower position. Products of features say which instances can be the farthest; where these are several, their
-    distances decide.
+    lower position. On a CPU products of features say which instances can be the farthest; where these are several,
+    their distances decide.
 
     >>> k_center_greedy(torch.tensor([[1.0], [9.0], [4.0]]), torch.tensor([[0.0]]), 2)
     tensor([1, 2])
     """
+    if features_u.device.type != "cpu":
+        return _by_distances(features_u, features_l, batch_size)
     m, picked = len(features_l), list[int]()
     centres = torch.cat((features_l, features_u.new_empty(batch_size, features_u.shape[1])))
     norms = torch.linalg.vecdot(features_u, features_u)
@@ -66,6 +68,20 @@ def k_center_greedy(
         to_picked = torch.addmv(norms, features_u, features_u[best], alpha=-2).add_(norms[best])
         torch.minimum(squared, to_picked, out=squared)
         squared[best] = -torch.inf  # below all others, duplicates of centres included
+    return torch.tensor(picked, device=features_u.device)
+
+
+def _by_distances(features_u: Tensor, features_l: Tensor, batch_size: int) -> Tensor:
+    """`k_center_greedy` by all distances: an accelerator computes them in less time than a host waits for products."""
+    distances = torch.empty_like(features_u[:, 0])  # to the nearest centre
+    for block in blocks(len(features_u), len(features_l) * features_l.element_size()):
+        distances[block] = _distances(features_u[block], features_l).amin(dim=1)
+    picked = []
+    for _ in range(batch_size):
+        picked.append(best := int(distances.argmax()))
+        to_picked = _distances(features_u, features_u[best].view(1, -1)).squeeze(1)
+        torch.minimum(distances, to_picked, out=distances)
+        distances[best] = -1  # below all others, duplicates of centres included
     return torch.tensor(picked, device=features_u.device)
 
 

@@ -129,7 +129,8 @@ class Session:
         runs: dict[str, list[Experiment]] = {}
         for each in self.data if data is None else data:
             about, protocol = each["about"], getattr(self.setting, "protocol", {})
-            settings = {name: value for name, value in (protocol | each | changes).items() if name not in NOT_SETTINGS}
+            settings = {**protocol, **each, **changes}
+            settings = {name: value for name, value in settings.items() if name not in NOT_SETTINGS}
             names = strategies(about) if callable(strategies) else strategies
             for name in [names] if isinstance(names, str) else names:
                 own = protocol.get("options", {}) | each.get("options", {})

@@ -25,7 +25,9 @@ class Factors:
     classes: Int[Tensor, "n c"] | None = None  # j; None for all classes in order
 
     def __getitem__(self, samples: slice | Tensor) -> "Factors":
-        return self._each(lambda tensor: tensor[samples])
+        if isinstance(samples, slice):
+            return self._each(lambda tensor: tensor[samples])
+        return self._each(lambda tensor: tensor.index_select(0, samples))  # faster than indexing for a few
 
     def weighted(self, each: Float[Tensor, " n"] | None) -> "Factors":
         """The factors of `each` times the samples' Fisher information."""
@@ -35,7 +37,8 @@ class Factors:
         return self._each(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Factors":
-        optional = (None if each is None else change(each) for each in (self.probabilities, self.classes))
+        p, classes = self.probabilities, self.classes
+        optional = None if p is None else change(p), None if classes is None else change(classes)
         return Factors(self.block_bytes, change(self.features), change(self.weights), *optional)
 
     @property
@@ -62,10 +65,12 @@ class Factors:
     def products(self, vectors: Float[Tensor, "v s"]) -> Float[Tensor, "n c v"]:
         """Return x applied to each vector, computed in the dtype of the features; reads them once."""
         (_, _, k, d), v, results = self.sizes, len(vectors), []
-        vectors = vectors.to(self.features.dtype).view(v * k, d)
+        across = vectors.to(self.features.dtype).view(v * k, d).mT  # The faster layout where there are few of them.
+        if self.probabilities is None:
+            return (self.features @ across).mul_(self.weights).double().unsqueeze(1)
         for block in self._blocks(3 * v * k):
-            projected = _projections(vectors, block.features).view(v, k, len(block.features))
-            results.append(block.class_products(projected.permute(2, 1, 0)))
+            projected = (block.features @ across).view(len(block.features), v, k)
+            results.append(block.class_products(projected.mT))
         return (torch.cat(results) if len(results) > 1 else results[0]).double()
 
     def information(self) -> Float[Tensor, "s s"]:
@@ -120,13 +125,3 @@ def factors(
     if renormalise:
         highest = highest / highest.sum(dim=1, keepdim=True)
     return Factors(block_bytes, features, highest.sqrt(), p, ordered.indices[:, :top_classes])
-
-
-def _projections(vectors: Float[Tensor, "v d"], features: Float[Tensor, "n d"]) -> Float[Tensor, "v n"]:
-    """Return vectors features^T, for up to 8 vectors in 32 pieces, because BLAS runs such a product on one thread."""
-    end = len(features) - len(features) % 32
-    if len(vectors) > 8 or end == 0:
-        return vectors @ features.mT
-    pieces = features[:end].view(32, -1, features.shape[1])
-    by_piece = torch.bmm(vectors.expand(32, -1, -1), pieces.mT).movedim(0, 1).flatten(1)
-    return torch.cat((by_piece, vectors @ features[end:].mT), dim=1)

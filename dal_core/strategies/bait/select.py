@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dal_core.contracts import BatchSize, Count, Positive, checked
 from dal_core.snapshot import Predictions
+from dal_core.strategies.bait import single
 from dal_core.strategies.bait.diagonal import DiagonalProblem
 from dal_core.strategies.bait.factors import factors
 from dal_core.strategies.bait.spaces import Space, Weights, cheaper_space
@@ -87,7 +88,7 @@ def bait_select(
         elif isinstance(problem, DiagonalProblem):
             picked = problem.select(batch_size)
         else:
-            picked = _backward(*_forward(problem, 2 * batch_size), batch_size)
+            picked = _recursion(problem, batch_size)
     return picked.clone()  # an ordinary tensor again
 
 
@@ -140,6 +141,14 @@ def _first_scores(problem: Space | DiagonalProblem) -> Float[Tensor, " n"]:
         return problem.gains(problem.pool, problem.precision, 1)
     covered, gained = problem.curvatures()
     return _quotients(gained, covered + covered.new_ones(covered.shape[1]).diag())
+
+
+def _recursion(space: Space, batch_size: int) -> Int[Tensor, " b"]:
+    """Pick forward, then remove backward; one row a sample, and few picks, are simpler and faster."""
+    if space.rows_a_sample > 1:
+        return _backward(*_forward(space, 2 * batch_size), batch_size)
+    picks = single.forward(space, 2 * batch_size)
+    return (single.backward if len(picks[0]) <= CACHED_PICKS else _backward)(*picks, batch_size)
 
 
 def _forward(space: Space, count: int) -> tuple[Int[Tensor, " p"], Float[Tensor, "u u"], Float[Tensor, "u u"]]:

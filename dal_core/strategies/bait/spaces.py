@@ -18,6 +18,7 @@ from dal_core.strategies.bait.factors import Factors
 
 LARGEST_SIDE = 20_000  # of the dense matrices, of which four are held at a time
 WAY_OUT = "use approximation='binary', 'top' with fewer classes, or a smaller subset of the pool"
+Which = slice | Int[Tensor, " p"]
 
 
 class Weights(NamedTuple):
@@ -61,6 +62,10 @@ class ParameterSpace:
         candidates = dataclasses.replace(unlabelled, weights=unlabelled.weights * weights.candidate)
         return cls(len(inverse), candidates, matrices)
 
+    @property
+    def rows_a_sample(self) -> int:
+        return self.candidates.weights.shape[1]
+
     def curvatures(self) -> tuple[Float[Tensor, "n c c"], Float[Tensor, "n c c"]]:
         return self.candidates.quadratic(self.matrices[0]), self.candidates.quadratic(self.matrices[1])
 
@@ -96,6 +101,10 @@ class GramSpace:
             half = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), kernel[n * c :].double(), upper=False)
             kernel = kernel.double().addmm_(half.mT, half, alpha=-1).to(kernel.dtype)  # Woodbury
         return cls(len(kernel), kernel.div_(weights.prior), n, c, weights)
+
+    @property
+    def rows_a_sample(self) -> int:
+        return self.c
 
     def curvatures(self) -> tuple[Float[Tensor, "n c c"], Float[Tensor, "n c c"]]:
         n, c, scale = self.n, self.c, self.weights.candidate**2

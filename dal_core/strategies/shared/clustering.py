@@ -1,21 +1,24 @@
 """k-means for the strategies that cluster the pool, and what they pick from the clusters."""
 
+import functools
 import math
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from dal_core.blocks import blocks
 from dal_core.contracts import Count, Fewest, checked, unchecked
-from dal_core.parallel import fixed_threads
-from dal_core.strategies.shared.drawing import drawn_in_proportion
+from dal_core.parallel import fixed_threads, in_parallel
 
 ITERATIONS = 25  # Steps of Lloyd at most; MiniLM features of 5000 texts in 427 clusters come to rest after 12.
 RESOLUTION = 1e-6  # Up to this squared distance, relative to the squared norms, float32 cannot tell points apart.
+SEEDED_AT_ONCE, CLUSTERED_AT_ONCE = 2500, 1000  # Instances of a block; smaller ones cost more than they give.
 TIE = 1e-7  # Distances in float64 that differ by no more, relative to the largest norm, count as equal.
+T = TypeVar("T")
 Instances = Annotated[Float[Tensor, "n d"], Fewest("n", 1, "instances")]
 
 
@@ -25,45 +28,93 @@ def k_means(features: Instances, num_clusters: Count, generator: torch.Generator
 
     There are fewer clusters than `num_clusters` where there are fewer distinct instances. Each seed is the best of a
     few that are drawn in proportion to the squared distance (greedy k-means++; Arthur & Vassilvitskii 2007), which is
-    what makes good clusters: TypiClust learns slower from plain ones. At most `ITERATIONS` steps of Lloyd move them, by
-    scikit-learn. All is done on the CPU, wherever the features lie, and on one thread whatever the caller's setting,
-    because sums differ with their number. Works in float32 on centred features. O(n c d log c) time.
+    what makes good clusters: TypiClust learns slower from plain ones. At most `ITERATIONS` steps of Lloyd move them;
+    a cluster that loses all its instances on the way is gone. All is done on the CPU, wherever the features lie, in
+    blocks that have the same bits on any number of workers. Works in float32 on centred features. O(n c d log c) time.
 
     >>> k_means(torch.tensor([[0.0], [9.0], [0.1]]), 2, torch.Generator().manual_seed(0)).unique(return_counts=True)[1]
     tensor([2, 1])
     """
-    with fixed_threads(1):
+    with fixed_threads():
         there = features.cpu()
         centred = (there - there.mean(dim=0)).float()
-        centres = centred[_seeds(centred, min(num_clusters, len(centred)), generator)].numpy()
-        lloyd = KMeans(len(centres), init=centres, n_init=1, max_iter=ITERATIONS, tol=0, random_state=0)
-        found = torch.as_tensor(lloyd.fit_predict(centred.numpy()), dtype=torch.int64)
+        found = _lloyd(centred, _seeds(centred, min(num_clusters, len(centred)), generator))
     return found.unique(return_inverse=True)[1].to(features.device)
 
 
 def _seeds(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Positions of greedy k-means++ seeds, as many as there are distinct instances if these are fewer than `count`."""
-    squared_norms = torch.linalg.vecdot(features, features)
+    """Positions of greedy k-means++ seeds, as many as there are distinct instances if these are fewer than `count`.
+
+    In NumPy, whose calls cost a third of torch's: most of the time of a small pool.
+    """
+    # A product of a row of each is a squared distance.
+    norms = torch.linalg.vecdot(features, features).unsqueeze(1)
+    ones, rounding = torch.ones_like(norms), (2 * RESOLUTION * norms).squeeze(1).numpy()
+    centres = torch.cat((-2 * features, ones, norms), dim=1).numpy()
+    instances = torch.cat((features, norms, ones), dim=1).split(SEEDED_AT_ONCE)
+    parts = [each.mT.contiguous().numpy() for each in instances]  # [d + 2, r]
     trials = 2 + int(math.log(count))  # as in scikit-learn and in Arthur and Vassilvitskii's own experiments
-    draws = torch.rand(count, trials, generator=generator, dtype=torch.float64)
-    seeds = [int(draws[0, 0] * len(features))]
-    distances = _squared_distances(features, squared_norms, torch.tensor(seeds)).squeeze(0)  # to the nearest seed
-    for uniforms in draws[1:]:
-        if not distances.any():
-            break
-        drawn = drawn_in_proportion(distances, uniforms)
-        candidates = torch.minimum(_squared_distances(features, squared_norms, drawn), distances)  # [trials, n]
-        best = int(candidates.sum(dim=1).argmin())
+    draws = torch.rand(count, trials, generator=generator, dtype=torch.float64).numpy()
+    drawn = np.array([int(draws[0, 0] * len(features))])
+    distances = np.full(len(features), np.inf, dtype=np.float32)  # to the nearest seed, squared
+    seeds = list[int]()
+    for uniforms in draws:
+        if seeds:
+            sums = distances.cumsum(dtype=np.float64)
+            if not sums[-1]:
+                break
+            # Strictly below the total, so that the position found always has a positive weight.
+            drawn = sums.searchsorted(uniforms * (sums[-1] * (1 - 1e-12)), side="right")
+        products = _side_by_side(functools.partial(np.matmul, centres[drawn]), parts)
+        squared = products[0] if len(parts) == 1 else np.concatenate(products, axis=1)  # [trials, n]
+        candidates = np.minimum(np.where(squared > rounding, squared, np.float32(0)), distances)
+        best = candidates.sum(axis=1).argmin()
         seeds.append(int(drawn[best]))
         distances = candidates[best]
     return torch.tensor(seeds)
 
 
-def _squared_distances(features: Tensor, squared_norms: Tensor, centres: Tensor) -> Tensor:
-    """From each of the positions `centres` to all instances, 0 where float32 cannot tell them apart.  [c, n]"""
-    norms = squared_norms[centres].unsqueeze(1) + squared_norms
-    squared = torch.addmm(norms, features[centres], features.mT, alpha=-2)
-    return squared.masked_fill_(squared <= RESOLUTION * norms, 0)
+def _lloyd(features: Tensor, seeds: Tensor) -> Tensor:
+    """The nearest centre of each instance, the lowest of several, after at most `ITERATIONS` moves of the centres.
+
+    Only products with centres that have moved are computed anew: after a few steps, these are few.
+    """
+    count, x = len(seeds), features.numpy()
+    centres, moved = x[seeds.numpy()], np.arange(count)
+    scores = np.empty((len(x), count), dtype=np.float32)
+    parts = list(blocks(len(x), 1, CLUSTERED_AT_ONCE))
+    for step in range(ITERATIONS + 1):
+        # To put many columns in their places costs more than their products do.
+        columns = slice(None) if 2 * len(moved) > count else moved
+        there = centres[columns]
+        halves = np.square(there).sum(axis=1) / 2
+
+        assigned = functools.partial(_assigned, x, scores, there, halves, columns)
+        found = np.concatenate(_side_by_side(assigned, parts))
+        if step == ITERATIONS:
+            break
+        sizes = np.bincount(found, minlength=count).astype(np.float32)[:, np.newaxis]
+        sums = torch.zeros(centres.shape, dtype=features.dtype).index_add_(0, torch.from_numpy(found), features).numpy()
+        means = np.where(sizes > 0, sums / np.maximum(sizes, 1), centres)
+        moved = (means != centres).any(axis=1).nonzero()[0]
+        if not len(moved):
+            break
+        centres = means
+    return torch.from_numpy(found)
+
+
+def _assigned(
+    x: np.ndarray, scores: np.ndarray, centres: np.ndarray, halves: np.ndarray, columns: slice | np.ndarray, part: slice
+) -> np.ndarray:
+    """Write the scores of some centres for a part of the instances, and return the nearest of all centres."""
+    products = x[part] @ centres.T
+    scores[part, columns] = np.subtract(halves, products, out=products)
+    return scores[part].argmin(axis=1)
+
+
+def _side_by_side(function: Callable[[T], np.ndarray], parts: Sequence[T]) -> list[np.ndarray]:
+    """`in_parallel`, without its cost for a single part."""
+    return in_parallel(function, parts) if len(parts) > 1 else [function(parts[0])]
 
 
 @checked

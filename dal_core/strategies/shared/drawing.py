@@ -15,8 +15,8 @@ def drawn_in_proportion(
     >>> drawn_in_proportion(torch.tensor([3.0, 0.0, 1.0]), torch.tensor([0.7, 0.8]))
     tensor([0, 2])
     """
-    if otherwise is not None and not weights.any():
-        weights = otherwise
     sums = weights.cumsum(dim=0, dtype=torch.float64)
+    if otherwise is not None and not sums[-1]:
+        sums = otherwise.cumsum(dim=0, dtype=torch.float64)
     # Strictly below the total, so that the position found always has a positive weight.
     return torch.searchsorted(sums, uniforms * sums[-1] * (1 - 1e-12), right=True)

@@ -30,12 +30,14 @@ def lazy_argmax(
     >>> bounds
     tensor([3., 2., 1.])
     """
+    tolerance = TIE * torch.finfo(bounds.dtype).eps
     while True:
-        best = bounds.masked_fill(~fresh, -torch.inf).max()
-        ties = bounds >= best - TIE * torch.finfo(best.dtype).eps * best.abs()
+        best = float(torch.where(fresh, bounds, -torch.inf).max())
+        ties = bounds >= best - tolerance * abs(best)
         waiting = ties & ~fresh
-        if not waiting.any():
+        count = int(waiting.sum())
+        if not count:
             return ties.int().argmax()
-        rows = bounds.masked_fill(~waiting, -torch.inf).topk(min(CHECKED_AT_ONCE, int(waiting.sum()))).indices
+        rows = torch.where(waiting, bounds, -torch.inf).topk(min(CHECKED_AT_ONCE, count)).indices
         bounds[rows] = gains(rows)
         fresh[rows] = True

@@ -45,7 +45,7 @@ def win_rates(matrices: Mapping[str, pd.DataFrame]) -> Figure:
     for side, (title, matrix) in zip(sides, matrices.items(), strict=True):
         axes = place(left + names, side, side)
         _heat_map(axes, matrix)
-        axes.set_title(title)
+        axes.set_title(verbatim(title))
         left += names + side
     bar = figure.colorbar(axes.collections[0], cax=place(left + 0.15, 0.15, max(sides)))
     bar.set_label("Share in which the row\nis above the column", fontsize=8)

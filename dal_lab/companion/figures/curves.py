@@ -38,9 +38,9 @@ VALUES: dict[str, tuple[str, float]] = {name: tuple(each) for name, each in TABL
 
 
 def panels(count: int, *, columns: int = 3, panel: tuple[float, float] = PANEL) -> tuple[Figure, list[Axes]]:
-    """Return a figure with `count` panels, `columns` in a row."""
-    columns = min(columns, count)
+    """Return a figure with `count` panels, at most `columns` in a row, in as few rows as possible, evenly filled."""
     rows = -(-count // columns)
+    columns = -(-count // rows)
     figure, grid = plt.subplots(rows, columns, figsize=(panel[0] * columns, panel[1] * rows), squeeze=False)
     axes = list(grid.flat)
     for spare in axes[count:]:
@@ -344,6 +344,7 @@ def step_sizes(rows: pd.DataFrame, *, base: pd.DataFrame, retraining: pd.DataFra
                 ha="center", va="center", arrowprops={"arrowstyle": "-|>", "color": BLUE},
             )  # fmt: skip
         axes.set_xticks(ticks, [f"{gamma:g}" for gamma in table["gamma"]])
+        axes.set_xlim(-0.5, len(table) - 0.5)
         axes.set(title=verbatim("{}, {} initial labels".format(*place)), xlabel="Step size γ", ylabel=VALUES["gain"][0])
         note(axes, table["seeds"], "bars: 95 % intervals")
     figure.set_label(f"{figure.get_label()} An arrow with a number: far outside the panel.")
