@@ -139,7 +139,7 @@ def test_the_crop_keeps_its_part_of_the_image(folders):
         (
             "clip",
             42,
-            r"^image_size is 42, which '.*clip' does not take; its own size was expected: [^\n]*28\*28",
+            r"^image_size is 42, which encoder '.*clip' does not take; its own size was expected: [^\n]*28\*28",
         ),
         (
             "dinov2",
