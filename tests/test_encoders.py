@@ -1,5 +1,6 @@
 """Each family of encoders through the real loading code, and what happens when a model is not to be had."""
 
+import dataclasses
 import http.server
 import importlib.util
 import json
@@ -13,7 +14,9 @@ import pytest
 import torch
 from models import HIDDEN, IMAGE_MODELS
 from PIL import Image
+from safetensors.torch import load_file
 
+from dal_core.parallel import using_workers
 from dal_lab.sources import encoders
 from dal_lab.sources.encoders import (
     Encoder,
@@ -22,9 +25,9 @@ from dal_lab.sources.encoders import (
     known_encoders,
     load_encoder,
     pooled,
-    resampled,
     resolved_revision,
 )
+from dal_lab.sources.preparation import resampled, sized
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 pytest.importorskip("transformers")
@@ -72,6 +75,100 @@ def test_features_of_images_are_what_the_model_says(folders, family, pooling):
         expected = {"cls": states[0], "mean": states.mean(dim=0), "pooler": outputs.pooler_output[0]}[pooling]
         torch.testing.assert_close(row, expected, atol=1e-5, rtol=1e-5)
     assert (features[0] - features[1]).abs().max() > 1e-3  # the model does tell images apart
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_blocks_and_cores_make_no_difference_to_features(folders, workers):
+    """The same bits on any number of cores, and the features of the plain loop over single images."""
+    encoder = loaded(folders / "swinv2", "image")
+    inputs = encoder.prepare(pictures(11))
+    with using_workers(1):
+        expected = encoder.encode(inputs)
+    with using_workers(workers):
+        assert torch.equal(encoder.encode(inputs), expected)
+    for block in (None, 1, 3, 20):
+        found = dataclasses.replace(encoder, block=block).encode(inputs)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert encoder.block == 4
+
+
+@pytest.mark.parametrize("pixels", [None, 160])
+def test_a_convolutional_network_gives_the_features_of_its_plain_loop(shared_data, pixels):
+    timm, folder = pytest.importorskip("timm"), shared_data.parent / "models" / "tf_efficientnet_lite0"
+    if not folder.is_dir():
+        pytest.skip(f"no model in {folder}")
+    model = timm.create_model(folder.name, num_classes=0).eval()
+    state = {name.removeprefix("timm_model."): each for name, each in load_file(folder / "model.safetensors").items()}
+    model.load_state_dict({name: state[name] for name in model.state_dict()})
+    config = timm.data.resolve_data_config({"input_size": (3, pixels, pixels)} if pixels else {}, model=model)
+    transform = timm.data.create_transform(**config)
+    found = features_of(folder, "image", pictures(5), image_size=pixels)
+    with torch.inference_mode():
+        expected = torch.cat([model(transform(image)[None]) for image in pictures(5)])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "pixels"),
+    [
+        ("dinov2", {}, 42),
+        ("dinov2", {"preparation": "squash"}, 42),
+        ("dinov3", {}, 56),
+        ("swinv2", {}, 48),
+    ],
+)
+def test_images_have_the_size_that_is_asked_for(folders, family, options, pixels):
+    encoder = loaded(folders / family, "image", image_size=pixels, **options)
+    inputs = encoder.prepare(pictures())
+    assert inputs["pixel_values"].shape == (3, 3, pixels, pixels)
+    assert encoder.encode(inputs).shape == (3, HIDDEN)
+
+
+def test_the_crop_keeps_its_part_of_the_image(folders):
+    """Bright borders, which the crop of 28 of 32 pixels leaves out, stay out at three times the size."""
+    image = np.zeros((96, 96, 3), dtype=np.uint8)
+    image[:4] = image[-4:] = 255
+    encoder = loaded(folders / "dinov2", "image", image_size=84)
+    pixels = encoder.prepare([Image.fromarray(image)])["pixel_values"]
+    assert torch.equal(pixels, pixels[:, :, :1, :1].expand_as(pixels))
+
+
+@pytest.mark.parametrize(
+    ("family", "pixels", "message"),
+    [
+        (
+            "clip",
+            42,
+            r"^image_size is 42, which encoder '.*clip' does not take; its own size was expected: [^\n]*28\*28",
+        ),
+        (
+            "dinov2",
+            40,
+            r"^image_size is 40, which .* does not take; a multiple of its patches of 14 was expected$",
+        ),
+    ],
+)
+def test_a_size_that_the_model_does_not_take_is_refused_in_one_line(folders, family, pixels, message):
+    with pytest.raises(ValueError, match=message):
+        loaded(folders / family, "image", image_size=pixels)
+
+
+def test_a_processor_without_a_size_is_refused():
+    with pytest.raises(ValueError, match="image_size is 160, but Processor has no size; None was expected"):
+        sized(type("Processor", (), {"__call__": list})(), 160)
+
+
+def test_the_image_size_is_part_of_the_key_where_there_is_one():
+    sizes = [encoder_of(text, "image") for text in ("org/model", "org/model:160", "org/model@v1:cls:224")]
+    assert [(each.model, each.image_size) for each in sizes] == [("org/model", size) for size in (None, 160, 224)]
+    assert (sizes[2].revision, sizes[2].pooling) == ("v1", "cls")
+    assert [each.described("image").get("image_size", "none") for each in sizes] == ["none", 160, 224]
+
+
+@pytest.mark.parametrize(("text", "kind"), [("org/model:0", "image"), ("minilm:160", "text")])
+def test_an_image_size_that_cannot_be_is_refused(text, kind):
+    with pytest.raises(ValueError, match=f"the image size of encoder '{text}' is .*; none was expected for texts"):
+        encoder_of(text, kind)
 
 
 def test_grey_and_transparent_images_become_rgb(folders):

@@ -176,11 +176,23 @@ def test_a_finished_bank_is_read_and_leaves_no_parts(model, tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"dataset": "other"}, {"identity": "v2"}, {"revision": "def"}, {"encoder": Encoder("org/model", pooling="cls")}],
-    ids=lambda change: next(iter(change)),
+    [
+        {"dataset": "other"},
+        {"identity": "v2"},
+        {"revision": "def"},
+        {"encoder": Encoder("org/model", pooling="cls")},
+        {"encoder": Encoder("org/model", image_size=160)},
+    ],
+    ids=lambda change: str(*change.values()),
 )
 def test_whatever_features_depend_on_is_part_of_the_name(tmp_path, change):
     assert request_for(tmp_path, **change).path != request_for(tmp_path).path
+
+
+def test_the_name_shows_the_image_size_and_stays_without_one(tmp_path):
+    sized = request_for(tmp_path, encoder=Encoder("org/model", image_size=160))
+    assert sized.path.name.startswith("pets_model-160_")
+    assert request_for(tmp_path).path.name == "pets_model_5e853d07b59297a7.safetensors"
 
 
 def test_fresh_extracts_anew(model, tmp_path):

@@ -45,6 +45,12 @@ def _laplacetorch() -> Mapping[str, Maker]:
     return laplacetorch.CASES
 
 
+def _encoding() -> Mapping[str, Maker]:
+    from benchmarks.cases import encoding
+
+    return encoding.CASES if encoding.FOLDER.is_dir() else {}
+
+
 FAMILIES = [
     Family("Laplace posterior, updates and heads", updates.CASES),
     Family("BAIT", bait.CASES),
@@ -54,6 +60,7 @@ FAMILIES = [
     Family("Ensembles", ensembles.CASES),
     Family("Metrics", metrics.CASES),
     _beside("Beside scikit-activeml", "skactiveml", "scikit-activeml", _activeml),
+    _beside("Beside timm", "timm", "timm, or the model tf_efficientnet_lite0", _encoding),
     _beside("Beside laplace-torch", "laplace", "laplace-torch", _laplacetorch),
 ]
 CASES: dict[str, Maker] = {name: maker for family in FAMILIES for name, maker in family.cases.items()}

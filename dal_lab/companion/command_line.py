@@ -107,8 +107,11 @@ def features(
     *,
     dataset: Annotated[Names, about("data sets, or folders of images in --data-dir")],
     encoder: Annotated[
-        Names, about("names, or models of the hub or local folders: MODEL[@REVISION][:cls|mean|pooler]")
+        Names, about("names, or models of the hub or local folders: MODEL[@REVISION][:cls|mean|pooler][:PIXELS]")
     ],
+    image_size: Annotated[
+        Whole | None, about("side of the images in pixels, as :PIXELS does behind an encoder (default: the model's)")
+    ] = None,
     data_dir: DataDir = None,
     output_dir: Annotated[Path | None, about("also write DATASET_ENCODER.safetensors here, to take along")] = None,
     device: Device = "auto",
@@ -128,7 +131,8 @@ def features(
     check_places(output_dir=output_dir)
     warn_of_unseen_card(device)
     how = Extraction(device, batch_size, workers, unreadable)  # type: ignore[arg-type]  # It checks the words.
-    for name, by in itertools.product(dataset, encoder):
+    encoders = [each if image_size is None else f"{each}:{image_size}" for each in encoder]
+    for name, by in itertools.product(dataset, encoders):
         bank = extract(name, by, data_dir=data_dir, how=how, fresh=fresh)
         skipped = sum(bank.provenance["skipped"].values())
         print(

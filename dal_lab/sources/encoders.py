@@ -9,19 +9,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dal_core.checks import check_choice, printable
+from dal_core.parallel import in_parallel
 from dal_lab.runs.files import is_file, write_text
 from dal_lab.sources.hub import HUB_TIMEOUT
+from dal_lab.sources.preparation import PREPARATIONS, prepared, sized
 from dal_lab.sources.raw import KINDS, package, rows_of
 
 POOLINGS = ("cls", "mean", "pooler")
 PROCESSORS = {"image": "AutoImageProcessor", "text": "AutoTokenizer", "audio": "AutoFeatureExtractor"}
 LONGEST_TEXT = 512  # Tokens of a text that are read where neither the table nor the tokenizer says less.
+# Instances that a CPU encodes at a time. The activations of four images stay in its cache; those of 32 do not, and a
+# convolutional network takes half as long again. Texts have few tokens, whose products larger blocks make faster.
+BLOCKS = {"image": 4, "text": 32, "audio": 4}
 MODEL_FILES = (".json", ".txt", ".model", ".safetensors")  # The files of a local folder that features depend on.
 
 
@@ -35,7 +39,8 @@ class Encoder:
 
     `pooling` makes one vector of the hidden states of the tokens: "cls" takes the first token, "mean" averages tokens
     that are not padding, "pooler" is the model's own `pooler_output`; None: mean for texts, else pooler. `preparation`
-    names what is done to an image, one of `PREPARATIONS`; None: what the model's own processor does.
+    names what is done to an image, one of `PREPARATIONS`; None: what the model's own processor does. `image_size` is
+    the side in pixels of the square images that the model sees; None: what it was made for.
     """
 
     model: str
@@ -45,6 +50,7 @@ class Encoder:
     max_tokens: int | None = None  # longer texts are cut
     revision: str | None = None  # a commit, branch or tag; None: the main branch as it was when it was first used here
     preparation: str | None = None
+    image_size: int | None = None
     unit_length: bool = False  # features of length 1 stay so, and are not multiplied by the root of their number
     files_of: str | None = None  # local feature files of this known encoder hold the same features, but for their scale
     note: str = ""  # what a user should know
@@ -54,7 +60,9 @@ class Encoder:
         folder = Path(self.model)
         model = folder.name if folder.is_dir() else self.model  # A folder is identified by its files, not its place.
         fields = dataclasses.asdict(self) | {"model": model, "kind": kind, "pooling": self.pooling_of(kind)}
-        return {name: value for name, value in fields.items() if name not in ("files_of", "note")}
+        # Features without a size of their own keep the name that they had before there was one.
+        left_out = {"files_of", "note"} | ({"image_size"} if self.image_size is None else set())
+        return {name: value for name, value in fields.items() if name not in left_out}
 
     def pooling_of(self, kind: str) -> str:
         """Return the pooling for instances of `kind`."""
@@ -68,25 +76,33 @@ def known_encoders() -> dict[str, Encoder]:
 
 
 def encoder_of(text: str, kind: str) -> Encoder:
-    """Return the encoder of a name, hub identifier or folder, with `@<revision>` and `:<pooling>` after it.
+    """Return the encoder of a name, hub identifier or folder; `@<revision>`, `:<pooling>`, `:<pixels>` may follow.
 
-    Examples: "dinov2", "dinov2:mean", "facebook/dinov2-base:cls", "org/model@v1.0:mean", "/models/mine".
+    Examples: "dinov2", "dinov2:mean", "facebook/dinov2-base:cls:154", "org/model@v1.0:mean", "/models/mine:160".
 
     Raises:
-        ValueError: for a named encoder that does not read instances of `kind`, and for an unknown pooling.
+        ValueError: for a named encoder that does not read instances of `kind`, an unknown pooling, and an image size
+            of 0 or for what is no image.
     """
-    rest, separator, pooling = text.rpartition(":")
+    unsized, _, pixels = text.rpartition(":")
+    if not (unsized and pixels.isdecimal()):
+        unsized, pixels = text, ""
+    elif kind != "image" or int(pixels) == 0:
+        raise ValueError(f"the image size of encoder {text!r} is {pixels}, for {KINDS[kind]}; none was expected for "
+                         "texts and sounds, and at least 1 pixel for images")  # fmt: skip
+    rest, separator, pooling = unsized.rpartition(":")
     if separator and "/" not in pooling:
         check_choice(f"the pooling of encoder {text!r}", pooling, POOLINGS)
     else:
-        rest, pooling = text, ""
+        rest, pooling = unsized, ""
     name, _, revision = (rest, "", "") if Path(rest).is_dir() else rest.partition("@")
     encoder = known_encoders().get(name, Encoder(name))
     if encoder.kind not in (None, kind):
         fitting = [known for known, each in known_encoders().items() if each.kind == kind]
         raise ValueError(f"encoder {text!r} reads {KINDS[encoder.kind or kind]}; one for {KINDS[kind]} was expected: "
                          f"{', '.join(fitting)}, or a model of the hub")  # fmt: skip
-    return dataclasses.replace(encoder, pooling=pooling or encoder.pooling, revision=revision or encoder.revision)
+    given: dict[str, Any] = {"pooling": pooling, "revision": revision, "image_size": int(pixels or 0)}
+    return dataclasses.replace(encoder, **{field: value for field, value in given.items() if value})
 
 
 def resolved_revision(encoder: Encoder, cache: Path, *, renew: bool = False) -> str:
@@ -154,45 +170,6 @@ def _first_line(error: Exception) -> str:
     return printable((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
-def prepared(kind: str, processor: Any, max_tokens: int, instances: list[Any]) -> dict[str, Tensor]:
-    """Return what the model takes, from instances of one kind; called in the processes that read the data."""
-    options: dict[str, Any] = {"return_tensors": "pt"}
-    if kind == "image":
-        instances = [image.convert("RGB") for image in instances]
-    elif kind == "text":
-        options |= {"padding": True, "truncation": True, "max_length": max_tokens}
-    else:
-        rate = processor.sampling_rate
-        instances = [resampled(wave, found, rate) for wave, found in instances]
-        options |= {"padding": True, "sampling_rate": rate}
-    return dict(processor(instances, **options))
-
-
-def squash(images: list[Any], return_tensors: str = "pt") -> dict[str, Tensor]:  # noqa: ARG001 - a processor's
-    """Return images resized to 256 x 256 whatever their shape, cropped to 224 x 224, in ImageNet's mean and deviation.
-
-    So do the papers' authors for DINOv2; its own processor keeps the ratio of the sides.
-    """
-    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
-
-    mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    resize = Resize((256, 256), InterpolationMode.BICUBIC)
-    steps = Compose([resize, CenterCrop(224), ToTensor(), Normalize(mean, deviation)])
-    return {"pixel_values": torch.stack([steps(image) for image in images])}
-
-
-PREPARATIONS: dict[str, Callable[..., dict[str, Tensor]]] = {"squash": squash}
-
-
-def resampled(wave: Shaped[np.ndarray, " samples"], rate: int, wanted: int) -> np.ndarray:
-    """Return a waveform at another rate (hertz), by polyphase filtering.  [samples'] float32"""
-    if rate == wanted:
-        return wave
-    from scipy.signal import resample_poly
-
-    return resample_poly(wave, wanted, rate).astype(np.float32)
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class LoadedEncoder:
     """A model that is ready: `prepare` instances, then `encode` what that returns."""
@@ -202,6 +179,7 @@ class LoadedEncoder:
     pooling: str
     normalise: bool
     device: torch.device
+    block: int | None = None  # instances that the model takes at a time, blocks side by side on all cores; None: all
 
     @property
     def precision(self) -> torch.dtype:
@@ -210,13 +188,20 @@ class LoadedEncoder:
             return torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
-    @torch.inference_mode()
     def encode(self, inputs: dict[str, Tensor]) -> Float[Tensor, "b d"]:
-        """Return features in float32, on the encoder's device.
+        """Return features in float32, on the encoder's device: the same bits on any number of cores.
 
         Raises:
             ValueError: if the model has no output of the kind that the pooling takes.
         """
+        if self.block is None:
+            return self._encode(inputs)
+        names, blocks = list(inputs), zip(*(each.split(self.block) for each in inputs.values()), strict=True)
+        return torch.cat(in_parallel(lambda block: self._encode(dict(zip(names, block, strict=True))), blocks))
+
+    @torch.inference_mode()
+    def _encode(self, inputs: dict[str, Tensor]) -> Float[Tensor, "b d"]:
+        """Return the features of instances that the model takes at once."""
         moved = {name: each.to(self.device, non_blocking=True) for name, each in inputs.items()}
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             outputs = self.model(**moved)
@@ -252,6 +237,7 @@ def load_encoder(encoder: Encoder, kind: str, revision: str, device: torch.devic
 
     Raises:
         EncoderUnavailableError: if the model is not available, or has no weights in safetensors.
+        ValueError: if it does not take images of the encoder's `image_size`.
     """
     transformers = package("transformers", f"encoder {encoder.model!r} needs", EncoderUnavailableError)
     name, place = encoder.model, {} if Path(encoder.model).is_dir() else {"revision": revision}
@@ -272,6 +258,32 @@ def load_encoder(encoder: Encoder, kind: str, revision: str, device: torch.devic
         raise _unavailable(encoder, f"cannot be loaded as one for {KINDS[kind]} ({_first_line(error)})") from error
     # Of a model for images and texts, the tower that reads what we have.
     tower = getattr(model, {"image": "vision_model", "text": "text_model"}.get(kind, ""), model)
+    if encoder.image_size is not None:
+        processor = sized(processor, encoder.image_size)
+        _check_image_size(encoder, encoder.image_size, tower)
+    if kind == "image" and device.type in ("cpu", "cuda"):
+        for each in tower.modules():
+            if isinstance(
+                each, torch.nn.Conv2d
+            ):  # Convolutions with the channels last are faster, depthwise ones most.
+                each.to(memory_format=torch.channels_last)
     longest = encoder.max_tokens or min(getattr(processor, "model_max_length", LONGEST_TEXT), LONGEST_TEXT)
     prepare = functools.partial(prepared, kind, processor, longest)
-    return LoadedEncoder(prepare, tower.to(device), encoder.pooling_of(kind), encoder.normalise, device)
+    block = BLOCKS[kind] if device.type == "cpu" else None
+    return LoadedEncoder(prepare, tower.to(device), encoder.pooling_of(kind), encoder.normalise, device, block)
+
+
+@torch.inference_mode()
+def _check_image_size(encoder: Encoder, pixels: int, tower: torch.nn.Module) -> None:
+    """Raise ValueError unless the model takes images of that size: by whole patches, and by trying one."""
+    patch = getattr(getattr(tower, "config", None), "patch_size", 1)
+    reason = None
+    if isinstance(patch, int) and pixels % patch:
+        reason = f"a multiple of its patches of {patch} was expected"
+    else:
+        try:
+            tower(pixel_values=torch.zeros(1, 3, pixels, pixels))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            reason = f"its own size was expected: {_first_line(error)}"
+    if reason is not None:
+        raise ValueError(f"image_size is {pixels}, which encoder {encoder.model!r} does not take; {reason}")

@@ -89,7 +89,9 @@ class Request:
     @cached_property
     def path(self) -> Path:
         """Return the path of the finished bank: data set and model in words, and a digest of the description."""
-        words = (self.dataset, self.encoder.model.rstrip("/").split("/")[-1], _digest(self.description)[:16])
+        model = self.encoder.model.rstrip("/").split("/")[-1]
+        model += f"-{self.encoder.image_size}" if self.encoder.image_size else ""
+        words = (self.dataset, model, _digest(self.description)[:16])
         return self.folder / f"{'_'.join(re.sub(r'[^A-Za-z0-9.]+', '-', word) for word in words)}.safetensors"
 
     @property
