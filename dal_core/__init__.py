@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from dal_core.snapshot import Snapshot
 
-__version__ = "0.9.0"
+__version__ = "0.10.0"
 
 # Part of every stored run's key, for the loop and the data: raise it when their numbers change, and all runs are
 # computed anew. A strategy, oracle, ensemble or study has a version of its own, which voids its runs alone.

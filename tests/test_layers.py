@@ -74,7 +74,8 @@ UNCHECKED = {"dal_core.strategies.registry"}  # It looks strategies up by name.
 # Steps of methods, called in their loops on what the methods have checked.
 INNER = {
     "last_layer", "most_probable", "factors", "cheaper_space", "first_of_smallest", "drawn_in_proportion",
-    "lazy_argmax", "forward", "backward"}  # fmt: skip
+    "lazy_argmax", "forward", "backward",
+}  # fmt: skip
 
 
 def public_functions(root):
