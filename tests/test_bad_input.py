@@ -159,6 +159,23 @@ COMMANDS = {
             (["random", "margin", "--strategy", "badge"], "unknown"),
         ],
     ),
+    "estimate": (
+        ["estimate", "margin"],
+        [
+            (["--batch", "5"], "--pool is missing"),
+            *(
+                (["--pool", "100", "--features", "4", "--classes", "3", "--batch", "5", *more], words)
+                for more, words in [
+                    (["--labelled", "-1"], "labelled is -1"), (["--test", "-1"], "test is -1"),
+                    (["--device", "tpu"], "device is 'tpu'"), (["--option", "x=1"], "no option 'x'"),
+                ]
+            ),
+            (["--pool", "0", "--features", "4", "--classes", "3", "--batch", "5"], "pool is 0"),
+            (["--pool", "9", "--features", "0", "--classes", "3", "--batch", "5"], "features is 0"),
+            (["--pool", "9", "--features", "4", "--classes", "1", "--batch", "5"], "classes is 1"),
+            (["--pool", "9", "--features", "4", "--classes", "3", "--batch", "0"], "batch is 0"),
+        ],
+    ),
     "features": (
         ["features"],
         [
@@ -168,7 +185,7 @@ COMMANDS = {
                 for more, words in [
                     (["--batch-size", "0"], "batch_size is 0"), (["--batch-size", "x"], "--batch-size"),
                     (["--workers", "-1"], "workers is -1"), (["--workers", "1.5"], "--workers"),
-                    (["--device", "tpu"], "device is 'tpu'"),
+                    (["--device", "tpu"], "device is 'tpu'"), (["--image-size", "0"], "image"),
                     (["--unreadable", "maybe"], "unreadable is 'maybe'"), (["--unreadable", ""], "unreadable is ''"),
                     (["--data-dir", "none"], "data_dir"), (["--data-dir", "\0"], "data_dir"),
                     *FOLDERS, (["--jobs", "1"], "unknown option: --jobs"),
@@ -265,6 +282,7 @@ FLAGS = {
     "--dry-run",
     "--fresh",
     "--allow-oracle",
+    "--calibrate",
     "--standardise",
     "--check",
     "--strict",

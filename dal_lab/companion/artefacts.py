@@ -135,9 +135,12 @@ class Report:
             raise ValueError(f"table {name!r} has the measured times {times}; its name has to contain 'time'")
         counts = {name: table[name].astype("Int64") for name in COUNTS if name in table}
         # The digits beyond the twelfth are those of the order in which a processor sums.
-        rounded = table.assign(**counts).to_csv(index=False, lineterminator="\n", float_format=_rounded)
+        table = table.map(_rounded)
         text = markdown(table)
-        for ending, content in {"csv": rounded, "md": text}.items():
+        for ending, content in {
+            "csv": table.assign(**counts).to_csv(index=False, lineterminator="\n"),
+            "md": text,
+        }.items():
             write_text(path := self._path(name, ending), content)
             self._enter(path, cell, keys)
         return ReadableTable(text)
@@ -156,9 +159,9 @@ class Report:
         write_text(self.folder / MANIFEST, json.dumps(others | entries, indent=1, sort_keys=True) + "\n")
 
 
-def _rounded(value: Any) -> str:
-    """Return a number with up to twelve significant digits, and a decimal point where it is no count."""
-    return repr(float(f"{value:.12g}"))
+def _rounded(value: Any) -> Any:
+    """Return a float with twelve significant digits at most, and anything else as it is."""
+    return float(f"{value:.12g}") if isinstance(value, float) else value
 
 
 def _runs_and_picture(png: bytes) -> tuple[bytes, bytes]:
