@@ -199,3 +199,15 @@ def test_measured_times_need_time_in_the_name(tmp_path):
 
 def test_the_committed_figures_and_their_manifest_agree(root):
     check_manifest(root / "figures" / "quick")
+
+
+def test_columns_have_names_for_programs_and_headings_for_readers(tmp_path):
+    table = pd.DataFrame(
+        {"low (points)": [1.5], "low (points)_ci": [0.5], "published (%)": [60.0], "best at low": ["x"]}
+    )
+    shown = Report(tmp_path, "01_it").table(table, "leads", cell="(a)", keys=[])
+    names = ["low_points", "low_points_ci", "published_percent", "best_at_low"]
+    assert (tmp_path / "01_leads.csv").read_text().splitlines() == [",".join(names), "1.5,0.5,60.0,x"]
+    words = ["low (points)", "±", "published (%)", "best at low"]
+    assert read_manifest(tmp_path)["01_leads.csv"]["headings"] == words
+    assert [cell.strip() for cell in shown.text.splitlines()[0].strip("|").split("|")] == words

@@ -17,7 +17,7 @@ from dal_lab.checks import check_file_name, check_folder, expanded
 from dal_lab.companion.description import describe
 from dal_lab.companion.figures.style import in_style
 from dal_lab.companion.origins import origins
-from dal_lab.companion.tables import markdown
+from dal_lab.companion.tables import column_name, heading, markdown
 from dal_lab.runs.committed import ENDING
 from dal_lab.runs.files import write_atomically, write_text
 from dal_lab.runs.provenance import git_commit, is_crowded
@@ -137,12 +137,12 @@ class Report:
         # The digits beyond the twelfth are those of the order in which a processor sums.
         table = table.map(_rounded)
         text = markdown(table)
-        for ending, content in {
-            "csv": table.assign(**counts).to_csv(index=False, lineterminator="\n"),
-            "md": text,
-        }.items():
+        words = [heading(str(column)) for column in table.columns]
+        data = table.assign(**counts).rename(columns=lambda column: column_name(str(column)))
+        contents = {"csv": (data.to_csv(index=False, lineterminator="\n"), {"headings": words}), "md": (text, {})}
+        for ending, (content, more) in contents.items():
             write_text(path := self._path(name, ending), content)
-            self._enter(path, cell, keys)
+            self._enter(path, cell, keys, **more)
         return ReadableTable(text)
 
     def _path(self, name: str, ending: str) -> Path:

@@ -2,6 +2,8 @@
 
 import csv
 import math
+import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,13 +34,17 @@ def markdown(table: pd.DataFrame) -> str:
     return tabulate(cells, headings, "pipe", floatfmt=formats, missingval="", disable_numparse=names) + "\n"
 
 
-def table_of(path: Path) -> tuple[list[tuple[str, bool]], list[list[Cell]]]:
-    """Return headings, each with whether its column has numbers, and rows of a CSV as `markdown` writes them."""
+def table_of(path: Path, headings: Sequence[str] | None = None) -> tuple[list[tuple[str, bool]], list[list[Cell]]]:
+    """Return headings, each with whether its column has numbers, and rows of a CSV as `markdown` writes them.
+
+    `headings` are those that the manifest has; without them they are made of the columns' names.
+    """
     try:
         table = pd.read_csv(path, keep_default_na=False, na_values=[""]).rename(columns=str)
     except pd.errors.EmptyDataError:  # a table without columns
         return [], []
-    return cells_of(table)
+    found, rows = cells_of(table)
+    return [(text, kind[1]) for text, kind in zip(headings or [text for text, _ in found], found, strict=True)], rows
 
 
 def cells_of(table: pd.DataFrame) -> tuple[list[tuple[str, bool]], list[list[Cell]]]:
@@ -54,6 +60,15 @@ def heading(column: str) -> str:
         return "±"
     plain = f"{column.removesuffix('_s')} (s)" if column.endswith("_s") else column
     return COLUMNS.get(column, {}).get("heading") or plain.replace("_", " ")
+
+
+def column_name(column: str) -> str:
+    """Return a column's name for programs: no spaces, and its unit as a word.
+
+    >>> column_name("difference (points)_ci"), column_name("published (%)")
+    ('difference_points_ci', 'published_percent')
+    """
+    return re.sub(r"[\W_]+", "_", column.replace("%", "percent")).strip("_")
 
 
 def _format(column: str) -> str:

@@ -96,7 +96,9 @@ def _chapter(source: Path, executed: Path, folder: Path, manifest: Mapping[str, 
             files = {ending: f"{stem}.{ending}" for ending in ("png", "pdf") if (folder / f"{stem}.{ending}").is_file()}
             drawings.append(about | {"files": files, "width": legible_width((folder / file).read_bytes(), FILE_DPI)})
         elif file.endswith(".csv"):
-            headings, rows = table_of(folder / file)  # headings are (text, whether the column has numbers)
+            headings, rows = table_of(
+                folder / file, entry.get("headings")
+            )  # headings are (text, whether the column has numbers)
             tables.append(about | {"csv": file, "headings": headings, "rows": rows})
     wanted = _headlines(source)
     return {
