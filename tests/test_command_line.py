@@ -438,8 +438,10 @@ def test_what_a_terminal_cannot_write_is_replaced(coding, name, tmp_path, monkey
 
 def output_of(process):
     """What the program wrote to stderr itself, without what Python tells about imports."""
-    lines = process.stderr.read().decode().splitlines()
-    return [line for line in lines if line and not line.startswith(("#", "import "))]
+    told = (
+        process.stderr.read().decode().replace(STOPPED, f"\n{STOPPED}")
+    )  # amid an import it follows what is told of it
+    return [line for line in told.splitlines() if line and not line.startswith(("#", "import "))]
 
 
 @pytest.mark.parametrize("module", ["inspect", "numpy", pytest.param("dal_core.loop", marks=pytest.mark.faults)])
