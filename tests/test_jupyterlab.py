@@ -154,7 +154,8 @@ def test_run_all_draws_every_figure_a_changed_parameter_the_result_and_the_file_
 
     give(window, "seeds", "2")
     again = run_all(window)
-    assert {table for table in tables(first) if "(s)" not in table} <= set(tables(again))
+    # Measured times and progress bars differ.
+    assert {table for table in tables(first) if "(s)" not in table and "[0" not in table} <= set(tables(again))
 
     from_menu(window, "File", "docmanager:save")
     window.wait("return document.querySelector('.lm-TabBar-tab.jp-mod-dirty') === null")
