@@ -161,7 +161,7 @@ def test_run_all_draws_every_figure_a_changed_parameter_the_result_and_the_file_
     window.wait("return document.querySelector('.lm-TabBar-tab.jp-mod-dirty') === null")
     saved = nbformat.read(lab[1] / "01_laplace_updates.ipynb", as_version=4)
     images = sum("image/png" in output.get("data", {}) for cell in saved.cells for output in cell.get("outputs", []))
-    assert images >= sum(drawn.values())
+    assert images >= sum(source.count("session.figure(") for source in drawn)  # The page is a widget in the file.
     assert any('preset = "tiny"' in cell.source for cell in saved.cells)
 
 
