@@ -15,7 +15,7 @@ from torch import Tensor
 from dal_core.checks import check_alike, check_labels, check_memory, check_shape, free_memory
 from dal_core.contracts import Below, Between, Count, Size, check_fields, checked
 from dal_core.models.heads import Head
-from dal_core.parallel import in_parallel
+from dal_core.parallel import in_parallel, using_workers
 
 ALIGNMENT = 8  # Rows of parameters are filled up to a multiple of so many numbers.
 LARGEST_RATE = 1e30  # float32 ends at 3e38, and nothing is learnt at rates far below.
@@ -152,7 +152,9 @@ def train_heads(
         views = [tensor[block] for tensor in parameters]
         _train_block(views, inputs, targets[block], local_sets[block], training, generators[block])
 
-    in_parallel(train, range(0, num_heads, heads_a_block))
+    # Elsewhere than on a CPU a block may take a quarter of the memory: one at a time.
+    with using_workers(None if features.device.type == "cpu" else 1):
+        in_parallel(train, range(0, num_heads, heads_a_block))
     return _without_bias_column(parameters, initial, features.shape[1])
 
 

@@ -20,7 +20,7 @@ from dal_core.strategies import needs_oracle
 from dal_lab.companion import presets, statistics
 from dal_lab.companion.artefacts import Report
 from dal_lab.companion.figures.style import label, use_style
-from dal_lab.companion.paper_numbers import cell_by_cell
+from dal_lab.companion.paper_numbers import cell_by_cell, expected_misses
 from dal_lab.companion.parameters import check_values
 from dal_lab.companion.verdicts import Claim, judged
 from dal_lab.runs.grid import Grid
@@ -173,6 +173,7 @@ class Session:
         cells = cell_by_cell(measured, paper, by, value, unit)
         if len(cells):
             self.table(cells, f"{name}_cells", rows)
+            display(Markdown(expected_misses(cells)))
         else:
             found = list(map(str, paper[by[0]].unique()))
             of_paper = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
